@@ -1,0 +1,89 @@
+"""What a plugin offers: a name, a kind, and the place of a class that is imported only when it is used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import attrs
+
+__all__ = ["KINDS", "Component", "Settings"]
+
+#: Kind of component -> the interface its class must subclass. Nothing here imports torch.
+KINDS: Mapping[str, str] = {
+    "prior": "genfw.interfaces.prior:Prior",
+    "decoder": "genfw.interfaces.decoder:Decoder",
+    "encoder": "genfw.interfaces.encoder:Encoder",
+    "energy": "genfw.interfaces.energy:Energy",
+    "sampler": "genfw.interfaces.sampler:Sampler",
+    "start": "genfw.interfaces.start:Start",
+    "amortizer": "genfw.interfaces.amortizer:Amortizer",
+    "dataset": "genfw.interfaces.dataset:Dataset",
+    "optimizer": "genfw.interfaces.optimizer:OptimizerFactory",
+    "stage": "genfw.interfaces.stage:Stage",
+    "metric": "genfw.interfaces.metric:Metric",
+    "tracker": "genfw.interfaces.tracker:Tracker",
+}
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def _known_kind(_: object, __: object, value: str) -> None:
+    if value not in KINDS:
+        raise ValueError(f"unknown kind '{value}'; the kinds are {', '.join(KINDS)}")
+
+
+def _matches(pattern: re.Pattern[str], what: str) -> object:
+    def check(_: object, __: object, value: str) -> None:
+        if not pattern.fullmatch(value):
+            raise ValueError(f"{what} is not well formed: '{value}'")
+
+    return check
+
+
+@attrs.frozen
+class Component:
+    """One thing a recipe can name under ``use:``.
+
+    Arguments:
+        kind: One of :data:`KINDS`.
+        name: Lower-case words joined by ``-``, unique within its kind and plugin.
+        target: ``package.module:Class``; imported on first use, never for listing.
+        summary: One line for ``genfw list``.
+        reference: Paper, section or URL the component follows.
+        tags: Free words to search by.
+        aliases: Further names it answers to.
+        status: ``stable``, ``experimental`` or ``deprecated``.
+        since: Version of its plugin that first had it.
+        needs: Packages beyond genfw's own that it imports -> how to install them.
+        provider: Distribution that supplies it; filled by the loader.
+        plugin: Entry point that supplies it; filled by the loader.
+        version: Version of that distribution; filled by the loader.
+        source: ``built-in``, ``installed`` or ``local``; filled by the loader.
+        file: Where the plugin's module lies; filled by the loader.
+    """
+
+    kind: str = attrs.field(validator=_known_kind)
+    name: str = attrs.field(validator=_matches(_NAME, "a component's name"))  # type: ignore[arg-type]
+    target: str = attrs.field(validator=_matches(_TARGET, "a component's target"))  # type: ignore[arg-type]
+    summary: str
+    reference: str = ""
+    tags: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    aliases: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    status: str = attrs.field(default="stable", validator=attrs.validators.in_(("stable", "experimental", "deprecated")))
+    since: str = "0.1.0"
+    needs: Mapping[str, str] = attrs.field(factory=dict)
+    provider: str = ""
+    plugin: str = ""
+    version: str = ""
+    source: str = ""
+    file: str = ""
+
+
+class Settings:
+    """Marker of a class that a recipe fills in place, without ``use:``: a mapping whose keys are its constructor's arguments.
+
+    A parameter annotated with a subclass takes such a mapping. Use it for what has one implementation (a chain, a clip), and a
+    component where there may be several.
+    """

@@ -1,0 +1,94 @@
+"""Every failure that genfw expects, by whose hands can mend it.
+
+``exit_code`` is what the command line returns for it: 1 the run failed, 3 the recipe is wrong,
+4 a component or plugin is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import attrs
+
+__all__ = [
+    "ContractError",
+    "DataError",
+    "DivergenceError",
+    "Fault",
+    "GenfwError",
+    "PluginError",
+    "RecipeError",
+]
+
+
+class GenfwError(Exception):
+    """Base of all expected failures; its text is a sentence with a remedy, fit to be shown without a traceback."""
+
+    exit_code: ClassVar[int] = 1
+
+
+@attrs.frozen
+class Fault:
+    """One thing that is wrong in a recipe, at the place where it is wrong.
+
+    Arguments:
+        code: Stable identifier, such as ``GF203``.
+        message: What was given, what exists.
+        file: The file the text stands in, or ``--set`` for an override.
+        line: Line, counted from 1; 0 where there is none.
+        column: Column, counted from 1; 0 where there is none.
+        source: The line itself, shown with a caret under ``column``.
+        hint: What to do next, often a command.
+    """
+
+    code: str
+    message: str
+    file: str = "<recipe>"
+    line: int = 0
+    column: int = 0
+    source: str = ""
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        text = f"{where}: error[{self.code}]: {self.message}"
+        if self.source:
+            text += f"\n    {self.source.rstrip()}\n    {' ' * max(self.column - 1, 0)}^"
+        if self.hint:
+            text += f"\n    {self.hint}"
+        return text
+
+
+class RecipeError(GenfwError):
+    """A recipe is wrong. Carries every fault that one pass found, in the order of the file."""
+
+    exit_code = 3
+
+    def __init__(self, faults: Sequence[Fault] | Fault | str) -> None:
+        if isinstance(faults, str):
+            faults = [Fault("GF100", faults)]
+        elif isinstance(faults, Fault):
+            faults = [faults]
+        self.faults: tuple[Fault, ...] = tuple(faults)
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class PluginError(GenfwError):
+    """A plugin or component can't be used: it is broken, missing, ambiguous, or needs a package that is absent."""
+
+    exit_code = 4
+
+
+class ContractError(GenfwError):
+    """A component was given, or gave, something its interface rules out (a shape, a range, a missing ability)."""
+
+    exit_code = 4
+
+
+class DataError(GenfwError):
+    """A data set is absent, unreadable, or not what it says."""
+
+
+class DivergenceError(GenfwError):
+    """Training left the healthy region and no permitted action brought it back."""

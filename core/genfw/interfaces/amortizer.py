@@ -1,0 +1,30 @@
+"""A network that learns to draw what long chains would reach."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Amortizer"]
+
+
+class Amortizer(nn.Module, abc.ABC):
+    r"""Learned sampler :math:`q_\phi(\epsilon)` and :math:`q_\phi(\epsilon \mid x)` of positions in noise space.
+
+    A subclass guarantees that ``sample`` and ``sample_given`` are not differentiated through, draw from the generator alone, and
+    that minimising ``loss`` over positions drawn from a law moves ``q`` to that law.
+    """
+
+    @abc.abstractmethod
+    def sample(self, count: int, *, generator: torch.Generator) -> Tensor:
+        r"""Draw positions of the prior chain, with shape :math:`(B, D)`."""
+
+    @abc.abstractmethod
+    def sample_given(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
+        r"""Draw one position of the posterior chain for each of ``x`` :math:`(B, *)`, with shape :math:`(B, D)`."""
+
+    @abc.abstractmethod
+    def loss(self, position: Tensor, x: Tensor | None, *, generator: torch.Generator) -> Tensor:
+        r"""Loss per item, with shape :math:`(B,)`; ``x`` is ``None`` for the unconditional law."""

@@ -1,0 +1,60 @@
+"""Data at hand: rows by number, in named splits."""
+
+from __future__ import annotations
+
+import abc
+
+import torch
+from torch import Tensor
+
+from genfw.types import Size
+
+__all__ = ["Dataset", "Split"]
+
+
+class Split(abc.ABC):
+    """Rows of one split, by number.
+
+    A subclass guarantees that ``get`` is a pure function of its arguments and may be called from a background thread.
+    """
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Count of rows."""
+
+    @abc.abstractmethod
+    def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        r"""Read rows.
+
+        Arguments:
+            index: Row numbers, int64, with shape :math:`(B,)`, on the CPU.
+            generator: Source of random augmentation; ``None`` reads the rows as they are.
+
+        Returns:
+            Items (float32, images in [-1, 1]), with shape :math:`(B, *)`, and labels :math:`(B,)` or ``None``.
+        """
+
+
+class Dataset(abc.ABC):
+    """A data set with named splits.
+
+    A subclass guarantees that its constructor reads and downloads nothing, that ``data_shape`` is known from the constructor's
+    arguments alone, and that an absent file is a :class:`~genfw.errors.DataError` of ``split``, saying where it was looked for.
+    """
+
+    @property
+    @abc.abstractmethod
+    def data_shape(self) -> Size:
+        """Shape of one item, without batch."""
+
+    @abc.abstractmethod
+    def split(self, name: str) -> Split:
+        """Open a split: ``train`` and ``test`` always exist, a data set may have more.
+
+        Raises:
+            DataError: The files are absent or damaged, or there is no such split.
+        """
+
+    def log_prob(self, x: Tensor) -> Tensor | None:
+        r"""Exact log density of the law the data came from, in nats, with shape :math:`(B,)`; ``None`` where it is unknown."""
+        return None

@@ -1,0 +1,37 @@
+"""The tilt of a model: one number per item."""
+
+from __future__ import annotations
+
+import abc
+from typing import Literal
+
+from torch import Tensor, nn
+
+__all__ = ["Energy"]
+
+
+class Energy(nn.Module, abc.ABC):
+    r"""Energy :math:`E(v)` over latents or data: low where samples should lie, :math:`h \propto p\, e^{-E}`.
+
+    A subclass guarantees one number per item, differentiable in ``v``, that does not depend on the other items of the
+    batch in eval mode. It need not be normalised, and nobody checks that :math:`e^{-E}` can be.
+    """
+
+    #: What the energy reads: data :math:`(B, *)`, or the flat latent :math:`(B, d)`.
+    on: Literal["data", "latent"] = "data"
+
+    @abc.abstractmethod
+    def forward(self, v: Tensor) -> Tensor:
+        r"""
+        Score a batch.
+
+        Arguments:
+            v: Points :math:`v`, with shape :math:`(B, *)`.
+
+        Returns:
+            Energies :math:`E(v)` in nats, with shape :math:`(B,)`.
+        """
+
+    def penalty(self) -> Tensor | None:
+        """A scalar that training may add, weighed by the recipe (the sum of spectral norms); none by default."""
+        return None

@@ -1,0 +1,57 @@
+"""How weights move: an optimiser and its learning rate over a stage."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import nn
+
+from genfw.errors import ContractError
+
+__all__ = ["Decay", "OptimizerFactory"]
+
+Decay = Literal["none", "linear", "cosine", "exponential"]
+
+
+class OptimizerFactory(abc.ABC):
+    r"""Recipe of an optimiser; one factory may build several optimisers.
+
+    The learning rate at step :math:`t` of :math:`T` is ``lr`` times a factor that rises linearly over ``warmup`` steps and then
+    falls from 1 to ``final`` along ``decay``.
+
+    Arguments:
+        lr: Peak learning rate.
+        warmup: Steps of linear warm-up.
+        decay: Course after the warm-up.
+        final: Factor at the last step.
+    """
+
+    def __init__(self, lr: float, warmup: int = 0, decay: Decay = "none", final: float = 0.0) -> None:
+        if lr <= 0:
+            raise ContractError(f"lr must be positive, got {lr}")
+        if decay == "exponential" and final <= 0:
+            raise ContractError("exponential decay needs final > 0")
+        self.lr, self.warmup, self.decay, self.final = lr, warmup, decay, final
+
+    @abc.abstractmethod
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """A fresh optimiser over ``parameters`` at the peak learning rate."""
+
+    def factor(self, step: int, steps: int) -> float:
+        """Factor on the learning rate at ``step`` of ``steps``, both counted from 0."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        progress = min(max((step - self.warmup) / max(steps - 1 - self.warmup, 1), 0.0), 1.0)
+        match self.decay:
+            case "none":
+                return 1.0
+            case "linear":
+                return 1.0 + (self.final - 1.0) * progress
+            case "cosine":
+                return self.final + (1.0 - self.final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+            case "exponential":
+                return float(self.final**progress)

@@ -1,0 +1,74 @@
+"""Transition kernels: they see a target and positions, nothing of the model."""
+
+from __future__ import annotations
+
+import abc
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from genfw.types import StateTree
+
+if TYPE_CHECKING:
+    from genfw.target import Target
+
+__all__ = ["Info", "Sampler", "SamplerState"]
+
+
+class SamplerState(Protocol):
+    r"""What every sampler's state holds; each sampler's own NamedTuple adds what its next step needs."""
+
+    @property
+    def position(self) -> Tensor:
+        r"""Where the chains are, with shape :math:`(B, D)`."""
+
+    @property
+    def potential(self) -> Tensor:
+        r"""Potential there in nats, with shape :math:`(B,)`."""
+
+
+class Info(NamedTuple):
+    r"""What one step reports, on the device, without a host sync.
+
+    Arguments:
+        acceptance: Probability with which the move was accepted (1 where a kernel does not reject), with shape :math:`(B,)`.
+        moved: Whether the position changed, with shape :math:`(B,)`.
+    """
+
+    acceptance: Tensor
+    moved: Tensor
+
+
+class Sampler(abc.ABC):
+    r"""Markov kernel :math:`K(\epsilon' \mid \epsilon)` for a target given by its potential.
+
+    A subclass guarantees that all randomness comes from the generator it is handed, that ``step`` does not change the state
+    it is given and does not wait for the device, and, where it corrects its moves, that the target is invariant. An
+    uncorrected kernel says so in its docstring. What a step needs from the one before travels in the state; what
+    outlives a chain (an adapted step size) is kept by :meth:`finish` and :meth:`state_dict`.
+    """
+
+    #: Moves in one chain where the caller does not say.
+    steps: int
+
+    @abc.abstractmethod
+    def init(self, target: Target, position: Tensor, generator: torch.Generator) -> Any:
+        r"""Begin chains at ``position`` :math:`(B, D)`: a state with potential (and gradient) evaluated once."""
+
+    @abc.abstractmethod
+    def step(self, target: Target, state: Any, generator: torch.Generator) -> tuple[Any, Info]:
+        """Make one move of every chain."""
+
+    def plan(self, steps: int) -> None:
+        """Told once before a chain how many steps will be made; annealed kernels lay their schedule here."""
+
+    def finish(self, state: Any) -> None:
+        """Told once after a chain; keep here what the next chain should begin with (adapted step sizes)."""
+
+    def state_dict(self) -> StateTree:
+        """What outlives a chain; nothing by default."""
+        return {}
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""

@@ -1,0 +1,92 @@
+"""A training algorithm."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+import torch
+from torch import Tensor
+
+from genfw.types import Batch, StateTree
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["Stage", "StageRun", "Stateful"]
+
+
+class Stateful(Protocol):
+    """Anything whose state belongs in a checkpoint."""
+
+    def state_dict(self) -> StateTree:
+        """State as a nested dict of tensors and JSON scalars."""
+
+    def load_state_dict(self, state: StateTree) -> Any:
+        """Inverse of :meth:`state_dict`."""
+
+
+@attrs.define(eq=False)
+class StageRun:
+    """What the engine lends to a stage.
+
+    Arguments:
+        fabric: Devices, precision, processes; ``fabric.autocast()`` gives the recipe's precision.
+        device: Where tensors live.
+        generator: All of the stage's randomness, on ``device``; saved in every checkpoint. Differs between processes.
+        dataset_size: Rows in the training split.
+        lr_scale: Factor on every learning rate, cut by the health monitor; saved in every checkpoint.
+    """
+
+    fabric: Fabric
+    device: torch.device
+    generator: torch.Generator
+    dataset_size: int
+    lr_scale: float = 1.0
+
+
+class Stage(abc.ABC):
+    """One phase of training.
+
+    A subclass guarantees that ``step`` depends on nothing but its arguments, the model's weights, the generator lent to it and what
+    :meth:`register` was told, so that a run resumes bit for bit; that metrics it returns stay on the device; and that it takes its
+    settings (at least ``steps`` and ``batch``) in ``__init__`` and builds optimisers in ``setup``.
+    """
+
+    #: Training steps.
+    steps: int
+    #: Rows per step, over all processes together.
+    batch: int
+    #: Set by the engine before :meth:`setup`.
+    run: StageRun
+
+    def setup(self) -> None:
+        """Build optimisers, averages and chains, and :meth:`register` each. ``self.run`` is set; weights are on the device."""
+
+    @abc.abstractmethod
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """Train on one batch; return scalars to log (0-dim tensors on the device), named ``group/name`` or ``name``."""
+
+    def finish(self) -> None:
+        """Leave in the model the weights that later stages and evaluation should use (the average, where there is one).
+
+        Told once after the last step, and on a copy of an unfinished run that is sampled from.
+        """
+
+    def register(self, name: str, part: Stateful) -> None:
+        """Have ``part`` saved and restored with the stage, under ``name``."""
+        parts: dict[str, Stateful] = self.__dict__.setdefault("_parts", {})
+        if name in parts:
+            raise ValueError(f"the stage already has a part named '{name}'")
+        parts[name] = part
+
+    def state_dict(self) -> StateTree:
+        """State of every registered part."""
+        return {name: part.state_dict() for name, part in self.__dict__.get("_parts", {}).items()}
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`; called after :meth:`setup`."""
+        for name, part in self.__dict__.get("_parts", {}).items():
+            part.load_state_dict(state[name])
