@@ -26,5 +26,17 @@ class Amortizer(nn.Module, abc.ABC):
         r"""Draw one position of the posterior chain for each of ``x`` :math:`(B, *)`, with shape :math:`(B, D)`."""
 
     @abc.abstractmethod
-    def loss(self, position: Tensor, x: Tensor | None, *, generator: torch.Generator) -> Tensor:
-        r"""Loss per item, with shape :math:`(B,)`; ``x`` is ``None`` for the unconditional law."""
+    def loss(
+        self, position: Tensor, x: Tensor | None, *, generator: torch.Generator, hidden: Tensor | None = None
+    ) -> Tensor:
+        r"""Loss of each item, to be averaged and descended.
+
+        Arguments:
+            position: Positions to learn to draw, with shape :math:`(B, D)`.
+            x: What they are conditioned on, with shape :math:`(B, *)`; ``None`` for the unconditional law.
+            generator: Source of all randomness.
+            hidden: Items whose x is hidden, so that the unconditional law is learned from them, bool, with shape :math:`(B,)`.
+
+        Returns:
+            One number per item, with shape :math:`(B,)`.
+        """

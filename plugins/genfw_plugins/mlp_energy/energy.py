@@ -1,0 +1,67 @@
+"""Fully connected energy, on data or on the latent."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from torch import Tensor, nn
+
+from genfw.errors import ContractError
+from genfw.interfaces.energy import Energy
+from genfw.nets import Activation, mlp
+from genfw.spectral import SpectralPenalty
+from genfw.types import NoiseLayout, Size
+
+__all__ = ["MLPEnergy"]
+
+
+class MLPEnergy(Energy):
+    r"""Fully connected energy :math:`E(v)`; DAMC Table S1 on a latent, VAEBM section 5.4 on 2-D data.
+
+    Arguments:
+        on: ``data`` or ``latent``; either is read flat.
+        data_shape: Shape of one item.
+        latent_layout: The prior's groups, where there is a prior.
+        hidden: Width of each hidden layer.
+        activation: Between the layers.
+        input_scale: Factor on the input, for data whose structure is finer than its unit.
+        spectral_iterations: Power iterations per training step for :meth:`penalty`; 0 offers none.
+    """
+
+    def __init__(
+        self,
+        data_shape: Size | None = None,
+        latent_layout: NoiseLayout | None = None,
+        on: Literal["data", "latent"] = "data",
+        hidden: tuple[int, ...] = (200, 200),
+        activation: Activation = "silu",
+        input_scale: float = 1.0,
+        spectral_iterations: int = 0,
+    ) -> None:
+        super().__init__()
+        if on == "latent":
+            if latent_layout is None:
+                raise ContractError("an energy on the latent needs a prior")
+            size = latent_layout.size
+        elif data_shape is None:
+            raise ContractError("an energy on data needs to know the data's shape")
+        else:
+            size = math.prod(data_shape)
+        self.on = on
+        self.input_scale = input_scale
+        self.net = mlp(size, hidden, 1, activation)
+        self.spectral = (
+            SpectralPenalty([part for part in self.net if isinstance(part, nn.Linear)], spectral_iterations)
+            if spectral_iterations
+            else None
+        )
+
+    def forward(self, v: Tensor) -> Tensor:
+        """See :meth:`Energy.forward`."""
+        energy: Tensor = self.net(self.input_scale * v.flatten(1)).squeeze(1)
+        return energy
+
+    def penalty(self) -> Tensor | None:
+        """Sum of the layers' spectral norms, where ``spectral_iterations`` asks for it."""
+        return None if self.spectral is None else self.spectral()

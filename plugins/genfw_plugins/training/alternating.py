@@ -1,0 +1,230 @@
+"""Learning by sampling: chains of prior and posterior, and updates of energy, decoder and amortizer in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from genfw.chains import Chain, ChainResult
+from genfw.component import Settings
+from genfw.errors import ContractError
+from genfw.interfaces.optimizer import OptimizerFactory
+from genfw.interfaces.stage import Stage
+from genfw.model import Model
+from genfw.optim import Clip, Updater, WeightAverage
+from genfw.target import PosteriorTarget, PriorTarget
+from genfw.types import Batch
+from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need
+
+__all__ = ["Alternating", "Amortize"]
+
+
+class Amortize(Settings):
+    r"""How an amortizer is fitted to the posterior chains of each step (DAMC Algorithm 1, line 7).
+
+    Arguments:
+        optimizer: How the amortizer's weights move.
+        updates: :math:`M`, steps of the optimiser per training step, each on the same chain ends with fresh diffusion noise.
+        drop_condition: Share of items whose x is hidden, so that the same network learns the unconditional law.
+        clip: Gradient clipping.
+        average: Decay of the average of the amortizer's weights that the stage leaves in the model; 0 keeps none.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"updates": 1}
+
+    def __init__(
+        self,
+        optimizer: OptimizerFactory,
+        updates: int = 6,
+        drop_condition: float = 0.2,
+        clip: Clip | None = None,
+        average: float = 0.0,
+    ) -> None:
+        if updates < 1:
+            raise ContractError(f"updates must be at least 1, got {updates}")
+        if not 0.0 <= drop_condition <= 1.0:
+            raise ContractError(f"drop_condition is a share, in [0, 1], got {drop_condition}")
+        self.optimizer, self.updates, self.drop_condition = optimizer, updates, drop_condition
+        self.clip, self.average = clip, average
+
+
+class Alternating(Stage):
+    r"""Maximum likelihood of a latent-variable model, expectations by chains.
+
+    In each step: (1) chains of the posterior :math:`p(z \mid x)` give :math:`z^+`; (2) with an energy on the latent, chains of the prior
+    :math:`p_\alpha(z)` give :math:`z^-`; (3) the energy descends :math:`\overline{E(z^+)} - \overline{E(z^-)}`; (4) the generator
+    descends :math:`-\overline{\log p(x \mid z^+)}`; (5) the amortizer, if there is one, is fitted to :math:`z^+`.
+
+    Without energy this is alternating back-propagation (ABP) or short-run inference (SRI), by where the posterior chain starts; with
+    energy it is LEBM; with amortizer DAMC.
+
+    References: Pang et al. 2020 (LEBM); DAMC (arXiv 2310.03218) Algorithm 1.
+
+    Arguments:
+        model: The composed model; it needs prior and decoder.
+        steps: Training steps.
+        batch: Rows per step over all processes.
+        optimizer: How the weights of prior and decoder move; absent, the generator stays as it is.
+        posterior: Kernel and start of the posterior chains.
+        prior: Kernel and start of the prior chains; needed with an energy on the latent.
+        energy_optimizer: How the energy's weights move; needed with an energy on the latent.
+        amortize: How the amortizer is fitted; needed with one, unless another stage does it.
+        l2: Weight of the mean squared energies.
+        clip: Gradient clipping of generator and energy.
+        average: Decay of the average of the weights of energy and generator that the stage leaves in the model; 0 keeps none.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+
+    def __init__(
+        self,
+        model: Model,
+        steps: int,
+        batch: int,
+        posterior: Chain,
+        optimizer: OptimizerFactory | None = None,
+        prior: Chain | None = None,
+        energy_optimizer: OptimizerFactory | None = None,
+        amortize: Amortize | None = None,
+        l2: float = 0.0,
+        clip: Clip | None = None,
+        average: float = 0.0,
+    ) -> None:
+        check_schedule(steps, batch)
+        need(model, "alternating", "prior", "decoder")
+        if model.data_energies:
+            raise ContractError("stage 'alternating' trains energies on the latent; stage 'contrastive' trains those on data")
+        if bool(model.latent_energies) != (prior is not None) or (prior is None) != (energy_optimizer is None):
+            raise ContractError(
+                "an energy on the latent goes with prior (its chains) and energy_optimizer: give all three or none"
+            )
+        if amortize is not None and model.amortizer is None:
+            raise ContractError("amortize needs an amortizer in the recipe")
+        if optimizer is None and energy_optimizer is None and amortize is None:
+            raise ContractError("this stage would train nothing: give optimizer, energy_optimizer or amortize")
+        self.model, self.steps, self.batch = model, steps, batch
+        self.posterior, self.prior = posterior, prior
+        self.optimizer, self.energy_optimizer, self.amortize = optimizer, energy_optimizer, amortize
+        self.l2, self.clip, self.average = l2, clip, average
+
+    def setup(self) -> None:
+        """See :meth:`Stage.setup`."""
+        model, run = self.model, self.run
+        self.generator = nn.ModuleList([part for part in (model.prior, model.decoder) if part is not None])
+        self.averages: list[WeightAverage] = []
+        self.register("posterior", self.posterior)
+        self.generator_updater = self._updater("generator", self.generator, self.optimizer, self.clip, self.average)
+        self.energy_updater: Updater | None = None
+        if self.prior is not None:
+            self.register("prior", self.prior)
+            self.energy_updater = self._updater("energy", model.energies, self.energy_optimizer, self.clip, self.average)
+        self.amortizer_updater: Updater | None = None
+        if self.amortize is not None and model.amortizer is not None:
+            # Its schedule counts its own updates: M to a step.
+            self.amortizer_updater = Updater(
+                [model.amortizer], self.amortize.optimizer, run, self.steps * self.amortize.updates, self.amortize.clip
+            )
+            self.register("amortizer", self.amortizer_updater)
+            self._average("amortizer", model.amortizer, self.amortize.average)
+
+    def _updater(
+        self, name: str, network: nn.Module, factory: OptimizerFactory | None, clip: Clip | None, average: float
+    ) -> Updater | None:
+        if factory is None:
+            return None
+        updater = Updater([network], factory, self.run, self.steps, clip)
+        self.register(name, updater)
+        self._average(name, network, average)
+        return updater
+
+    def _average(self, name: str, network: nn.Module, decay: float) -> None:
+        if decay:
+            self.averages.append(WeightAverage(network, decay))
+            self.register(f"{name}_average", self.averages[-1])
+
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """See :meth:`Stage.step`."""
+        positive = self.posterior.run(
+            PosteriorTarget(self.model, batch.x),
+            len(batch),
+            generator=self.run.generator,
+            x=batch.x,
+            index=batch.index,
+            step=step,
+        )
+        report = {f"posterior/{name.removeprefix('chain/')}": value for name, value in chain_health(positive).items()}
+        # Prior chains run before anything moves: both expectations are of the model as it is now.
+        negative = self._prior_chains(batch, step)
+        if negative is not None:
+            report.update(chain_health(negative))
+            report.update(self._train_energy(positive, negative, step))
+        report.update(self._train_generator(positive, batch, step))
+        report.update(self._train_amortizer(positive, batch, step))
+        for average in self.averages:
+            average.update()
+        for chain in (self.posterior, self.prior):
+            if chain is not None:
+                chain.after_update(step)
+        return report
+
+    def _prior_chains(self, batch: Batch, step: int) -> ChainResult | None:
+        if self.prior is None:
+            return None
+        return self.prior.run(
+            PriorTarget(self.model),
+            len(batch),
+            generator=self.run.generator,
+            x=batch.x,
+            index=batch.index,
+            step=step,
+        )
+
+    def _train_energy(self, positive: ChainResult, negative: ChainResult, step: int) -> dict[str, Tensor]:
+        model = self.model
+        assert self.energy_updater is not None  # prior chains are run for it alone
+        with torch.no_grad():
+            high, low = model.latent(positive.position), model.latent(negative.position)
+        model.energies.train()
+        with self.run.fabric.autocast():
+            data, chain = model.latent_energy(high), model.latent_energy(low)
+            loss = data.mean() - chain.mean()
+            if self.l2:
+                loss = loss + self.l2 * (data.square().mean() + chain.square().mean())
+        gradient = self.energy_updater.update(loss, step)
+        return {"energy/gradient": gradient, **energy_health(data, chain)}
+
+    def _train_generator(self, positive: ChainResult, batch: Batch, step: int) -> dict[str, Tensor]:
+        self.generator.train()
+        with self.run.fabric.autocast(), torch.set_grad_enabled(self.generator_updater is not None):
+            likelihood = self.model.likelihood(self.model.latent(positive.position))
+            loss = -likelihood.log_prob(batch.x).mean()
+        report = {
+            "reconstruction": loss.detach(),
+            "mse": (likelihood.mean.detach() - batch.x).square().mean(),
+        }
+        if self.generator_updater is not None:
+            report["gradient"] = self.generator_updater.update(loss, step)
+        return report
+
+    def _train_amortizer(self, positive: ChainResult, batch: Batch, step: int) -> dict[str, Tensor]:
+        amortizer, settings, updater = self.model.amortizer, self.amortize, self.amortizer_updater
+        if amortizer is None or settings is None or updater is None:
+            return {}
+        amortizer.train()
+        generator = self.run.generator
+        total = batch.x.new_zeros(())
+        for update in range(settings.updates):
+            hidden = torch.rand(len(batch), generator=generator, device=generator.device) < settings.drop_condition
+            with self.run.fabric.autocast():
+                loss = amortizer.loss(positive.position, batch.x, generator=generator, hidden=hidden).mean()
+            updater.update(loss, step * settings.updates + update)
+            total = total + loss.detach()
+        return {"amortizer/loss": total / settings.updates}
+
+    def finish(self) -> None:
+        """See :meth:`Stage.finish`."""
+        for average in self.averages:
+            average.apply()

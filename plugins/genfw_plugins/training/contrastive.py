@@ -1,0 +1,129 @@
+"""Maximum likelihood of energies over a fixed generator, with chains as negatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from genfw.chains import Chain
+from genfw.errors import ContractError
+from genfw.freeze import frozen
+from genfw.interfaces.optimizer import OptimizerFactory
+from genfw.interfaces.stage import Stage
+from genfw.model import Model
+from genfw.optim import Clip, Updater, WeightAverage
+from genfw.target import Space, make_target
+from genfw.types import Batch
+from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, penalties, saturation
+
+__all__ = ["Contrastive"]
+
+
+class Contrastive(Stage):
+    r"""Train the energies on data by their likelihood; prior, decoder and encoder stay as they are.
+
+    The gradient of the log likelihood is :math:`-\nabla E(x^+) + \nabla E(x^-)` with data :math:`x^+` and chain ends :math:`x^-`; the
+    loss is
+
+    .. math:: \overline{E(x^+)} - \overline{E(x^-)} + l_2\, \overline{E(x^+)^2 + E(x^-)^2} + w \sum_l \sigma_{\max}(W_l).
+
+    References: VAEBM (arXiv 2010.00654) Eq. 7 and App. E; Du & Mordatch 2019 (IGEBM) for space ``data``.
+
+    Arguments:
+        model: The composed model.
+        steps: Training steps.
+        batch: Rows per step over all processes; also the number of chains, where ``negatives`` does not say.
+        optimizer: How the energies' weights move.
+        negatives: Kernel and start of the chains.
+        space: Space the chains run in: ``noise`` (VAEBM), ``data`` (an EBM on x), ``joint`` (VAEBM App. B.1).
+        use: ``sample`` scores the data a position stands for; ``mean`` scores the decoder's mean.
+        l2: Weight of the mean squared energies, which holds the energies' level and keeps training stable.
+        penalty: Weight of the spectral norms, for an energy that offers them.
+        clip: Gradient clipping; VAEBM clamps at 3 sigmas.
+        average: Decay of the average of the energies' weights that the stage leaves in the model; 0 keeps none.
+        data_noise: Standard deviation of normal noise added to the data.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+
+    def __init__(
+        self,
+        model: Model,
+        steps: int,
+        batch: int,
+        optimizer: OptimizerFactory,
+        negatives: Chain,
+        space: Space = "noise",
+        use: Literal["sample", "mean"] = "sample",
+        l2: float = 0.0,
+        penalty: float = 0.0,
+        clip: Clip | None = None,
+        average: float = 0.0,
+        data_noise: float = 0.0,
+    ) -> None:
+        check_schedule(steps, batch)
+        need(model, "contrastive", "energy")
+        if model.latent_energies:
+            raise ContractError("stage 'contrastive' trains energies on data; stage 'alternating' trains those on the latent")
+        if space in ("posterior", "prior"):
+            raise ContractError(f"negatives of an energy on data can't be drawn in space '{space}'; use noise, data or joint")
+        if use == "mean" and space == "data":
+            raise ContractError("use: mean needs a decoder; chains in space 'data' have none")
+        self.model, self.steps, self.batch = model, steps, batch
+        self.optimizer, self.negatives = optimizer, negatives
+        self.space: Space = space
+        self.use, self.l2, self.penalty, self.clip = use, l2, penalty, clip
+        self.average, self.data_noise = average, data_noise
+
+    def setup(self) -> None:
+        """See :meth:`Stage.setup`."""
+        self.updater = Updater([self.model.energies], self.optimizer, self.run, self.steps, self.clip)
+        self.register("updater", self.updater)
+        self.register("negatives", self.negatives)
+        self.averaged = WeightAverage(self.model.energies, self.average) if self.average else None
+        if self.averaged is not None:
+            self.register("average", self.averaged)
+
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """See :meth:`Stage.step`."""
+        model, generator = self.model, self.run.generator
+        target = make_target(model, self.space)
+        result = self.negatives.run(
+            target, len(batch), generator=generator, x=batch.x, index=batch.index, step=step
+        )
+        with torch.no_grad(), frozen(model.prior, model.decoder):
+            negative = target.to_data(result.position, mean=self.use == "mean", generator=generator)
+        positive = batch.x
+        if self.data_noise:
+            positive = positive + self.data_noise * torch.randn(
+                positive.shape, generator=generator, device=positive.device, dtype=positive.dtype
+            )
+        model.energies.train()
+        with self.run.fabric.autocast():
+            # One pass over both: statistics of the batch, where an energy has any, see data and negatives alike.
+            both = model.data_energy(torch.cat([positive, negative]))
+            data, chain = both[: len(positive)], both[len(positive) :]
+            loss = data.mean() - chain.mean()
+            if self.l2:
+                loss = loss + self.l2 * (data.square().mean() + chain.square().mean())
+            if self.penalty:
+                value = penalties(model.data_energies)
+                loss = loss if value is None else loss + self.penalty * value
+        gradient = self.updater.update(loss, step)
+        if self.averaged is not None:
+            self.averaged.update()
+        self.negatives.after_update(step)
+        report = {"loss": loss.detach(), "gradient": gradient, **energy_health(data, chain), **chain_health(result)}
+        report["chain/saturation"] = saturation(negative)
+        if self.space != "noise":
+            # Only noise has a base whose expected square is 1.
+            report["chain/drift"] = negative.square().mean() / positive.square().mean().clamp_min(1e-12)
+        return report
+
+    def finish(self) -> None:
+        """See :meth:`Stage.finish`."""
+        if self.averaged is not None:
+            self.averaged.apply()

@@ -1,0 +1,150 @@
+"""The evidence lower bound: variational autoencoders, with or without an energy on the latent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from genfw.chains import Chain
+from genfw.errors import ContractError
+from genfw.interfaces.optimizer import OptimizerFactory
+from genfw.interfaces.stage import Stage
+from genfw.model import Model
+from genfw.optim import Clip, Updater, WeightAverage
+from genfw.target import PriorTarget
+from genfw.types import Batch, Latent
+from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, penalties
+
+__all__ = ["ELBO"]
+
+
+class ELBO(Stage):
+    r"""Train prior, decoder and encoder on the evidence lower bound.
+
+    .. math:: -\log p(x \mid z) + \beta_t\, KL[q(z \mid x) \| p(z)], \quad z \sim q(z \mid x),
+
+    where :math:`\beta_t` rises linearly from ``kl_start`` to ``beta`` over ``kl_warmup`` steps. With an energy on the latent the bound
+    gains :math:`+ E(z)` (and the constant :math:`\log Z`), and the energy is trained by its likelihood,
+    :math:`\overline{E(z^+)} - \overline{E(z^-)}`, on posterior draws and chains of the prior (VI-LEBM).
+
+    References: Kingma & Welling 2014; DAMC (arXiv 2310.03218) Table 4 for VI-LEBM.
+
+    Arguments:
+        model: The composed model; it needs prior, decoder and encoder.
+        steps: Training steps.
+        batch: Rows per step over all processes.
+        optimizer: How the weights of prior, decoder and encoder move.
+        beta: Final weight of the KL.
+        kl_start: Its weight at the first step.
+        kl_warmup: Steps until it is ``beta``.
+        free_bits: Nats per latent group below which the KL is not reduced further.
+        penalty: Weight of the penalties that decoder and encoder offer.
+        clip: Gradient clipping.
+        average: Decay of the average of the weights that the stage leaves in the model; 0 keeps none.
+        energy_optimizer: How the energy's weights move; needed with an energy on the latent.
+        negatives: Prior chains for the energy; needed with an energy on the latent.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+
+    def __init__(
+        self,
+        model: Model,
+        steps: int,
+        batch: int,
+        optimizer: OptimizerFactory,
+        beta: float = 1.0,
+        kl_start: float = 0.0,
+        kl_warmup: int = 0,
+        free_bits: float = 0.0,
+        penalty: float = 0.0,
+        clip: Clip | None = None,
+        average: float = 0.0,
+        energy_optimizer: OptimizerFactory | None = None,
+        negatives: Chain | None = None,
+    ) -> None:
+        check_schedule(steps, batch)
+        need(model, "elbo", "prior", "decoder", "encoder")
+        if model.latent_energies and (energy_optimizer is None or negatives is None):
+            raise ContractError("with an energy on the latent, stage 'elbo' needs energy_optimizer and negatives")
+        if not model.latent_energies and (energy_optimizer is not None or negatives is not None):
+            raise ContractError("energy_optimizer and negatives are for an energy on the latent; the recipe has none")
+        self.model, self.steps, self.batch, self.optimizer = model, steps, batch, optimizer
+        self.beta, self.kl_start, self.kl_warmup, self.free_bits = beta, kl_start, kl_warmup, free_bits
+        self.penalty, self.clip, self.average = penalty, clip, average
+        self.energy_optimizer, self.negatives = energy_optimizer, negatives
+
+    def setup(self) -> None:
+        """See :meth:`Stage.setup`."""
+        model = self.model
+        parts = [part for part in (model.prior, model.decoder, model.encoder) if part is not None]
+        self.networks = nn.ModuleList(parts)
+        self.updater = Updater([self.networks], self.optimizer, self.run, self.steps, self.clip)
+        self.register("updater", self.updater)
+        self.averaged = WeightAverage(self.networks, self.average) if self.average else None
+        if self.averaged is not None:
+            self.register("average", self.averaged)
+        self.energy_updater: Updater | None = None
+        if self.energy_optimizer is not None and self.negatives is not None:
+            self.energy_updater = Updater([model.energies], self.energy_optimizer, self.run, self.steps, self.clip)
+            self.register("energy_updater", self.energy_updater)
+            self.register("negatives", self.negatives)
+
+    def kl_weight(self, step: int) -> float:
+        """Weight of the KL at a step."""
+        progress = min(step / self.kl_warmup, 1.0) if self.kl_warmup else 1.0
+        return self.kl_start + (self.beta - self.kl_start) * progress
+
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """See :meth:`Stage.step`."""
+        model = self.model
+        assert model.encoder is not None  # refused in __init__
+        self.networks.train()
+        with self.run.fabric.autocast():
+            posterior = model.encoder(batch.x, generator=self.run.generator)
+            negative_log = -model.likelihood(posterior.latent).log_prob(batch.x)
+            kl = posterior.kl
+            held = kl.clamp_min(self.free_bits) if self.free_bits else kl
+            loss = (negative_log + self.kl_weight(step) * held.sum(1)).mean()
+            if model.latent_energies:
+                loss = loss + model.latent_energy(posterior.latent).mean()
+            if self.penalty:
+                value = penalties([model.decoder, model.encoder])
+                loss = loss if value is None else loss + self.penalty * value
+        gradient = self.updater.update(loss, step)
+        if self.averaged is not None:
+            self.averaged.update()
+        report = {
+            "loss": loss.detach(),
+            "elbo": -(negative_log + kl.sum(1)).detach().mean(),
+            "reconstruction": negative_log.detach().mean(),
+            "kl": kl.detach().sum(1).mean(),
+            "gradient": gradient,
+        }
+        if self.energy_updater is not None:
+            report.update(self._train_energy(posterior.latent.detach(), batch, step))
+        return report
+
+    def _train_energy(self, positive: Latent, batch: Batch, step: int) -> dict[str, Tensor]:
+        model = self.model
+        assert self.negatives is not None  # setup has built the updater from it
+        assert self.energy_updater is not None
+        result = self.negatives.run(
+            PriorTarget(model), len(batch), generator=self.run.generator, x=batch.x, index=batch.index, step=step
+        )
+        with torch.no_grad():
+            negative = model.latent(result.position)
+        with self.run.fabric.autocast():
+            data, chain = model.latent_energy(positive), model.latent_energy(negative)
+            loss = data.mean() - chain.mean()
+        self.energy_updater.update(loss, step)
+        self.negatives.after_update(step)
+        return {**energy_health(data, chain), **chain_health(result)}
+
+    def finish(self) -> None:
+        """See :meth:`Stage.finish`."""
+        if self.averaged is not None:
+            self.averaged.apply()
