@@ -27,7 +27,7 @@ class ChainResult:
         potential: Potential there in nats, with shape :math:`(B,)`.
         acceptance: Mean acceptance probability of each chain, with shape :math:`(B,)`.
         start: First positions, with shape :math:`(B, D)`.
-        trace: Kept positions, the first among them, with shape :math:`(K, B, D)`; empty (K = 0) where none were asked for.
+        trace: Kept positions, the first among them, with shape :math:`(K, B, D)`; K = 0 where none were asked for.
         potentials: Potential at the kept positions, with shape :math:`(K, B)`.
         kept: Step number of each kept position.
     """
@@ -139,9 +139,7 @@ class Chain(Settings):
         """
         requests = self._requests(target, self.count or count, generator, x, index, step)
         position = torch.cat([start.draw(request) for start, request in requests])
-        result = run_chain(
-            target, self.sampler, position, generator=generator, steps=steps, keep_every=keep_every
-        )
+        result = run_chain(target, self.sampler, position, generator=generator, steps=steps, keep_every=keep_every)
         row = 0
         for start, request in requests:
             start.store(request, result.position[row : row + request.count])

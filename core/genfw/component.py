@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
@@ -34,12 +34,16 @@ def _known_kind(_: object, __: object, value: str) -> None:
         raise ValueError(f"unknown kind '{value}'; the kinds are {', '.join(KINDS)}")
 
 
-def _matches(pattern: re.Pattern[str], what: str) -> object:
+def _matches(pattern: re.Pattern[str], what: str) -> Callable[[object, object, str], None]:
     def check(_: object, __: object, value: str) -> None:
         if not pattern.fullmatch(value):
             raise ValueError(f"{what} is not well formed: '{value}'")
 
     return check
+
+
+def _words(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(words)
 
 
 @attrs.frozen
@@ -65,13 +69,15 @@ class Component:
     """
 
     kind: str = attrs.field(validator=_known_kind)
-    name: str = attrs.field(validator=_matches(_NAME, "a component's name"))  # type: ignore[arg-type]
-    target: str = attrs.field(validator=_matches(_TARGET, "a component's target"))  # type: ignore[arg-type]
+    name: str = attrs.field(validator=_matches(_NAME, "a component's name"))
+    target: str = attrs.field(validator=_matches(_TARGET, "a component's target"))
     summary: str
     reference: str = ""
-    tags: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    aliases: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    status: str = attrs.field(default="stable", validator=attrs.validators.in_(("stable", "experimental", "deprecated")))
+    tags: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    aliases: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    status: str = attrs.field(
+        default="stable", validator=attrs.validators.in_(("stable", "experimental", "deprecated"))
+    )
     since: str = "0.1.0"
     needs: Mapping[str, str] = attrs.field(factory=dict)
     provider: str = ""
@@ -82,8 +88,8 @@ class Component:
 
 
 class Settings:
-    """Marker of a class that a recipe fills in place, without ``use:``: a mapping whose keys are its constructor's arguments.
+    """Marker of a class that a recipe fills in place, without ``use:``, by a mapping of its constructor's arguments.
 
-    A parameter annotated with a subclass takes such a mapping. Use it for what has one implementation (a chain, a clip), and a
-    component where there may be several.
+    A parameter annotated with a subclass takes such a mapping. Use it for what has one implementation (a chain, a
+    clip), and a component where there may be several.
     """

@@ -1,4 +1,4 @@
-"""Batches by number: batch ``t`` of a run is a pure function of the seed and ``t``, so that there is no loader state to lose."""
+"""Batches by number: batch ``t`` is a pure function of the seed and ``t``, so there is no loader state to lose."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["Loader"]
 class Loader:
     """Shuffled batches of a split, without end, each row once per epoch.
 
-    The rows form one endless stream, epoch after epoch, each epoch in an order of its own; batch ``t`` is the stream's rows
-    ``t * batch`` to ``(t + 1) * batch``, of which this process reads its share.
+    The rows form one endless stream, epoch after epoch, each epoch in an order of its own; batch ``t`` is the stream's
+    rows ``t * batch`` to ``(t + 1) * batch``, of which this process reads its share.
 
     Arguments:
         split: The rows.

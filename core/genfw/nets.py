@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 from torch import nn
@@ -42,7 +43,7 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: Activation
     if min(widths) < 1:
         raise ContractError(f"every layer needs a width of at least 1, got {widths}")
     layers: list[nn.Module] = []
-    for number, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (before, after) in enumerate(pairwise(widths)):
         if number:
             layers.append(activation_layer(activation))
         layers.append(nn.Linear(before, after))

@@ -22,8 +22,9 @@ class Clip(Settings):
 
     Arguments:
         norm: Largest Euclidean norm of the whole gradient.
-        sigmas: :math:`k`: clamp every element to :math:`\pm (k \sqrt{\hat v} + \text{offset})` with Adam's bias-corrected second
-            moment :math:`\hat v` (IGEBM; VAEBM App. E with k = 3). Needs an Adam-like optimiser; the first step is not clamped.
+        sigmas: :math:`k`: clamp every element to :math:`\pm (k \sqrt{\hat v} + \text{offset})` with Adam's
+            bias-corrected second moment :math:`\hat v` (IGEBM; VAEBM App. E with k = 3). Needs an Adam-like optimiser;
+            the first step is not clamped.
         offset: Slack added to the clamp.
     """
 
@@ -52,7 +53,9 @@ class Updater:
         steps: int,
         clip: Clip | None = None,
     ) -> None:
-        self.parameters = list(dict.fromkeys(p for network in networks for p in network.parameters() if p.requires_grad))
+        self.parameters = list(
+            dict.fromkeys(p for network in networks for p in network.parameters() if p.requires_grad)
+        )
         if not self.parameters:
             raise ContractError("there is nothing to train: the networks of this stage have no parameters")
         self.factory, self.run, self.steps, self.clip = factory, run, steps, clip
@@ -75,7 +78,7 @@ class Updater:
             parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
         self._average_over_processes()
         with torch.no_grad():
-            norm = torch.linalg.vector_norm(torch.stack([_grad(p).norm() for p in self.parameters]))
+            norm: Tensor = torch.linalg.vector_norm(torch.stack([_grad(p).norm() for p in self.parameters]))
             if self.clip is not None:
                 self._clip(self.clip, norm)
         rate = self.factory.lr * self.factory.factor(step, self.steps) * self.run.lr_scale
@@ -106,7 +109,9 @@ class Updater:
             return
         # One flat tensor, one message: latency dominates for the many small tensors of these networks.
         flat = torch.cat([_grad(parameter).flatten() for parameter in self.parameters])
-        flat = fabric.all_reduce(flat, reduce_op="mean")
+        reduced = fabric.all_reduce(flat, reduce_op="mean")
+        assert isinstance(reduced, Tensor)
+        flat = reduced
         offset = 0
         for parameter in self.parameters:
             parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
@@ -129,8 +134,8 @@ def _grad(parameter: nn.Parameter) -> Tensor:
 class WeightAverage:
     r"""Exponential moving average of weights, :math:`\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta`.
 
-    The decay is held below :math:`(1 + t)/(10 + t)` in the first updates, so that a short run is not an average with its own initial
-    weights. Buffers are copied.
+    The decay is held below :math:`(1 + t)/(10 + t)` in the first updates, so that a short run is not an average with
+    its own initial weights. Buffers are copied.
 
     Arguments:
         network: The network to follow.

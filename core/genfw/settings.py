@@ -52,22 +52,22 @@ class EngineSettings(Settings):
 class HealthSettings(Settings):
     """The recipe's ``health:`` section: what counts as ill, and what is done. On by default.
 
-    The monitor reads the rows that are logged. It knows the scalars ``energy/gap`` (mean energy of negatives minus that of data),
-    ``chain/drift`` (mean squared position over its expectation under the base), ``chain/saturation`` (share of data values at the ends
-    of their range) and every value for being finite.
+    The monitor reads the rows that are logged. It knows the scalars ``energy/gap`` (mean energy of negatives minus that
+    of data), ``chain/drift`` (mean squared position over its expectation under the base), ``chain/saturation`` (share
+    of data values at the ends of their range) and every value for being finite.
 
     Arguments:
         enabled: Watch at all.
-        action: What the first illness leads to: ``rollback`` (to the last healthy checkpoint, learning rate cut), ``cut-lr``, ``warn``
-            or ``stop``.
+        action: What the first illness leads to: ``rollback`` (to the last healthy checkpoint, learning rate cut),
+            ``cut-lr``, ``warn`` or ``stop``.
         energy_gap: Largest absolute ``energy/gap`` in nats.
         gap_window: Logged rows that ``energy_gap`` must be exceeded in a row.
         chain_drift: Largest ``chain/drift``.
         saturation: Largest ``chain/saturation``.
         lr_factor: Factor on learning rates at every cut and rollback.
         rollbacks: Rollbacks in one stage before the run stops with its reason.
-        stop_is_success: A stage that is stopped ends with its last healthy weights and the run goes on (VAEBM's own stopping rule)
-            instead of failing.
+        stop_is_success: A stage that is stopped ends with its last healthy weights and the run goes on (VAEBM's own
+            stopping rule) instead of failing.
     """
 
     def __init__(

@@ -20,8 +20,8 @@ def _own_weight(layer: nn.Module) -> Tensor:
 class SpectralPenalty(nn.Module):
     r"""Sum of spectral norms, :math:`\sum_l \sigma_{\max}(W_l)`, each weight as a matrix (outputs, everything else).
 
-    Layers of one shape are iterated together as one batch. The left and right vectors are buffers, so a resumed run continues from
-    them. References: Yoshida & Miyato 2017, "Spectral Norm Regularization"; NVAE section 3.2.
+    Layers of one shape are iterated together as one batch. The left and right vectors are buffers, so a resumed run
+    continues from them. References: Yoshida & Miyato 2017, "Spectral Norm Regularization"; NVAE section 3.2.
 
     Arguments:
         layers: Layers with a ``weight``. They stay children of their own module, not of this one.
@@ -38,8 +38,9 @@ class SpectralPenalty(nn.Module):
         weight_of: Callable[[nn.Module], Tensor] = _own_weight,
     ) -> None:
         super().__init__()
-        self._layers = tuple(layers)  # a tuple: nn.Module registers none of them a second time
-        self.iterations, self.warm_up, self._weight_of = iterations, warm_up, weight_of
+        self._layers: tuple[nn.Module, ...] = tuple(layers)  # a tuple: nn.Module registers none of them a second time
+        self.iterations, self.warm_up = iterations, warm_up
+        self._weight_of: Callable[[nn.Module], Tensor] = weight_of
         shapes = [tuple(weight_of(layer).flatten(1).shape) for layer in self._layers]
         self._shapes = sorted(set(shapes))
         self._members = [[i for i, s in enumerate(shapes) if s == shape] for shape in self._shapes]

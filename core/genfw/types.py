@@ -7,7 +7,7 @@ latent, ``G`` latent groups, ``C, H, W`` channels, height and width of an image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -25,17 +25,25 @@ Size = tuple[int, ...]
 StateTree = dict[str, Any]
 
 
+def _size(shape: Iterable[int]) -> Size:
+    return tuple(shape)
+
+
 @attrs.frozen
 class NoiseGroup:
     """One named block of the noise vector, ``shape`` without batch."""
 
     name: str
-    shape: Size = attrs.field(converter=tuple)
+    shape: Size = attrs.field(converter=_size)
 
     @property
     def size(self) -> int:
         """Count of numbers in the block."""
         return math.prod(self.shape)
+
+
+def _groups(groups: Iterable[NoiseGroup]) -> tuple[NoiseGroup, ...]:
+    return tuple(groups)
 
 
 @attrs.frozen
@@ -49,7 +57,7 @@ class NoiseLayout:
         groups: The groups, in the order in which they lie in the vector.
     """
 
-    groups: tuple[NoiseGroup, ...] = attrs.field(converter=tuple)
+    groups: tuple[NoiseGroup, ...] = attrs.field(converter=_groups)
 
     @classmethod
     def of(cls, **shapes: Sequence[int]) -> NoiseLayout:
@@ -106,12 +114,14 @@ class NoiseLayout:
             raise ContractError(f"no noise group {', '.join(unknown)}; there are {', '.join(self.names)}")
         return NoiseLayout(tuple(group for group in self.groups if group.name in names))
 
-    def draw(
-        self, count: int, *, generator: torch.Generator | None = None, dtype: torch.dtype | None = None
-    ) -> Tensor:
+    def draw(self, count: int, *, generator: torch.Generator | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Fresh standard-normal positions ``(count, D)`` on the generator's device."""
         device = generator.device if generator is not None else None
         return torch.randn(count, self.size, generator=generator, device=device, dtype=dtype)
+
+
+def _tensors(groups: Iterable[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(groups)
 
 
 @attrs.frozen(eq=False)
@@ -124,7 +134,7 @@ class Latent:
             hierarchical decoder continues from them. ``None`` where there are none.
     """
 
-    groups: tuple[Tensor, ...] = attrs.field(converter=tuple)
+    groups: tuple[Tensor, ...] = attrs.field(converter=_tensors)
     context: Tensor | None = None
 
     def flat(self) -> Tensor:

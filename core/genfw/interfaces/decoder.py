@@ -29,5 +29,5 @@ class Decoder(nn.Module, abc.ABC):
         r"""The density :math:`p(x \mid z)` for each latent of the batch."""
 
     def penalty(self) -> Tensor | None:
-        """A scalar that training may add, weighed by the recipe (spectral norms, batch-norm scales); none by default."""
+        """A scalar that training may add, weighed by the recipe (spectral norms, say); none by default."""
         return None

@@ -22,7 +22,8 @@ class Posterior:
 
     Arguments:
         latent: The draw :math:`z`.
-        noise: The flat :math:`\epsilon_z` with :math:`T_z(\epsilon_z) = z`, with shape :math:`(B, D_z)`; chains may start there.
+        noise: The flat :math:`\epsilon_z` with :math:`T_z(\epsilon_z) = z`, with shape :math:`(B, D_z)`; chains
+            may start there.
         log_q: :math:`\log q(z \mid x)` in nats, with shape :math:`(B,)`.
         log_p: :math:`\log p(z)` in nats, in the same coordinates, with shape :math:`(B,)`.
         kl: :math:`KL[q \| p]` per latent group in nats, closed form where there is one, with shape :math:`(B, G)`.

@@ -57,8 +57,8 @@ class Result:
 class Metric(abc.ABC):
     """Something to measure after training.
 
-    A subclass guarantees that it leaves the model as it found it, draws randomness from the evaluation's generators alone, and
-    records in each result's protocol whatever would change the number.
+    A subclass guarantees that it leaves the model as it found it, draws randomness from the evaluation's generators
+    alone, and records in each result's protocol whatever would change the number.
     """
 
     @abc.abstractmethod

@@ -20,8 +20,8 @@ Decay = Literal["none", "linear", "cosine", "exponential"]
 class OptimizerFactory(abc.ABC):
     r"""Recipe of an optimiser; one factory may build several optimisers.
 
-    The learning rate at step :math:`t` of :math:`T` is ``lr`` times a factor that rises linearly over ``warmup`` steps and then
-    falls from 1 to ``final`` along ``decay``.
+    The learning rate at step :math:`t` of :math:`T` is ``lr`` times a factor that rises linearly over ``warmup`` steps
+    and then falls from 1 to ``final`` along ``decay``.
 
     Arguments:
         lr: Peak learning rate.

@@ -32,7 +32,8 @@ class Info(NamedTuple):
     r"""What one step reports, on the device, without a host sync.
 
     Arguments:
-        acceptance: Probability with which the move was accepted (1 where a kernel does not reject), with shape :math:`(B,)`.
+        acceptance: Probability with which the move was accepted (1 where a kernel does not reject), with shape
+            :math:`(B,)`.
         moved: Whether the position changed, with shape :math:`(B,)`.
     """
 
@@ -43,9 +44,9 @@ class Info(NamedTuple):
 class Sampler(abc.ABC):
     r"""Markov kernel :math:`K(\epsilon' \mid \epsilon)` for a target given by its potential.
 
-    A subclass guarantees that all randomness comes from the generator it is handed, that ``step`` does not change the state
-    it is given and does not wait for the device, and, where it corrects its moves, that the target is invariant. An
-    uncorrected kernel says so in its docstring. What a step needs from the one before travels in the state; what
+    A subclass guarantees that all randomness comes from the generator it is handed, that ``step`` does not change the
+    state it is given and does not wait for the device, and, where it corrects its moves, that the target is invariant.
+    An uncorrected kernel says so in its docstring. What a step needs from the one before travels in the state; what
     outlives a chain (an adapted step size) is kept by :meth:`finish` and :meth:`state_dict`.
     """
 
@@ -59,6 +60,14 @@ class Sampler(abc.ABC):
     @abc.abstractmethod
     def step(self, target: Target, state: Any, generator: torch.Generator) -> tuple[Any, Info]:
         """Make one move of every chain."""
+
+    def relocate(self, target: Target, state: Any, position: Tensor, generator: torch.Generator) -> Any:
+        r"""The state after something else moved the chains to ``position`` :math:`(B, D)`; what was adapted is kept.
+
+        Kernels that are made of others need it. Override it where the state holds adaptation, or counts steps.
+        """
+        self.finish(state)
+        return self.init(target, position, generator)
 
     def plan(self, steps: int) -> None:
         """Told once before a chain how many steps will be made; annealed kernels lay their schedule here."""

@@ -50,9 +50,10 @@ class StageRun:
 class Stage(abc.ABC):
     """One phase of training.
 
-    A subclass guarantees that ``step`` depends on nothing but its arguments, the model's weights, the generator lent to it and what
-    :meth:`register` was told, so that a run resumes bit for bit; that metrics it returns stay on the device; and that it takes its
-    settings (at least ``steps`` and ``batch``) in ``__init__`` and builds optimisers in ``setup``.
+    A subclass guarantees that ``step`` depends on nothing but its arguments, the model's weights, the generator lent to
+    it and what :meth:`register` was told, so that a run resumes bit for bit; that metrics it returns stay on the
+    device; and that it takes its settings (at least ``steps`` and ``batch``) in ``__init__`` and builds optimisers in
+    ``setup``.
     """
 
     #: Training steps.
@@ -63,7 +64,7 @@ class Stage(abc.ABC):
     run: StageRun
 
     def setup(self) -> None:
-        """Build optimisers, averages and chains, and :meth:`register` each. ``self.run`` is set; weights are on the device."""
+        """Build optimisers and averages, and :meth:`register` them; ``self.run`` is set, weights are on the device."""
 
     @abc.abstractmethod
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:

@@ -49,7 +49,7 @@ class Start(abc.ABC):
         r"""First positions, with shape :math:`(B, D)`."""
 
     def store(self, request: StartRequest, position: Tensor) -> None:
-        r"""Told the last positions of the chains that the matching :meth:`draw` began, in the same order, :math:`(B, D)`."""
+        r"""Told where the chains that the matching :meth:`draw` began have ended, in the same order, :math:`(B, D)`."""
 
     def after_update(self, step: int) -> None:
         """Told once after every training step: starts that follow a moving network (an EMA) move theirs here."""

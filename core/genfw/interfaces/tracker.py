@@ -34,8 +34,8 @@ class RunInfo:
 class Tracker(abc.ABC):
     """Observer of a run (a progress display, TensorBoard, ...); only the first process has any.
 
-    A subclass guarantees that it never changes the run: it draws no randomness and touches no weights. An exception from it is
-    reported once, and the tracker is dropped.
+    A subclass guarantees that it never changes the run: it draws no randomness and touches no weights. An exception
+    from it is reported once, and the tracker is dropped.
     """
 
     @abc.abstractmethod

@@ -1,1 +1,19 @@
-"""Built-in plugin (hook only)."""
+"""Plain parts that every model starts from: standard-normal prior, fully connected encoder and decoder; the shipped recipes."""
+
+from pathlib import Path
+
+from genfw.component import Component
+from genfw.hookspecs import hookimpl
+from genfw_plugins import builtin_components, recipes_dir
+
+
+@hookimpl
+def genfw_components() -> list[Component]:
+    """See :func:`genfw.hookspecs.genfw_components`."""
+    return builtin_components("basics")
+
+
+@hookimpl
+def genfw_recipes() -> list[Path]:
+    """See :func:`genfw.hookspecs.genfw_recipes`."""
+    return [recipes_dir()]

@@ -27,8 +27,8 @@ class MLPDecoder(Decoder):
         hidden: Width of each hidden layer.
         activation: Between the layers.
         sigma: Standard deviation; the first value where it is learned. Never below ``sigma_min``.
-        scale: ``fixed`` keeps ``sigma``; ``learned`` learns one value per data dimension; ``per-latent`` computes one per data
-            dimension from z.
+        scale: ``fixed`` keeps ``sigma``; ``learned`` learns one value per data dimension; ``per-latent`` computes one
+            per data dimension from z.
         output: ``tanh`` keeps means of images in [-1, 1]; ``identity`` leaves them free.
         sigma_min: Floor of a learned standard deviation, reached smoothly, so that no gradient is cut.
     """

@@ -16,10 +16,10 @@ __all__ = ["MLPEncoder"]
 
 
 class MLPEncoder(Encoder):
-    r"""Gaussian posterior in noise space: :math:`q(\epsilon_z \mid x) = N(\mu(x), \operatorname{diag} \sigma^2(x))`, :math:`z = T_z(\epsilon_z)`.
+    r"""Gaussian posterior in noise space: :math:`q(\epsilon_z \mid x) = N(\mu(x), \sigma^2(x))`.
 
-    For the standard-normal prior this is the usual Gaussian encoder. For any other prior it stays exact: where :math:`T_z` is a bijection,
-    :math:`KL[q(z|x) \| p(z)] = KL[q(\epsilon_z|x) \| N(0, I)]`, in closed form.
+    For the standard-normal prior this is the usual Gaussian encoder. For any other prior it stays exact: where
+    :math:`T_z` is a bijection, :math:`KL[q(z|x) \| p(z)] = KL[q(\epsilon_z|x) \| N(0, I)]`, in closed form.
 
     Arguments:
         prior: The model's prior.
@@ -57,7 +57,9 @@ class MLPEncoder(Encoder):
         noise = temperature * noise
         eps = mean + log_scale.exp() * noise
         prior: Prior = self.__dict__["_prior"]
-        blocks = [block.unflatten(1, shape) for block, shape in zip(eps.split(self._sizes, 1), self._shapes, strict=True)]
+        blocks = [
+            block.unflatten(1, shape) for block, shape in zip(eps.split(self._sizes, 1), self._shapes, strict=True)
+        ]
         constant = 0.5 * math.log(2 * math.pi) * eps.shape[1]
         kl = 0.5 * (mean.square() + (2 * log_scale).exp() - 1) - log_scale
         return Posterior(

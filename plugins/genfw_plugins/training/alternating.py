@@ -27,7 +27,8 @@ class Amortize(Settings):
 
     Arguments:
         optimizer: How the amortizer's weights move.
-        updates: :math:`M`, steps of the optimiser per training step, each on the same chain ends with fresh diffusion noise.
+        updates: :math:`M`, steps of the optimiser per training step, each on the same chain ends with fresh diffusion
+            noise.
         drop_condition: Share of items whose x is hidden, so that the same network learns the unconditional law.
         clip: Gradient clipping.
         average: Decay of the average of the amortizer's weights that the stage leaves in the model; 0 keeps none.
@@ -54,12 +55,13 @@ class Amortize(Settings):
 class Alternating(Stage):
     r"""Maximum likelihood of a latent-variable model, expectations by chains.
 
-    In each step: (1) chains of the posterior :math:`p(z \mid x)` give :math:`z^+`; (2) with an energy on the latent, chains of the prior
-    :math:`p_\alpha(z)` give :math:`z^-`; (3) the energy descends :math:`\overline{E(z^+)} - \overline{E(z^-)}`; (4) the generator
-    descends :math:`-\overline{\log p(x \mid z^+)}`; (5) the amortizer, if there is one, is fitted to :math:`z^+`.
+    In each step: (1) chains of the posterior :math:`p(z \mid x)` give :math:`z^+`; (2) with an energy on the latent,
+    chains of the prior :math:`p_\alpha(z)` give :math:`z^-`; (3) the energy descends :math:`\overline{E(z^+)} -
+    \overline{E(z^-)}`; (4) the generator descends :math:`-\overline{\log p(x \mid z^+)}`; (5) the amortizer, if there
+    is one, is fitted to :math:`z^+`.
 
-    Without energy this is alternating back-propagation (ABP) or short-run inference (SRI), by where the posterior chain starts; with
-    energy it is LEBM; with amortizer DAMC.
+    Without energy this is alternating back-propagation (ABP) or short-run inference (SRI), by where the posterior chain
+    starts; with energy it is LEBM; with amortizer DAMC.
 
     References: Pang et al. 2020 (LEBM); DAMC (arXiv 2310.03218) Algorithm 1.
 
@@ -74,7 +76,8 @@ class Alternating(Stage):
         amortize: How the amortizer is fitted; needed with one, unless another stage does it.
         l2: Weight of the mean squared energies.
         clip: Gradient clipping of generator and energy.
-        average: Decay of the average of the weights of energy and generator that the stage leaves in the model; 0 keeps none.
+        average: Decay of the average of the weights of energy and generator that the stage leaves in the model; 0 keeps
+            none.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
@@ -96,7 +99,9 @@ class Alternating(Stage):
         check_schedule(steps, batch)
         need(model, "alternating", "prior", "decoder")
         if model.data_energies:
-            raise ContractError("stage 'alternating' trains energies on the latent; stage 'contrastive' trains those on data")
+            raise ContractError(
+                "stage 'alternating' trains energies on the latent; stage 'contrastive' trains those on data"
+            )
         if bool(model.latent_energies) != (prior is not None) or (prior is None) != (energy_optimizer is None):
             raise ContractError(
                 "an energy on the latent goes with prior (its chains) and energy_optimizer: give all three or none"
@@ -120,7 +125,9 @@ class Alternating(Stage):
         self.energy_updater: Updater | None = None
         if self.prior is not None:
             self.register("prior", self.prior)
-            self.energy_updater = self._updater("energy", model.energies, self.energy_optimizer, self.clip, self.average)
+            self.energy_updater = self._updater(
+                "energy", model.energies, self.energy_optimizer, self.clip, self.average
+            )
         self.amortizer_updater: Updater | None = None
         if self.amortize is not None and model.amortizer is not None:
             # Its schedule counts its own updates: M to a step.

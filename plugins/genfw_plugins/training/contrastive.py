@@ -25,10 +25,10 @@ __all__ = ["Contrastive"]
 class Contrastive(Stage):
     r"""Train the energies on data by their likelihood; prior, decoder and encoder stay as they are.
 
-    The gradient of the log likelihood is :math:`-\nabla E(x^+) + \nabla E(x^-)` with data :math:`x^+` and chain ends :math:`x^-`; the
-    loss is
+    The gradient of the log likelihood is :math:`-\nabla E(x^+) + \nabla E(x^-)` with data :math:`x^+` and chain ends
+    :math:`x^-`; the loss is
 
-    .. math:: \overline{E(x^+)} - \overline{E(x^-)} + l_2\, \overline{E(x^+)^2 + E(x^-)^2} + w \sum_l \sigma_{\max}(W_l).
+    .. math:: \overline{E(x^+)} - \overline{E(x^-)} + l_2 \overline{E(x^+)^2 + E(x^-)^2} + w \sum_l \sigma_{\max}(W_l).
 
     References: VAEBM (arXiv 2010.00654) Eq. 7 and App. E; Du & Mordatch 2019 (IGEBM) for space ``data``.
 
@@ -67,9 +67,13 @@ class Contrastive(Stage):
         check_schedule(steps, batch)
         need(model, "contrastive", "energy")
         if model.latent_energies:
-            raise ContractError("stage 'contrastive' trains energies on data; stage 'alternating' trains those on the latent")
+            raise ContractError(
+                "stage 'contrastive' trains energies on data; stage 'alternating' trains those on the latent"
+            )
         if space in ("posterior", "prior"):
-            raise ContractError(f"negatives of an energy on data can't be drawn in space '{space}'; use noise, data or joint")
+            raise ContractError(
+                f"negatives of an energy on data can't be drawn in space '{space}'; use noise, data or joint"
+            )
         if use == "mean" and space == "data":
             raise ContractError("use: mean needs a decoder; chains in space 'data' have none")
         self.model, self.steps, self.batch = model, steps, batch
@@ -91,9 +95,7 @@ class Contrastive(Stage):
         """See :meth:`Stage.step`."""
         model, generator = self.model, self.run.generator
         target = make_target(model, self.space)
-        result = self.negatives.run(
-            target, len(batch), generator=generator, x=batch.x, index=batch.index, step=step
-        )
+        result = self.negatives.run(target, len(batch), generator=generator, x=batch.x, index=batch.index, step=step)
         with torch.no_grad(), frozen(model.prior, model.decoder):
             negative = target.to_data(result.position, mean=self.use == "mean", generator=generator)
         positive = batch.x

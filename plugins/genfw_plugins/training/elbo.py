@@ -26,9 +26,9 @@ class ELBO(Stage):
 
     .. math:: -\log p(x \mid z) + \beta_t\, KL[q(z \mid x) \| p(z)], \quad z \sim q(z \mid x),
 
-    where :math:`\beta_t` rises linearly from ``kl_start`` to ``beta`` over ``kl_warmup`` steps. With an energy on the latent the bound
-    gains :math:`+ E(z)` (and the constant :math:`\log Z`), and the energy is trained by its likelihood,
-    :math:`\overline{E(z^+)} - \overline{E(z^-)}`, on posterior draws and chains of the prior (VI-LEBM).
+    where :math:`\beta_t` rises linearly from ``kl_start`` to ``beta`` over ``kl_warmup`` steps. With an energy on the
+    latent the bound gains :math:`+ E(z)` (and the constant :math:`\log Z`), and the energy is trained by its
+    likelihood, :math:`\overline{E(z^+)} - \overline{E(z^-)}`, on posterior draws and chains of the prior (VI-LEBM).
 
     References: Kingma & Welling 2014; DAMC (arXiv 2310.03218) Table 4 for VI-LEBM.
 
