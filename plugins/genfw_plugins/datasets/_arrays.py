@@ -1,0 +1,129 @@
+"""Splits over arrays in memory, and what is done to pixels on the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from genfw.errors import ContractError, DataError
+from genfw.interfaces import Split
+
+__all__ = ["ArraySplit", "check_flip", "keep_rows", "pixels_to_float", "random_flip", "resize_pixels"]
+
+
+def pixels_to_float(pixels: Tensor) -> Tensor:
+    """8-bit pixels to float32 in [-1, 1]: 0 becomes -1, 255 becomes 1, ``x / 127.5 - 1``."""
+    return pixels.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def check_flip(flip: float) -> float:
+    """``flip`` itself, when it is a probability."""
+    if not 0.0 <= flip <= 1.0:
+        raise ContractError(f"flip is the probability of mirroring an image, in [0, 1], got {flip}")
+    return flip
+
+
+def random_flip(x: Tensor, flip: float, generator: torch.Generator | None) -> Tensor:
+    """Mirror each image left to right with probability ``flip``; none without a generator."""
+    if flip == 0.0 or generator is None:
+        return x
+    mirrored = torch.rand(len(x), generator=generator) < flip
+    return torch.where(mirrored.view(-1, 1, 1, 1), x.flip(-1), x)
+
+
+class ArraySplit(Split):
+    """Rows of a tensor in memory.
+
+    Arguments:
+        items: The rows, with shape ``(N, *)``: uint8 pixels (read as float32 in [-1, 1]) or float32 (read as they are).
+        labels: Their classes, int64, with shape ``(N,)``, or ``None``.
+        flip: Probability of mirroring an image, where the reader passes a generator.
+    """
+
+    def __init__(self, items: Tensor, labels: Tensor | None = None, *, flip: float = 0.0) -> None:
+        if labels is not None and len(labels) != len(items):
+            raise DataError(f"{len(items)} items but {len(labels)} labels; the files do not belong together")
+        self.items, self.labels, self.flip = items, labels, flip
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`genfw.interfaces.Split.get`."""
+        x = self.items[index]
+        if x.dtype == torch.uint8:
+            x = pixels_to_float(x)
+        labels = None if self.labels is None else self.labels[index]
+        return random_flip(x, self.flip, generator), labels
+
+
+def resize_pixels(pixels: Tensor, size: int, how: str, *, chunk: int = 4096) -> Tensor:
+    """8-bit images made ``size`` high and wide.
+
+    ``bilinear`` filters before it shrinks, as PIL does, and rounds to the nearest level; ``pad`` puts 0 around the image,
+    the odd row or column at its end.
+
+    Arguments:
+        pixels: Images, uint8, with shape ``(N, C, H, W)``.
+        size: New height and width.
+        how: ``bilinear`` or ``pad``.
+        chunk: Images resized at once, to bound the float copy.
+
+    Raises:
+        DataError: The images are larger than ``size`` and ``how`` is ``pad``.
+    """
+    height, width = pixels.shape[-2:]
+    if (height, width) == (size, size):
+        return pixels
+    if how == "pad":
+        if height > size or width > size:
+            raise DataError(
+                f"images of {height}x{width} can't be padded to {size}x{size}; set a larger 'size' or 'resize: bilinear'"
+            )
+        top, left = (size - height) // 2, (size - width) // 2
+        return functional.pad(pixels, (left, size - width - left, top, size - height - top))
+    resized = [
+        functional.interpolate(part.float(), size=(size, size), mode="bilinear", antialias=True)
+        for part in pixels.split(chunk)
+    ]
+    return torch.cat([part.round_().clamp_(0, 255).to(torch.uint8) for part in resized])
+
+
+def keep_rows(
+    labels: Tensor | None,
+    *,
+    classes: Sequence[int] | None = None,
+    exclude: Sequence[int] | None = None,
+    limit: int | None = None,
+    count: int,
+) -> Tensor:
+    """Numbers of the rows that stay, in order.
+
+    Arguments:
+        labels: Classes, with shape ``(N,)``.
+        classes: Classes kept; all where ``None``.
+        exclude: Classes left out.
+        limit: Rows kept, from the first.
+        count: ``N``.
+
+    Raises:
+        DataError: Classes are named but there are no labels, or no row is left.
+    """
+    kept = torch.ones(count, dtype=torch.bool)
+    if classes is not None or exclude:
+        if labels is None:
+            raise DataError("'classes' and 'exclude' need labels, and this data set has none")
+        if classes is not None:
+            kept &= torch.isin(labels, torch.tensor(list(classes), dtype=labels.dtype))
+        if exclude:
+            kept &= ~torch.isin(labels, torch.tensor(list(exclude), dtype=labels.dtype))
+    rows = kept.nonzero().flatten()[:limit]
+    if len(rows) == 0:
+        present = [] if labels is None else labels.unique().tolist()
+        raise DataError(
+            f"no row is left after 'classes: {classes}' and 'exclude: {exclude}'; the classes are {present}"
+        )
+    return rows

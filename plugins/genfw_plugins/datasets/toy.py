@@ -1,0 +1,174 @@
+"""Two-dimensional laws with an exact density."""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError, DataError
+from genfw.interfaces import Dataset, Split
+from genfw.seeding import derive_seed
+from genfw.types import Size
+from genfw_plugins.datasets._arrays import ArraySplit
+
+__all__ = ["GaussianGrid", "Pinwheel", "ToyDataset"]
+
+
+class ToyDataset(Dataset):
+    """Independent draws of a known law, drawn once per split from a seed by name.
+
+    A subclass guarantees that ``draw`` and ``log_prob`` speak of the same law.
+
+    Arguments:
+        train: Rows of the training split.
+        test: Rows of the test split, independent of the others.
+        seed: Source of the draws.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"train": 2000, "test": 500}
+
+    def __init__(self, train: int, test: int, seed: int) -> None:
+        if train < 1 or test < 1:
+            raise ContractError(f"'train' and 'test' count rows and are at least 1, got {train} and {test}")
+        self.counts, self.seed = {"train": train, "test": test}, seed
+
+    @abc.abstractmethod
+    def draw(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Fresh draws ``(count, 2)`` and the component each came from ``(count,)``."""
+
+    @property
+    def data_shape(self) -> Size:
+        """Two numbers."""
+        return (2,)
+
+    def split(self, name: str) -> Split:
+        """See :meth:`genfw.interfaces.Dataset.split`."""
+        if name not in self.counts:
+            raise DataError(f"there is no split '{name}'; there are {', '.join(self.counts)}")
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, type(self).__name__, name))
+        return ArraySplit(*self.draw(self.counts[name], generator=generator))
+
+
+class GaussianGrid(ToyDataset):
+    r"""A square grid of equal Gaussians: :math:`p(x) = \frac{1}{s^2} \sum_{c} N(x; c, \sigma^2 I)`.
+
+    With the defaults this is "25-Gaussians": centres :math:`\{-2, -1, 0, 1, 2\}^2`. The mean log-likelihood of the truth under
+    itself is then :math:`-\log 25 - \log 2\pi\sigma^2 - 1 = -1.10` nats.
+
+    References:
+        VAEBM (Xiao et al., 2021), section 5.4, https://arxiv.org/abs/2010.00654
+
+    Arguments:
+        side: :math:`s`, Gaussians along each axis.
+        spacing: Distance between neighbouring centres; the grid is centred on 0.
+        std: :math:`\sigma`.
+        train: Rows of the training split.
+        test: Rows of the test split.
+        seed: Source of the draws.
+    """
+
+    def __init__(
+        self,
+        side: int = 5,
+        spacing: float = 1.0,
+        std: float = 0.0839,
+        train: int = 100_000,
+        test: int = 10_000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(train, test, seed)
+        if side < 1 or spacing <= 0 or std <= 0:
+            raise ContractError(f"side, spacing and std are positive, got {side}, {spacing}, {std}")
+        self.side, self.spacing, self.std = side, spacing, std
+
+    @property
+    def axis(self) -> Tensor:
+        """Centres along one axis, with shape ``(side,)``."""
+        return (torch.arange(self.side, dtype=torch.float32) - (self.side - 1) / 2) * self.spacing
+
+    def draw(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """See :meth:`ToyDataset.draw`; Gaussian ``side * i + j`` is centred on ``(axis[i], axis[j])``."""
+        mode = torch.randint(self.side**2, (count,), generator=generator)
+        centre = torch.stack([self.axis[mode // self.side], self.axis[mode % self.side]], dim=1)
+        return centre + self.std * torch.randn(count, 2, generator=generator), mode
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """See :meth:`genfw.interfaces.Dataset.log_prob`."""
+        # A grid of equal Gaussians is a product of one mixture per axis: 2s terms instead of s^2.
+        # shape: (B, 2, 1) against (s,) -> (B, 2, s)
+        normalised = (x.unsqueeze(-1) - self.axis.to(x)) / self.std
+        constant = math.log(self.side) + math.log(self.std) + 0.5 * math.log(2 * math.pi)
+        return ((-0.5 * normalised.square()).logsumexp(-1) - constant).sum(1)
+
+
+class Pinwheel(ToyDataset):
+    r"""Gaussian blobs drawn out along the arms of a wheel, and twisted: :math:`x = s\,R(\alpha_k + \rho\, e^{|u|})\, u`.
+
+    Here :math:`u \sim N((1, 0), \operatorname{diag}(\sigma_r^2, \sigma_t^2))` and :math:`R` is a rotation. The twist turns each circle
+    about 0 as a whole, so it keeps areas and the density is exact. The usual pinwheel turns by :math:`e^{u_1}`, which has no
+    closed density; for thin arms the two differ by :math:`u_2^2 / 2u_1` in the exponent.
+
+    References:
+        Composing graphical models with neural networks (Johnson et al., 2016), https://arxiv.org/abs/1603.06277
+        DAMC (Yu et al., 2023), appendix E.1, https://arxiv.org/abs/2310.03218
+
+    Arguments:
+        arms: Count of arms :math:`k`, at even angles :math:`\alpha_k`.
+        radial_std: :math:`\sigma_r`, along the arm.
+        tangential_std: :math:`\sigma_t`, across it.
+        rate: :math:`\rho`, strength of the twist.
+        scale: :math:`s`, factor on the whole.
+        train: Rows of the training split.
+        test: Rows of the test split.
+        seed: Source of the draws.
+    """
+
+    def __init__(
+        self,
+        arms: int = 2,
+        radial_std: float = 0.3,
+        tangential_std: float = 0.1,
+        rate: float = 0.25,
+        scale: float = 1.0,
+        train: int = 10_000,
+        test: int = 10_000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(train, test, seed)
+        if arms < 1 or radial_std <= 0 or tangential_std <= 0 or scale <= 0:
+            raise ContractError(
+                "arms, radial_std, tangential_std and scale are positive, "
+                f"got {arms}, {radial_std}, {tangential_std}, {scale}"
+            )
+        self.arms, self.radial_std, self.tangential_std = arms, radial_std, tangential_std
+        self.rate, self.scale = rate, scale
+
+    def draw(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """See :meth:`ToyDataset.draw`; the component is the arm."""
+        arm = torch.randint(self.arms, (count,), generator=generator)
+        u = torch.randn(count, 2, generator=generator) * torch.tensor([self.radial_std, self.tangential_std])
+        u[:, 0] += 1.0
+        angle = 2 * math.pi * arm / self.arms + self.rate * u.norm(dim=1).exp()
+        return self.scale * _rotate(u, angle), arm
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """See :meth:`genfw.interfaces.Dataset.log_prob`."""
+        point = x / self.scale
+        twist = self.rate * point.square().sum(1).add(1e-24).sqrt().exp()
+        terms = []
+        for arm in range(self.arms):
+            u = _rotate(point, -(twist + 2 * math.pi * arm / self.arms))
+            radial, tangential = (u[:, 0] - 1.0) / self.radial_std, u[:, 1] / self.tangential_std
+            terms.append(-0.5 * (radial.square() + tangential.square()))
+        area = 2 * math.pi * self.radial_std * self.tangential_std * self.scale**2
+        return torch.stack(terms).logsumexp(0) - math.log(self.arms * area)
+
+
+def _rotate(point: Tensor, angle: Tensor) -> Tensor:
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.stack([cosine * point[:, 0] - sine * point[:, 1], sine * point[:, 0] + cosine * point[:, 1]], dim=1)

@@ -1,0 +1,89 @@
+"""Optimisers and the course of their learning rate."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from genfw.errors import ContractError
+from genfw_plugins.training.optimizers import SGD, Adam, Adamax, AdamW
+
+ALL = [Adam, AdamW, Adamax, SGD]
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_descends_a_bowl(kind):
+    weight = nn.Parameter(torch.tensor([3.0, -2.0]))
+    optimizer = kind(lr=0.1).build([weight])
+    assert optimizer.param_groups[0]["lr"] == 0.1
+    for _ in range(300):
+        optimizer.zero_grad()
+        weight.square().sum().backward()
+        optimizer.step()
+    assert weight.norm() < 0.1
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_factory_builds_fresh_optimizers(kind):
+    factory, weight = kind(), nn.Parameter(torch.ones(3))
+    first, second = factory.build([weight]), factory.build([weight])
+    weight.grad = torch.ones(3)
+    first.step()
+    assert not second.state
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_warmup_is_linear_and_reaches_the_peak(kind):
+    factory = kind(warmup=4)
+    assert [factory.factor(t, 100) for t in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    assert kind().factor(0, 100) == 1.0
+
+
+@pytest.mark.parametrize("decay", ["linear", "cosine", "exponential"])
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_decay_falls_from_one_to_final(decay, warmup):
+    factory = Adam(decay=decay, final=0.05, warmup=warmup)
+    factors = [factory.factor(t, 101 + warmup) for t in range(warmup, 101 + warmup)]
+    assert factors[0] == pytest.approx(1.0)
+    assert factors[-1] == pytest.approx(0.05)
+    assert all(later < earlier for earlier, later in itertools.pairwise(factors))
+    assert factory.factor(10_000, 101 + warmup) == pytest.approx(0.05)
+    middle = {"linear": 0.525, "cosine": 0.525, "exponential": math.sqrt(0.05)}[decay]
+    assert factors[50] == pytest.approx(middle)
+
+
+def test_weight_decay_of_adamw_is_apart_from_the_gradient():
+    coupled, apart = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    for weight, kind in ((coupled, Adam), (apart, AdamW)):
+        weight.grad = torch.zeros(1)
+        kind(lr=0.1, weight_decay=0.5).build([weight]).step()
+    assert apart.item() == pytest.approx(1 - 0.1 * 0.5)
+    assert coupled.item() == pytest.approx(1 - 0.1, abs=1e-6)  # Adam divides the penalty by its own root
+
+
+def test_adam_settings_reach_torch():
+    group = (
+        Adam(lr=2e-4, betas=(0.5, 0.99), eps=1e-6, weight_decay=0.1)
+        .build([nn.Parameter(torch.ones(1))])
+        .param_groups[0]
+    )
+    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (2e-4, (0.5, 0.99), 1e-6, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: Adam(lr=0.0), "lr must be positive"),
+        (lambda: AdamW(betas=(0.9, 1.0)), "betas lie in"),
+        (lambda: Adamax(eps=0.0), "eps must be positive"),
+        (lambda: Adam(weight_decay=-1.0), "weight_decay"),
+        (lambda: SGD(momentum=1.0), "momentum lies"),
+        (lambda: SGD(nesterov=True), "set momentum"),
+        (lambda: SGD(decay="exponential"), "final > 0"),
+    ],
+)
+def test_nonsense_is_refused(make, text):
+    with pytest.raises(ContractError, match=text):
+        make()
