@@ -1,7 +1,7 @@
 r"""The potentials that chains walk on. Each says which space it lives in, and is exact.
 
-Every target is :math:`\pi(\epsilon) \propto e^{-U(\epsilon)}` with :math:`U = \text{base} + \text{tilt}`. The split matters: a fresh draw
-of the base is a *global* proposal whose importance weight is :math:`e^{-\text{tilt}}`.
+Every target is :math:`\pi(\epsilon) \propto e^{-U(\epsilon)}` with :math:`U = \text{base} + \text{tilt}`. The
+split matters: a fresh draw of the base is a *global* proposal whose importance weight is :math:`e^{-\text{tilt}}`.
 
 Spaces, by the name a recipe gives them:
 
@@ -48,10 +48,10 @@ Space = Literal["noise", "prior", "posterior", "data", "joint"]
 
 
 class Target(abc.ABC):
-    r"""Potential :math:`U(\epsilon) = \text{base}(\epsilon) + \text{tilt}(\epsilon)` over flat positions :math:`(B, D)`.
+    r"""Potential :math:`U = \text{base} + \text{tilt}` over flat positions :math:`(B, D)`.
 
-    A subclass guarantees that both are differentiable, one number per position, and that ``draw_base`` draws exactly from
-    :math:`\propto e^{-\text{base}}` (or refuses).
+    A subclass guarantees that both are differentiable, one number per position, and that ``draw_base`` draws exactly
+    from :math:`\propto e^{-\text{base}}` (or refuses).
     """
 
     #: Which slice of a position is what.
@@ -64,9 +64,7 @@ class Target(abc.ABC):
         r"""What energies and likelihoods add to the base, in nats, with shape :math:`(B,)`."""
 
     @abc.abstractmethod
-    def to_data(
-        self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
         r"""The data a position stands for, with shape :math:`(B, *)`.
 
         Arguments:
@@ -93,20 +91,21 @@ class Target(abc.ABC):
 
     def tilt_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
         r"""Tilt :math:`(B,)` and its gradient :math:`(B, D)`, both without graph."""
-        with torch.enable_grad():
-            position = position.detach().requires_grad_(True)
-            value = self.tilt(position)
-            gradient = _gradient(value, position)
-        return value.detach(), gradient
+        return _value_and_grad(self.tilt, position)
+
+    def base_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Base :math:`(B,)` and its gradient :math:`(B, D)`, both without graph.
+
+        That of :math:`|\epsilon|^2/2` is :math:`\epsilon` itself; subclasses with another base override this.
+        """
+        position = position.detach()
+        return self.base(position), position
 
     def potential_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        r"""Potential :math:`(B,)` and its gradient :math:`(B, D)`, both without graph.
-
-        The base's share of the gradient is :math:`\epsilon` itself, in closed form; subclasses with another base override this.
-        """
-        tilt, gradient = self.tilt_and_grad(position)
-        position = position.detach()
-        return self.base(position) + tilt, gradient + position
+        r"""Potential :math:`(B,)` and its gradient :math:`(B, D)`, both without graph."""
+        tilt, tilt_gradient = self.tilt_and_grad(position)
+        base, base_gradient = self.base_and_grad(position)
+        return base + tilt, base_gradient + tilt_gradient
 
     @contextmanager
     def chain(self) -> Iterator[None]:
@@ -114,22 +113,29 @@ class Target(abc.ABC):
         with frozen(*self.modules()):
             yield
 
-    def tempered(self, beta: float) -> Tempered:
-        r"""The target with tilt :math:`\beta \cdot \text{tilt}`: at 0 the base, at 1 this target."""
+    def tempered(self, beta: float | Tensor) -> Tempered:
+        r"""The target with tilt :math:`\beta \cdot \text{tilt}`: at 0 the base, at 1 this target.
+
+        Arguments:
+            beta: :math:`\beta`, one for all positions or one for each, with shape :math:`(B,)`.
+        """
         return Tempered(self, beta)
 
 
-def _gradient(value: Tensor, position: Tensor) -> Tensor:
-    if not value.requires_grad:  # a constant tilt, such as that of a model without energies
-        return torch.zeros_like(position)
-    (gradient,) = torch.autograd.grad(value.sum(), position, allow_unused=True)
-    return torch.zeros_like(position) if gradient is None else gradient.detach()
+def _value_and_grad(function: Callable[[Tensor], Tensor], position: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        position = position.detach().requires_grad_(True)
+        value = function(position)
+        if not value.requires_grad:  # a constant tilt, such as that of a model without energies
+            return value, torch.zeros_like(position)
+        (gradient,) = torch.autograd.grad(value.sum(), position, allow_unused=True)
+    return value.detach(), torch.zeros_like(position) if gradient is None else gradient
 
 
 class Tempered(Target):
-    r"""Another target with its tilt multiplied by :math:`\beta`."""
+    r"""Another target with its tilt multiplied by :math:`\beta`; see :meth:`Target.tempered`."""
 
-    def __init__(self, target: Target, beta: float) -> None:
+    def __init__(self, target: Target, beta: float | Tensor) -> None:
         self.target, self.beta = target, beta
         self.layout, self.proper_base = target.layout, target.proper_base
 
@@ -137,23 +143,25 @@ class Tempered(Target):
         """See :meth:`Target.tilt`."""
         return self.beta * self.target.tilt(position)
 
+    def tilt_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Target.tilt_and_grad`."""
+        tilt, gradient = self.target.tilt_and_grad(position)
+        beta = self.beta
+        return beta * tilt, (beta[:, None] if isinstance(beta, Tensor) and beta.ndim else beta) * gradient
+
     def base(self, position: Tensor) -> Tensor:
         """See :meth:`Target.base`."""
         return self.target.base(position)
+
+    def base_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Target.base_and_grad`."""
+        return self.target.base_and_grad(position)
 
     def draw_base(self, count: int, generator: torch.Generator) -> Tensor:
         """See :meth:`Target.draw_base`."""
         return self.target.draw_base(count, generator)
 
-    def potential_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Target.potential_and_grad`."""
-        potential, gradient = self.target.potential_and_grad(position)
-        tilt, tilt_gradient = self.target.tilt_and_grad(position)
-        return potential - (1.0 - self.beta) * tilt, gradient - (1.0 - self.beta) * tilt_gradient
-
-    def to_data(
-        self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`Target.to_data`."""
         return self.target.to_data(position, mean=mean, generator=generator)
 
@@ -163,10 +171,10 @@ class Tempered(Target):
 
 
 class NoiseTarget(Target):
-    r"""The whole model in its noise: :math:`U(\epsilon) = E(x(\epsilon)) + E(z(\epsilon_z)) + |\epsilon|^2/2` (VAEBM Eq. 9).
+    r"""The whole model in its noise: :math:`U = E(x(\epsilon)) + E(z(\epsilon_z)) + |\epsilon|^2/2` (VAEBM Eq. 9).
 
-    No other term: the Jacobian of :math:`\epsilon \to (z, x)` cancels against the densities of prior and decoder. The group ``x`` is in
-    the layout only where an energy on data reads it.
+    No other term: the Jacobian of :math:`\epsilon \to (z, x)` cancels against the densities of prior and decoder. The
+    group ``x`` is in the layout only where an energy on data reads it.
 
     Arguments:
         model: The model; it needs a prior, and a decoder where an energy reads data.
@@ -189,9 +197,7 @@ class NoiseTarget(Target):
         likelihood = self.model.likelihood(latent)
         return likelihood.transform(position[:, self._latent_width :].unflatten(1, likelihood.noise_shape or (0,)))
 
-    def to_data(
-        self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`Target.to_data`."""
         latent = self.model.latent(position[:, : self._latent_width])
         if mean:
@@ -206,7 +212,7 @@ class NoiseTarget(Target):
 
 
 class PriorTarget(NoiseTarget):
-    r"""The latent prior: :math:`U(\epsilon_z) = E(z(\epsilon_z)) + |\epsilon_z|^2/2`, energies on data left out (DAMC Eq. 1)."""
+    r"""Latent prior: :math:`U(\epsilon_z) = E(z(\epsilon_z)) + |\epsilon_z|^2/2`, no energy on data (DAMC Eq. 1)."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
@@ -218,7 +224,7 @@ class PriorTarget(NoiseTarget):
 
 
 class PosteriorTarget(NoiseTarget):
-    r"""The latent posterior given data: :math:`U = -\log p(x \mid z(\epsilon_z)) + E(z(\epsilon_z)) + |\epsilon_z|^2/2`.
+    r"""The posterior given data: :math:`U = -\log p(x \mid z(\epsilon_z)) + E(z(\epsilon_z)) + |\epsilon_z|^2/2`.
 
     Energies on data are constant here and left out.
 
@@ -236,7 +242,7 @@ class PosteriorTarget(NoiseTarget):
         """See :meth:`Target.tilt`."""
         if position.shape[0] % self.x.shape[0]:
             raise ContractError(
-                f"{position.shape[0]} positions for {self.x.shape[0]} items: give the same number of chains to each item"
+                f"{position.shape[0]} positions for {self.x.shape[0]} items: each item needs the same number of chains"
             )
         # Several chains per item lie one after the other: chains 0..n-1 of all items, then the next round.
         x = self.x.repeat(position.shape[0] // self.x.shape[0], *(1 for _ in self.x.shape[1:]))
@@ -247,8 +253,8 @@ class PosteriorTarget(NoiseTarget):
 class DataTarget(Target):
     r"""An energy-based model on data alone: :math:`U(x) = E(x)`, flat base.
 
-    The base is improper, so kernels with global moves refuse it; ``draw_base`` draws uniformly from :math:`[-1, 1]`, where chains on
-    images usually begin.
+    The base is improper, so kernels with global moves refuse it; ``draw_base`` draws uniformly from :math:`[-1, 1]`,
+    where chains on images usually begin.
 
     Arguments:
         model: The model; only its energies on data are read.
@@ -274,15 +280,13 @@ class DataTarget(Target):
         """See :meth:`Target.draw_base`."""
         return 2.0 * torch.rand(count, self.layout.size, generator=generator, device=generator.device) - 1.0
 
-    def potential_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Target.potential_and_grad`."""
-        return self.tilt_and_grad(position)
+    def base_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Target.base_and_grad`."""
+        return self.base(position), torch.zeros_like(position)
 
-    def to_data(
-        self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`Target.to_data`."""
-        return position.unflatten(1, self.model.data_shape)
+        return position.reshape(-1, *self.model.data_shape)
 
     def modules(self) -> tuple[nn.Module, ...]:
         """See :meth:`Target.modules`."""
@@ -290,11 +294,11 @@ class DataTarget(Target):
 
 
 class JointTarget(Target):
-    r"""The model over :math:`(z, x)`: :math:`U = E - \log p(x \mid z) - \log p(z)`, the space VAEBM App. B.1 compares with.
+    r"""The model over :math:`(z, x)`: :math:`U = E - \log p(x \mid z) - \log p(z)`, as in VAEBM App. B.1.
 
     Arguments:
-        model: The model; its prior must be without ``context`` (the position holds z and nothing else), its latent groups shaped like
-            their noise.
+        model: The model; its prior must be without ``context`` (the position holds z and nothing else), its latent
+            groups shaped like their noise.
     """
 
     def __init__(self, model: Model) -> None:
@@ -326,17 +330,15 @@ class JointTarget(Target):
             x = self.model.likelihood(latent).sample(generator=generator)
         return torch.cat([latent.flat(), x.flatten(1)], dim=1)
 
-    def potential_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Target.potential_and_grad`."""
-        with torch.enable_grad():
-            position = position.detach().requires_grad_(True)
-            value = self.potential(position)
-            gradient = _gradient(value, position)
-        return value.detach(), gradient
+    def base_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Target.base_and_grad`."""
+        return _value_and_grad(self.base, position)
 
-    def to_data(
-        self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def potential_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Target.potential_and_grad`; one backward pass through both terms."""
+        return _value_and_grad(self.potential, position)
+
+    def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`Target.to_data`."""
         latent, x = self._parts(position)
         return self.model.likelihood(latent).mean if mean else x
@@ -347,7 +349,7 @@ class JointTarget(Target):
 
 
 class FunctionTarget(Target):
-    r"""A target from a function: :math:`U(\epsilon) = f(\epsilon) + |\epsilon|^2/2`, for tests, notebooks and analytic densities.
+    r"""A target from a function: :math:`U(\epsilon) = f(\epsilon) + |\epsilon|^2/2`, for analytic densities.
 
     Arguments:
         size: :math:`D`.
@@ -362,9 +364,7 @@ class FunctionTarget(Target):
         """See :meth:`Target.tilt`."""
         return self._tilt(position)
 
-    def to_data(
-        self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None
-    ) -> Tensor:
+    def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """The position itself."""
         return position
 

@@ -1,0 +1,100 @@
+r"""Step sizes that find themselves.
+
+Robbins and Monro's rule on the logarithm,
+:math:`\log h \leftarrow \log h + \gamma_t (\bar\alpha - \alpha^\ast)`, with :math:`\bar\alpha` the acceptance
+probability averaged over the chains and :math:`\gamma_t = \max((1 + t)^{-0.6}, \gamma_{\min})`. The gain does not
+fall to zero, because the targets of training move; where exact invariance counts, adaptation is stopped
+(``adapt_steps``, ``adapt: false``).
+
+References:
+    C. Andrieu and J. Thoms, A tutorial on adaptive MCMC, 2008, section 4.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+from genfw.types import StateTree
+from genfw_plugins.mcmc.moves import positive
+
+__all__ = ["StepSize", "StepState"]
+
+
+class StepState(NamedTuple):
+    r"""An adapted step size, on the device.
+
+    Arguments:
+        log_step: :math:`\log h`, 0-dim, or one per temperature.
+        count: Updates made, 0-dim.
+    """
+
+    log_step: Tensor
+    count: Tensor
+
+    @property
+    def step(self) -> Tensor:
+        """:math:`h`."""
+        return self.log_step.exp()
+
+
+class StepSize:
+    r"""The rule, and what one chain hands on to the next.
+
+    Arguments:
+        initial: First :math:`h`.
+        target: Acceptance :math:`\alpha^\ast` to aim at.
+        adapt: Adapt at all.
+        adapt_steps: Steps after which adaptation stops, over all chains; ``None`` adapts for ever.
+        levels: How many step sizes there are; 0 for one 0-dim number.
+    """
+
+    #: Smallest gain :math:`\gamma_{\min}`.
+    floor = 0.02
+
+    def __init__(
+        self, initial: float, target: float, adapt: bool = True, adapt_steps: int | None = None, levels: int = 0
+    ) -> None:
+        positive(step_size=initial)
+        if not 0.0 < target < 1.0:
+            raise ContractError(f"the acceptance to aim at lies between 0 and 1, got {target}")
+        self.initial, self.target, self.adapt, self.adapt_steps, self.levels = (
+            initial,
+            target,
+            adapt,
+            adapt_steps,
+            levels,
+        )
+        self._kept: StepState | None = None
+
+    def begin(self, position: Tensor) -> StepState:
+        """Where the last chain left off, on the device and in the precision of ``position``."""
+        if self._kept is not None:
+            return StepState(*(value.to(position) for value in self._kept))
+        shape = (self.levels,) if self.levels else ()
+        return StepState(position.new_full(shape, math.log(self.initial)), position.new_zeros(()))
+
+    def update(self, state: StepState, acceptance: Tensor) -> StepState:
+        """One step of the rule; ``acceptance`` is averaged over chains and shaped like ``log_step``."""
+        if not self.adapt:
+            return state
+        gain = (1.0 + state.count).pow(-0.6).clamp(min=self.floor)
+        if self.adapt_steps is not None:
+            gain = torch.where(state.count < self.adapt_steps, gain, torch.zeros_like(gain))
+        return StepState(state.log_step + gain * (acceptance - self.target), state.count + 1)
+
+    def keep(self, state: StepState) -> None:
+        """Begin the next chain with this."""
+        self._kept = state
+
+    def state_dict(self) -> StateTree:
+        """What was kept."""
+        return {} if self._kept is None else dict(self._kept._asdict())
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self._kept = StepState(state["log_step"].clone(), state["count"].clone()) if state else None

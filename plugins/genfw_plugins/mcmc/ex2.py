@@ -1,0 +1,110 @@
+"""Global and local moves in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from genfw.interfaces import Info, Sampler
+from genfw.target import Target
+from genfw.types import StateTree
+from genfw_plugins.mcmc.isir import GlobalMove
+from genfw_plugins.mcmc.mala import MALA
+from genfw_plugins.mcmc.moves import positive
+
+__all__ = ["Ex2", "Ex2State"]
+
+
+class Ex2State(NamedTuple):
+    """The state of the local kernel; position and potential are its own."""
+
+    local: Any
+
+    @property
+    def position(self) -> Tensor:
+        """Where the chains are, with shape ``(B, D)``."""
+        position: Tensor = self.local.position
+        return position
+
+    @property
+    def potential(self) -> Tensor:
+        """Potential there in nats, with shape ``(B,)``."""
+        potential: Tensor = self.local.potential
+        return potential
+
+
+class Ex2(Sampler):
+    r"""Ex\ :sup:`2`\ MCMC, explore and exploit: one i-SIR move, then some moves of a local kernel.
+
+    The global move carries mass between modes, the local one settles it within a mode. The target is exactly
+    invariant where the local kernel leaves it so (MALA, HMC; not Langevin). A step costs :math:`N` potentials, one
+    gradient at the place the global move chose, and those of the local moves; the tilt of the state is read off its
+    potential.
+
+    The acceptance it reports is that of the global move: the probability of leaving one's place for a fresh draw.
+
+    Arguments:
+        candidates: :math:`N`, fresh draws of the base for each chain and step.
+        local: The local kernel; MALA where absent. Its own ``steps`` are not read.
+        local_steps: Local moves after each global one.
+        steps: Rounds (a global move and its local ones) in one chain.
+        chunk: Candidates per chain that are scored at once, to bound memory; all of them where 0.
+
+    References:
+        S. Samsonov et al., Local-Global MCMC kernels: the best of both worlds, NeurIPS 2022.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 2, "candidates": 4}
+
+    def __init__(
+        self,
+        candidates: int = 8,
+        local: Sampler | None = None,
+        local_steps: int = 1,
+        steps: int = 1,
+        chunk: int = 0,
+    ) -> None:
+        positive(steps=steps, local_steps=local_steps)
+        self.move = GlobalMove(candidates, chunk)
+        self.local = MALA() if local is None else local
+        self.local_steps, self.steps = local_steps, steps
+
+    def init(self, target: Target, position: Tensor, generator: torch.Generator) -> Ex2State:
+        """See :meth:`Sampler.init`.
+
+        Raises:
+            ContractError: The target's base is improper.
+        """
+        self.move.check(target)
+        return Ex2State(self.local.init(target, position, generator))
+
+    def step(self, target: Target, state: Ex2State, generator: torch.Generator) -> tuple[Ex2State, Info]:
+        """See :meth:`Sampler.step`."""
+        with torch.no_grad():
+            tilt = state.potential - target.base(state.position)
+            position, _, info = self.move(target, state.position, tilt, generator)
+        local = self.local.relocate(target, state.local, position, generator)
+        moved = info.moved
+        for _ in range(self.local_steps):
+            local, local_info = self.local.step(target, local, generator)
+            moved = moved | local_info.moved
+        return Ex2State(local), Info(info.acceptance, moved)
+
+    def plan(self, steps: int) -> None:
+        """See :meth:`Sampler.plan`."""
+        self.local.plan(steps * self.local_steps)
+
+    def finish(self, state: Ex2State) -> None:
+        """See :meth:`Sampler.finish`."""
+        self.local.finish(state.local)
+
+    def state_dict(self) -> StateTree:
+        """State of the local kernel."""
+        return {"local": self.local.state_dict()}
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.local.load_state_dict(state["local"])

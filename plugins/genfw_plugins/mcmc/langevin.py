@@ -1,0 +1,66 @@
+"""Unadjusted Langevin: the papers' kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+from genfw.interfaces import Info, Sampler
+from genfw.target import Target
+from genfw_plugins.mcmc.moves import normal_like, positive
+
+__all__ = ["Langevin", "LangevinState"]
+
+
+class LangevinState(NamedTuple):
+    r"""Position :math:`(B, D)`, potential :math:`(B,)` and gradient :math:`(B, D)` of chains."""
+
+    position: Tensor
+    potential: Tensor
+    gradient: Tensor
+
+
+class Langevin(Sampler):
+    r"""Unadjusted Langevin dynamics:
+
+    .. math:: \epsilon \leftarrow \epsilon - h \nabla U(\epsilon) + c \sqrt{2h}\, \xi, \qquad \xi \sim N(0, I).
+
+    Nothing corrects the discretisation, so the chain's law is biased by :math:`O(h)`, and for a step beyond the
+    stiffest curvature it has none. One gradient per step.
+
+    Arguments:
+        step_size: :math:`h`. From VAEBM's :math:`\eta`: :math:`h = \eta/2`; from LEBM's and DAMC's :math:`s`:
+            :math:`h = s^2/2`.
+        steps: Moves in one chain.
+        noise: Factor :math:`c` on the noise; 0 descends the gradient, 1 is Langevin.
+
+    References:
+        G. O. Roberts and R. L. Tweedie, Exponential convergence of Langevin distributions, 1996;
+        VAEBM, Eq. 3; DAMC, Eq. 2.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
+
+    def __init__(self, step_size: float, steps: int = 20, noise: float = 1.0) -> None:
+        positive(step_size=step_size, steps=steps)
+        if noise < 0:
+            raise ContractError(f"noise is a factor from 0 up, got {noise}")
+        self.step_size, self.steps, self.noise = step_size, steps, noise
+
+    def init(self, target: Target, position: Tensor, generator: torch.Generator) -> LangevinState:
+        """See :meth:`Sampler.init`."""
+        return LangevinState(position, *target.potential_and_grad(position))
+
+    def step(self, target: Target, state: LangevinState, generator: torch.Generator) -> tuple[LangevinState, Info]:
+        """See :meth:`Sampler.step`."""
+        h = self.step_size
+        position = state.position - h * state.gradient
+        if self.noise:
+            position = position + self.noise * math.sqrt(2.0 * h) * normal_like(position, generator)
+        one = torch.ones_like(state.potential)
+        return self.init(target, position, generator), Info(acceptance=one, moved=one.bool())

@@ -1,0 +1,46 @@
+"""Pieces that several kernels are assembled from."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+
+__all__ = ["choose", "metropolis", "normal_like", "positive"]
+
+
+def normal_like(position: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard-normal noise shaped like ``position``."""
+    return torch.randn(position.shape, generator=generator, device=position.device, dtype=position.dtype)
+
+
+def metropolis(log_ratio: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    r"""Accept with probability :math:`\min(1, e^{\text{log ratio}})`; a ratio that is not a number never.
+
+    Arguments:
+        log_ratio: With shape :math:`(B,)`.
+        generator: Source of the coin.
+
+    Returns:
+        The probability, and the verdict as booleans, each with shape :math:`(B,)`.
+    """
+    probability = log_ratio.clamp(max=0.0).exp().nan_to_num(nan=0.0)
+    coin = torch.rand(probability.shape, generator=generator, device=probability.device, dtype=probability.dtype)
+    return probability, coin < probability
+
+
+def choose(accept: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    r"""Rows of ``new`` where ``accept`` :math:`(B,)` says so, of ``old`` elsewhere."""
+    return torch.where(accept if new.ndim == 1 else accept[:, None], new, old)
+
+
+def positive(**values: float) -> None:
+    """Refuse settings that are not above zero.
+
+    Raises:
+        ContractError: Names the setting and its value.
+    """
+    for name, value in values.items():
+        if not value > 0:
+            raise ContractError(f"{name} must be above 0, got {value}")

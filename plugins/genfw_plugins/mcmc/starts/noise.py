@@ -1,0 +1,19 @@
+"""Begin in fresh draws of the base."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from genfw.interfaces import Start, StartRequest
+
+__all__ = ["NoiseStart"]
+
+
+class NoiseStart(Start):
+    """Fresh draws of the target's base: standard-normal noise, draws of the generator in space ``joint``, uniform on
+    [-1, 1] in space ``data``.
+    """
+
+    def draw(self, request: StartRequest) -> Tensor:
+        """See :meth:`Start.draw`."""
+        return request.target.draw_base(request.count, request.generator)

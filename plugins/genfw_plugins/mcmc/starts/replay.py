@@ -1,0 +1,149 @@
+"""Begin where earlier chains ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+from genfw.interfaces import Start, StartRequest
+from genfw.target import PosteriorTarget
+from genfw.types import NoiseLayout, StateTree
+from genfw_plugins.mcmc.moves import positive
+from genfw_plugins.mcmc.starts.noise import NoiseStart
+
+__all__ = ["ReplayStart"]
+
+_STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ReplayStart(Start):
+    r"""A buffer of :math:`N` chain ends. Every chain is tied to a slot of its own, drawn at random; it begins in what
+    the slot holds with probability :math:`p_t = p \min(1, t / \text{ramp})`, else fresh, and leaves its end in the
+    slot.
+
+    With :math:`p = 1` and as many slots as chains, the chains are persistent (PCD). Chains beyond :math:`N` begin
+    fresh and are not kept.
+
+    Arguments:
+        size: Slots :math:`N`.
+        probability: :math:`p`, the share of chains that go on from the buffer once the schedule is through.
+        ramp: Training steps over which the share grows from 0; 0 begins at :math:`p`.
+        groups: Noise groups that are kept; ``z`` stands for all of ``z.0``, ``z.1``, .... The others are drawn fresh
+            each time, as VAEBM's published code does with ``x``. All groups where absent.
+        storage: Precision of the buffer.
+        fresh: Where chains begin that do not go on; draws of the base where absent.
+
+    References:
+        T. Tieleman, Training restricted Boltzmann machines using approximations to the likelihood gradient, 2008;
+        Y. Du and I. Mordatch, Implicit generation and modeling with energy-based models, 2019; VAEBM, App. E.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"size": 64}
+
+    def __init__(
+        self,
+        size: int = 10_000,
+        probability: float = 0.95,
+        ramp: int = 0,
+        groups: list[str] | None = None,
+        storage: Literal["float32", "bfloat16"] = "float32",
+        fresh: Start | None = None,
+    ) -> None:
+        positive(size=size)
+        if not 0.0 <= probability <= 1.0:
+            raise ContractError(f"probability lies in [0, 1], got {probability}")
+        self.size, self.probability, self.ramp, self.groups = size, probability, ramp, groups
+        self.storage = _STORAGE[storage]
+        self.fresh = NoiseStart() if fresh is None else fresh
+        self._buffer: Tensor | None = None
+        self._filled: Tensor | None = None
+        self._slots: Tensor | None = None
+
+    def probability_at(self, step: int) -> float:
+        """:math:`p_t`."""
+        return self.probability * min(1.0, step / self.ramp) if self.ramp > 0 else self.probability
+
+    def draw(self, request: StartRequest) -> Tensor:
+        """See :meth:`Start.draw`.
+
+        Raises:
+            ContractError: The chains are conditioned on data, or the target is not the one the buffer was filled for.
+        """
+        if isinstance(request.target, PosteriorTarget):
+            raise ContractError(
+                "a replay buffer would hand one item's posterior chain to another item; use the start 'warm', which "
+                "keeps one chain per row of the data set"
+            )
+        fresh = self.fresh.draw(request)
+        columns = self._columns(request.target.layout).to(fresh.device)
+        buffer, filled = self._allocate(columns.numel(), fresh.device)
+        generator = request.generator
+        # Slots without repetition, so that no two chains write to one.
+        slots = torch.randperm(self.size, generator=generator, device=fresh.device)[: request.count]
+        coin = torch.rand(slots.shape, generator=generator, device=fresh.device)
+        replayed = (coin < self.probability_at(request.step)) & filled[slots]
+        position = fresh.clone()
+        kept = torch.where(replayed[:, None], buffer[slots].to(fresh), fresh[: slots.numel(), columns])
+        position[: slots.numel(), columns] = kept
+        self._slots = slots
+        return position
+
+    def store(self, request: StartRequest, position: Tensor) -> None:
+        """See :meth:`Start.store`."""
+        slots = self._slots
+        if slots is None or self._buffer is None or self._filled is None or position.shape[0] != request.count:
+            raise ContractError("replay: positions to store do not match those drawn")
+        columns = self._columns(request.target.layout).to(position.device)
+        self._buffer[slots] = position[: slots.numel(), columns].to(self.storage)
+        self._filled[slots] = True
+        self._slots = None
+        self.fresh.store(request, position)
+
+    def _columns(self, layout: NoiseLayout) -> Tensor:
+        if self.groups is None:
+            return torch.arange(layout.size)
+        for wanted in self.groups:
+            if not any(_belongs(name, wanted) for name in layout.names):
+                raise ContractError(f"replay: no noise group '{wanted}'; there are {', '.join(layout.names)}")
+        parts = [
+            torch.arange(layout.size)[where]
+            for group, where in layout.slices()
+            if any(_belongs(group.name, wanted) for wanted in self.groups)
+        ]
+        return torch.cat(parts)
+
+    def _allocate(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        if self._buffer is None or self._filled is None:
+            self._buffer = torch.zeros(self.size, width, dtype=self.storage, device=device)
+            self._filled = torch.zeros(self.size, dtype=torch.bool, device=device)
+        if self._buffer.shape != (self.size, width):
+            raise ContractError(
+                f"replay: the buffer holds {tuple(self._buffer.shape)} numbers, this target needs {(self.size, width)}"
+            )
+        self._buffer, self._filled = self._buffer.to(device), self._filled.to(device)
+        return self._buffer, self._filled
+
+    def after_update(self, step: int) -> None:
+        """See :meth:`Start.after_update`."""
+        self.fresh.after_update(step)
+
+    def state_dict(self) -> StateTree:
+        """The buffer, which slots are filled, and the state of ``fresh``."""
+        state: StateTree = {"fresh": self.fresh.state_dict()}
+        if self._buffer is not None and self._filled is not None:
+            state |= {"buffer": self._buffer, "filled": self._filled}
+        return state
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.fresh.load_state_dict(state["fresh"])
+        self._buffer = state["buffer"].clone() if "buffer" in state else None
+        self._filled = state["filled"].clone() if "filled" in state else None
+
+
+def _belongs(name: str, wanted: str) -> bool:
+    return name == wanted or name.startswith(wanted + ".")
