@@ -1,4 +1,4 @@
-"""Plain parts that every model starts from: standard-normal prior, fully connected encoder and decoder; the shipped recipes."""
+"""Plain parts to start from (standard-normal prior, fully connected networks), and the shipped recipes."""
 
 from pathlib import Path
 

@@ -1,1 +1,11 @@
-"""Built-in plugin (hook only)."""
+"""Measurements of a trained model, each with the protocol it was taken under."""
+
+from genfw.component import Component
+from genfw.hookspecs import hookimpl
+from genfw_plugins import builtin_components
+
+
+@hookimpl
+def genfw_components() -> list[Component]:
+    """See :func:`genfw.hookspecs.genfw_components`."""
+    return builtin_components("metrics")

@@ -1,1 +1,11 @@
-"""Built-in plugin (hook only)."""
+"""Fully connected energies, on data or on the latent."""
+
+from genfw.component import Component
+from genfw.hookspecs import hookimpl
+from genfw_plugins import builtin_components
+
+
+@hookimpl
+def genfw_components() -> list[Component]:
+    """See :func:`genfw.hookspecs.genfw_components`."""
+    return builtin_components("mlp_energy")

@@ -1,1 +1,11 @@
-"""Built-in plugin (hook only)."""
+"""Observers of a run."""
+
+from genfw.component import Component
+from genfw.hookspecs import hookimpl
+from genfw_plugins import builtin_components
+
+
+@hookimpl
+def genfw_components() -> list[Component]:
+    """See :func:`genfw.hookspecs.genfw_components`."""
+    return builtin_components("trackers")

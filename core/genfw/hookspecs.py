@@ -1,0 +1,53 @@
+"""The plugin contract, whole: what a plugin may implement. Each function is optional.
+
+A plugin is a module that imports nothing heavy, named by one entry point in the group ``genfw``::
+
+    from genfw.hookspecs import hookimpl
+    from genfw.component import Component
+
+    @hookimpl
+    def genfw_components():
+        return [Component("energy", "quadratic-well", "genfw_quad.energy:QuadraticWell", "E(v) = k |v - c|^2 / 2")]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from genfw.component import Component
+    from genfw.interfaces.tracker import RunInfo
+
+__all__ = ["hookimpl", "hookspec"]
+
+hookspec = pluggy.HookspecMarker("genfw")
+hookimpl = pluggy.HookimplMarker("genfw")
+
+
+@hookspec
+def genfw_components() -> Sequence[Component]:  # type: ignore[empty-body]
+    """What the plugin offers. Called once, at loading; targets are strings, so nothing heavy is imported."""
+
+
+@hookspec
+def genfw_recipes() -> Sequence[Path]:  # type: ignore[empty-body]
+    """Folders of recipes that ``genfw run NAME`` and ``extends`` find by name. Called once, at loading."""
+
+
+@hookspec
+def genfw_run_start(run: RunInfo) -> None:
+    """A run begins or goes on; first process only."""
+
+
+@hookspec
+def genfw_run_log(row: Mapping[str, Any]) -> None:
+    """One row of ``metrics.jsonl``."""
+
+
+@hookspec
+def genfw_run_end(status: str) -> None:
+    """The run is over: ``finished``, ``interrupted``, ``failed``."""
