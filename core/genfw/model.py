@@ -61,7 +61,7 @@ class Model(nn.Module):
     def data_shape(self) -> Size:
         """Shape of one item, without batch."""
         if self._data_shape is None and self.decoder is not None:
-            device = next(self.parameters()).device
+            device = next(self.parameters(), torch.empty(0)).device
             with torch.no_grad():
                 # Zero noise, not random: finding a shape must not consume anyone's randomness.
                 noise = torch.zeros(2, self.latent_layout.size, device=device)

@@ -1,4 +1,4 @@
-"""Measurements of a trained model, each with the protocol it was taken under."""
+"""Measurements of finished models: likelihood, reconstruction, speed, sample grids, chain diagnostics."""
 
 from genfw.component import Component
 from genfw.hookspecs import hookimpl

@@ -1,4 +1,4 @@
-"""Observers of a run."""
+"""Observers of a run beyond the ones that are always there (metrics.jsonl, the progress display)."""
 
 from genfw.component import Component
 from genfw.hookspecs import hookimpl

@@ -1,0 +1,322 @@
+"""Measure a finished model: each number with the protocol it was taken under, the paper's value beside it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import os
+import re
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import torch
+
+import genfw
+from genfw.errors import ContractError, GenfwError
+from genfw.freeze import frozen
+from genfw.interfaces.dataset import Dataset
+from genfw.interfaces.metric import Figure, Metric, Result
+from genfw.model import Model
+from genfw.plots import Canvas, save_figure, save_samples
+from genfw.sampling import Samples, draw_samples
+from genfw.seeding import derive_seed
+from genfw.settings import SampleSettings
+from genfw.types import Batch
+
+if TYPE_CHECKING:
+    from genfw.compose import Composition
+
+__all__ = ["EVALUATION_FILE", "Evaluation", "describe", "evaluate", "measure"]
+
+EVALUATION_FILE = "evaluation.json"
+
+
+class Evaluation:
+    """What a metric may use: the model, the data, samples that all metrics share, generators, a place for figures.
+
+    Arguments:
+        model: The model; held in eval mode with frozen parameters while metrics run.
+        data: The data set, or ``None``.
+        settings: How the model is sampled from.
+        directory: The run directory; figures are written below it.
+        device: Where the model's weights are.
+        seed: Source of all randomness.
+        smoke: Whether this is a smoke run, whose numbers mean nothing.
+        paper: The recipe's ``paper:`` section.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Dataset | None = None,
+        settings: SampleSettings | None = None,
+        directory: Path | str = ".",
+        *,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        smoke: bool = False,
+        paper: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.model, self.data = model, data
+        self.settings = SampleSettings() if settings is None else settings
+        self.directory = Path(directory)
+        self.device = torch.device(device)
+        self.seed, self.smoke = seed, smoke
+        self.paper: Mapping[str, Any] = paper or {}
+        self._samples: dict[int, Samples] = {}
+
+    def samples(self, count: int | None = None) -> Samples:
+        """Draw from the model as its recipe says; asked for the same count again, the same samples.
+
+        Arguments:
+            count: Samples; the recipe's ``sample.count`` where absent.
+        """
+        count = self.settings.count if count is None else count
+        if count not in self._samples:
+            self._samples[count] = draw_samples(
+                self.model, self.settings, count, seed=derive_seed(self.seed, "evaluate"), device=self.device
+            )
+        return self._samples[count]
+
+    def rows(self, split: str = "test", count: int | None = None) -> Batch:
+        """Rows of the data set without augmentation, on the CPU.
+
+        Arguments:
+            split: ``train``, ``test``, ...
+            count: Rows; all where absent or larger than the split, else a random subset that depends on ``count`` and
+                the split alone, so that runs with other seeds are measured on the same rows.
+
+        Raises:
+            ContractError: The recipe has no data set.
+        """
+        if self.data is None:
+            raise ContractError("this metric compares with data, and the recipe has no 'data:' section")
+        rows = self.data.split(split)
+        index = torch.arange(len(rows))
+        if count is not None and count < len(rows):
+            generator = torch.Generator().manual_seed(derive_seed(0, "rows", split, count))
+            index = torch.randperm(len(rows), generator=generator)[:count].sort().values
+        x, label = rows.get(index)
+        return Batch(x, index, label)
+
+    def generator(self, name: str) -> torch.Generator:
+        """A fresh generator on the model's device; the same name gives the same stream."""
+        return torch.Generator(self.device).manual_seed(derive_seed(self.seed, "evaluate", name))
+
+    def protocol(self, *, samples: int | None = None, **extra: Any) -> dict[str, Any]:
+        """What would change a number, as JSON scalars.
+
+        Arguments:
+            samples: Samples of :meth:`samples` that went into it; how they were drawn is then part of the protocol.
+            extra: The metric's own settings and counts.
+        """
+        facts: dict[str, Any] = {}
+        if samples is not None:
+            facts |= {"samples": samples, **self._sampling()}
+        facts |= extra
+        facts |= {"seed": self.seed, "device": str(self.device)}
+        facts |= {"genfw": genfw.__version__, "torch": str(torch.__version__)}
+        if self.smoke:
+            facts["smoke"] = True
+        return {key: value for key, value in facts.items() if value is not None}
+
+    def _sampling(self) -> dict[str, Any]:
+        settings = self.settings
+        facts: dict[str, Any] = {"space": settings.space, "sampler": "none"}
+        if settings.sampler is not None:
+            facts["sampler"] = describe(settings.sampler)
+            facts["chain_steps"] = settings.sampler.steps
+        facts["start"] = ", ".join(describe(start) for start in settings.starts) or "fresh draws of the base"
+        facts["decoder"] = "mean" if settings.mean else "sample"
+        facts["temperature"] = settings.temperature
+        facts["sample_batch"] = settings.batch
+        return facts
+
+    def expected(self, name: str) -> float | None:
+        """The paper's value of a result, from the recipe's ``paper.expect``; ``None`` where it gives none."""
+        expect = self.paper.get("expect")
+        value = expect.get(name) if isinstance(expect, Mapping) else None
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def figure(
+        self,
+        name: str,
+        title: str,
+        caption: str,
+        draw: Callable[[Canvas], None],
+        *,
+        size: tuple[float, float] = (6.4, 3.6),
+    ) -> Figure:
+        """Draw a picture into the run directory.
+
+        Arguments:
+            name: File name without ending; letters, digits, ``-`` and ``_``.
+            title: Heading in the report.
+            caption: What is seen, with units and value range.
+            draw: Fills an empty matplotlib figure.
+            size: Width and height in inches.
+        """
+        path = f"figures/{_checked(name)}.png"
+        save_figure(self.directory / path, draw, size=size)
+        return Figure(path, title, caption)
+
+    def picture(
+        self,
+        name: str,
+        title: str,
+        caption: str,
+        x: torch.Tensor,
+        *,
+        columns: int | None = None,
+        folder: str = "figures",
+    ) -> Figure:
+        """Write data as a grid (images) or scatter (vectors); arguments as for :meth:`figure`."""
+        path = f"{_checked(folder)}/{_checked(name)}.png"
+        save_samples(self.directory / path, x, columns=columns, title=title)
+        return Figure(path, title, caption)
+
+
+def _checked(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise ContractError(f"a figure's name is made of letters, digits, '-' and '_', got '{name}'")
+    return name
+
+
+def describe(component: object) -> str:
+    """A component as one line, ``Langevin(step_size=0.005, steps=10)``: its constructor's scalars that it holds."""
+    parts = []
+    for name in inspect.signature(type(component)).parameters:
+        value = getattr(component, name, None)
+        if isinstance(value, bool | int | float | str):
+            parts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
+    return f"{type(component).__name__}({', '.join(parts)})" if parts else type(component).__name__
+
+
+def evaluate(composition: Composition, directory: Path | str, *, only: Sequence[str] = ()) -> list[Result]:
+    """Measure a composed and trained model with its recipe's metrics and write ``evaluation.json``.
+
+    Arguments:
+        composition: The run; its model's weights are those to be measured.
+        directory: The run directory.
+        only: Names of metrics; all where empty. Results of the others stay as an earlier evaluation left them.
+
+    Returns:
+        The results that were taken now.
+
+    Raises:
+        ContractError: ``only`` names a metric that the recipe does not have.
+    """
+    parameter = next(composition.model.parameters(), None)
+    evaluation = Evaluation(
+        composition.model,
+        composition.data,
+        composition.sample,
+        directory,
+        device="cpu" if parameter is None else parameter.device,
+        seed=composition.seed,
+        smoke=composition.smoke,
+        paper=composition.paper,
+    )
+    return measure(evaluation, composition.metrics, only=only)
+
+
+def measure(evaluation: Evaluation, metrics: Sequence[tuple[str, Metric]], *, only: Sequence[str] = ()) -> list[Result]:
+    """Take metrics one after the other; a failure is recorded with its reason, and the others go on.
+
+    Arguments:
+        evaluation: What they measure.
+        metrics: ``(name, metric)`` pairs.
+        only: See :func:`evaluate`.
+    """
+    names = [name for name, _ in metrics]
+    if unknown := [name for name in only if name not in names]:
+        raise ContractError(
+            f"the recipe does not evaluate {', '.join(unknown)}; it has {', '.join(names) or 'no metrics'}"
+        )
+    results: list[Result] = []
+    records: list[dict[str, Any]] = []
+    for name, metric in metrics:
+        if only and name not in only:
+            continue
+        began = time.perf_counter()
+        taken, failed = _take(evaluation, name, metric)
+        seconds = time.perf_counter() - began
+        results.extend(taken)
+        records.extend(_record(evaluation, name, result, failed, seconds) for result in taken)
+    path = evaluation.directory / EVALUATION_FILE
+    if only:
+        records = _merge(path, records, [name for name in names if name not in only])
+    _write(path, {"format": 1, "smoke": evaluation.smoke, "paper": dict(evaluation.paper), "results": records})
+    return results
+
+
+def _take(evaluation: Evaluation, name: str, metric: Metric) -> tuple[list[Result], bool]:
+    try:
+        devices = [evaluation.device] if evaluation.device.type == "cuda" else []
+        with frozen(evaluation.model), torch.random.fork_rng(devices=devices):
+            return [_finite(result) for result in metric.compute(evaluation)], False
+    except GenfwError as error:
+        return [Result(name, None, protocol=evaluation.protocol(), note=str(error))], True
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        note = f"{type(error).__name__}: {error} ({where})"
+        return [Result(name, None, protocol=evaluation.protocol(), note=note)], True
+
+
+def _finite(result: Result) -> Result:
+    """A value or error that is not a finite number becomes ``None`` with a note: JSON has no infinities."""
+    if result.value is not None and not math.isfinite(result.value):
+        note = f"{result.note} The value is {result.value}.".strip()
+        result = attrs.evolve(result, value=None, error=None, note=note)
+    if result.error is not None and not math.isfinite(result.error):
+        result = attrs.evolve(result, error=None)
+    return result
+
+
+def _record(evaluation: Evaluation, metric: str, result: Result, failed: bool, seconds: float) -> dict[str, Any]:
+    expected = evaluation.expected(result.name)
+    both = expected is not None and result.value is not None
+    return {
+        "name": result.name,
+        "metric": metric,
+        "value": result.value,
+        "error": result.error,
+        "unit": result.unit,
+        "better": result.better,
+        "paper": expected,
+        "difference": result.value - expected if both else None,  # type: ignore[operator]
+        "note": result.note,
+        "failed": failed,
+        "protocol": {key: _scalar(value) for key, value in result.protocol.items()},
+        "figures": [attrs.asdict(figure) for figure in result.figures],
+        "metric_seconds": round(seconds, 3),
+    }
+
+
+def _scalar(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return str(value)
+
+
+def _merge(path: Path, records: list[dict[str, Any]], kept: Sequence[str]) -> list[dict[str, Any]]:
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))["results"]
+    except (OSError, ValueError, KeyError):
+        return records
+    return [record for record in earlier if record.get("metric") in kept] + records
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,202 @@
+"""Draw from the finished model, batch by batch, each batch with its own seed."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import attrs
+import torch
+from torch import Tensor
+
+from genfw.chains import run_chain
+from genfw.errors import ContractError
+from genfw.interfaces.stage import Stateful
+from genfw.interfaces.start import Start, StartRequest
+from genfw.model import Model
+from genfw.seeding import derive_seed
+from genfw.settings import SampleSettings
+from genfw.target import Target, make_target
+
+__all__ = ["Samples", "draw_samples", "draw_starts", "preserved", "synchronise"]
+
+#: Chains whose way from start to end is decoded for the report.
+TRACED_CHAINS = 8
+
+
+@attrs.frozen(eq=False)
+class Samples:
+    r"""What a finished model drew, on the CPU.
+
+    Arguments:
+        x: Data, with shape :math:`(N, *)`.
+        position: The positions they were decoded from, with shape :math:`(N, D)`.
+        potential: Potential there in nats, with shape :math:`(N,)`.
+        acceptance: Mean acceptance probability of the chains; ``None`` where there was no sampler.
+        trace: Data along the first few chains, with shape :math:`(K, n, *)`; ``K = 0`` where ``keep_every`` is 0.
+        potentials: Potential of all chains of the first batch at the kept steps, with shape :math:`(K, B)`.
+        kept: Step number of each kept state.
+        seconds: Time the draw took, decoding included.
+    """
+
+    x: Tensor
+    position: Tensor
+    potential: Tensor
+    acceptance: float | None
+    trace: Tensor
+    potentials: Tensor
+    kept: tuple[int, ...]
+    seconds: float
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+
+@contextmanager
+def preserved(*parts: Stateful) -> Iterator[None]:
+    """Put the state of ``parts`` back on the way out: sampling must not move a step size or fill a replay buffer."""
+    states = [copy.deepcopy(part.state_dict()) for part in parts]
+    try:
+        yield
+    finally:
+        for part, state in zip(parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def synchronise(device: torch.device | str) -> None:
+    """Wait until ``device`` has done what it was given, so that a clock read next means something."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def draw_samples(
+    model: Model, settings: SampleSettings, count: int, *, seed: int, device: torch.device | str = "cpu"
+) -> Samples:
+    r"""Draw ``count`` items from the model as the recipe's ``sample:`` section says.
+
+    Batch :math:`k` takes all its randomness from a generator seeded by ``seed`` and :math:`k`, and kernels and starts
+    begin every batch in the same state: the set does not depend on what was drawn before it.
+
+    Arguments:
+        model: The model, its weights on ``device``; left exactly as found.
+        settings: Space, kernel, starts, batch, mean or draw, temperature.
+        count: Items wanted.
+        seed: Source of all randomness.
+        device: Where chains run; the result is on the CPU.
+
+    Returns:
+        The samples, with the chains' potentials and acceptance.
+
+    Raises:
+        ContractError: The model has no such space, or the settings contradict one another.
+    """
+    if count < 1:
+        raise ContractError(f"draw at least 1 sample, got {count}")
+    target = make_target(model, settings.space)
+    parts: list[Stateful] = [*settings.starts, *([] if settings.sampler is None else [settings.sampler])]
+    synchronise(device)
+    began = time.perf_counter()
+    batches: list[Samples] = []
+    for number, first in enumerate(range(0, count, settings.batch)):
+        generator = torch.Generator(device).manual_seed(derive_seed(seed, "sample", number))
+        keep_every = settings.keep_every if number == 0 else 0
+        with preserved(*parts), target.chain(), torch.no_grad():
+            size = min(settings.batch, count - first)
+            batches.append(_draw_batch(model, target, settings, size, generator, keep_every))
+    synchronise(device)
+    accepted = [(batch.acceptance, len(batch)) for batch in batches if batch.acceptance is not None]
+    return Samples(
+        x=torch.cat([batch.x for batch in batches]),
+        position=torch.cat([batch.position for batch in batches]),
+        potential=torch.cat([batch.potential for batch in batches]),
+        acceptance=sum(rate * size for rate, size in accepted) / count if accepted else None,
+        trace=batches[0].trace,
+        potentials=batches[0].potentials,
+        kept=batches[0].kept,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _draw_batch(
+    model: Model, target: Target, settings: SampleSettings, count: int, generator: torch.Generator, keep_every: int
+) -> Samples:
+    position = draw_starts(target, settings.starts, count, generator)
+    if settings.sampler is None:
+        x = _decode(model, target, settings, position, generator)
+        return Samples(
+            x=x.cpu(),
+            position=position.cpu(),
+            potential=target.potential(position).cpu(),
+            acceptance=None,
+            trace=x.new_empty(0, 0, *x.shape[1:]).cpu(),
+            potentials=x.new_empty(0, count).cpu(),
+            kept=(),
+            seconds=0.0,
+        )
+    chain = run_chain(target, settings.sampler, position, generator=generator, keep_every=keep_every)
+    x = _decode(model, target, settings, chain.position, generator)
+    return Samples(
+        x=x.cpu(),
+        position=chain.position.cpu(),
+        potential=chain.potential.cpu(),
+        acceptance=float(chain.acceptance.mean()),
+        trace=_decode_trace(target, settings, chain.trace[:, :TRACED_CHAINS], generator, x),
+        potentials=chain.potentials.cpu(),
+        kept=chain.kept,
+        seconds=0.0,
+    )
+
+
+def draw_starts(target: Target, starts: Sequence[Start], count: int, generator: torch.Generator) -> Tensor:
+    r"""First positions of ``count`` chains, shared out over ``starts``; fresh draws of the base where there are none.
+
+    Arguments:
+        target: The chains' target.
+        starts: Where chains begin, in order.
+        count: Chains.
+        generator: Source of all randomness.
+
+    Returns:
+        Positions, with shape :math:`(B, D)`.
+    """
+    if not starts:
+        return target.draw_base(count, generator)
+    ends = [(count * (number + 1)) // len(starts) for number in range(len(starts))]
+    shares = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+    return torch.cat(
+        [
+            start.draw(StartRequest(share, target, generator))
+            for start, share in zip(starts, shares, strict=True)
+            if share
+        ]
+    )
+
+
+def _decode(
+    model: Model, target: Target, settings: SampleSettings, position: Tensor, generator: torch.Generator
+) -> Tensor:
+    if settings.temperature == 1.0:
+        return target.to_data(position, mean=settings.mean, generator=generator)
+    if settings.space not in ("noise", "prior"):
+        raise ContractError(f"a temperature acts on latent noise, which space '{settings.space}' does not have")
+    width = model.latent_layout.size
+    likelihood = model.likelihood(model.latent(position[:, :width], settings.temperature))
+    if settings.mean:
+        return likelihood.mean
+    if "x" in target.layout.names:
+        return likelihood.transform(position[:, width:].unflatten(1, likelihood.noise_shape or (0,)))
+    return likelihood.sample(generator=generator)
+
+
+def _decode_trace(
+    target: Target, settings: SampleSettings, trace: Tensor, generator: torch.Generator, x: Tensor
+) -> Tensor:
+    if trace.shape[0] == 0:
+        return x.new_empty(0, 0, *x.shape[1:]).cpu()
+    # The same decoder noise at every kept step: what changes from picture to picture is the chain alone.
+    noise = torch.Generator(generator.device)
+    seed = generator.initial_seed()
+    states = [target.to_data(state, mean=settings.mean, generator=noise.manual_seed(seed)) for state in trace]
+    return torch.stack(states).cpu()
