@@ -18,6 +18,9 @@ class Split(abc.ABC):
     A subclass guarantees that ``get`` is a pure function of its arguments and may be called from a background thread.
     """
 
+    #: False where ``get`` reads files or decodes images: the engine then reads ahead in a background thread.
+    in_memory: bool = True
+
     @abc.abstractmethod
     def __len__(self) -> int:
         """Count of rows."""
@@ -38,8 +41,9 @@ class Split(abc.ABC):
 class Dataset(abc.ABC):
     """A data set with named splits.
 
-    A subclass guarantees that its constructor reads and downloads nothing, that ``data_shape`` is known from the constructor's
-    arguments alone, and that an absent file is a :class:`~genfw.errors.DataError` of ``split``, saying where it was looked for.
+    A subclass guarantees that its constructor reads and downloads nothing, that ``data_shape`` is known from the
+    constructor's arguments alone, and that an absent file is a :class:`~genfw.errors.DataError` of ``split``, saying
+    where it was looked for.
     """
 
     @property
@@ -56,5 +60,5 @@ class Dataset(abc.ABC):
         """
 
     def log_prob(self, x: Tensor) -> Tensor | None:
-        r"""Exact log density of the law the data came from, in nats, with shape :math:`(B,)`; ``None`` where it is unknown."""
+        r"""Exact log density of the data's law in nats, with shape :math:`(B,)`; ``None`` where it is unknown."""
         return None
