@@ -63,8 +63,8 @@ class ArraySplit(Split):
 def resize_pixels(pixels: Tensor, size: int, how: str, *, chunk: int = 4096) -> Tensor:
     """8-bit images made ``size`` high and wide.
 
-    ``bilinear`` filters before it shrinks, as PIL does, and rounds to the nearest level; ``pad`` puts 0 around the image,
-    the odd row or column at its end.
+    ``bilinear`` filters before it shrinks, as PIL does, and rounds to the nearest level; ``pad`` puts 0 around the
+    image, the odd row or column at its end.
 
     Arguments:
         pixels: Images, uint8, with shape ``(N, C, H, W)``.
@@ -81,7 +81,8 @@ def resize_pixels(pixels: Tensor, size: int, how: str, *, chunk: int = 4096) -> 
     if how == "pad":
         if height > size or width > size:
             raise DataError(
-                f"images of {height}x{width} can't be padded to {size}x{size}; set a larger 'size' or 'resize: bilinear'"
+                f"images of {height}x{width} can't be padded to {size}x{size}; "
+                "set a larger 'size' or 'resize: bilinear'"
             )
         top, left = (size - height) // 2, (size - width) // 2
         return functional.pad(pixels, (left, size - width - left, top, size - height - top))

@@ -57,8 +57,8 @@ class ToyDataset(Dataset):
 class GaussianGrid(ToyDataset):
     r"""A square grid of equal Gaussians: :math:`p(x) = \frac{1}{s^2} \sum_{c} N(x; c, \sigma^2 I)`.
 
-    With the defaults this is "25-Gaussians": centres :math:`\{-2, -1, 0, 1, 2\}^2`. The mean log-likelihood of the truth under
-    itself is then :math:`-\log 25 - \log 2\pi\sigma^2 - 1 = -1.10` nats.
+    With the defaults this is "25-Gaussians": centres :math:`\{-2, -1, 0, 1, 2\}^2`. The mean log-likelihood of the
+    truth under itself is then :math:`-\log 25 - \log 2\pi\sigma^2 - 1 = -1.10` nats.
 
     References:
         VAEBM (Xiao et al., 2021), section 5.4, https://arxiv.org/abs/2010.00654
@@ -107,11 +107,11 @@ class GaussianGrid(ToyDataset):
 
 
 class Pinwheel(ToyDataset):
-    r"""Gaussian blobs drawn out along the arms of a wheel, and twisted: :math:`x = s\,R(\alpha_k + \rho\, e^{|u|})\, u`.
+    r"""Gaussian blobs along the arms of a wheel, twisted: :math:`x = s\,R(\alpha_k + \rho\, e^{|u|})\, u`.
 
-    Here :math:`u \sim N((1, 0), \operatorname{diag}(\sigma_r^2, \sigma_t^2))` and :math:`R` is a rotation. The twist turns each circle
-    about 0 as a whole, so it keeps areas and the density is exact. The usual pinwheel turns by :math:`e^{u_1}`, which has no
-    closed density; for thin arms the two differ by :math:`u_2^2 / 2u_1` in the exponent.
+    Here :math:`u \sim N((1, 0), \operatorname{diag}(\sigma_r^2, \sigma_t^2))` and :math:`R` is a rotation. The twist
+    turns each circle about 0 as a whole, so it keeps areas and the density is exact. The usual pinwheel turns by
+    :math:`e^{u_1}`, which has no closed density; for thin arms the two differ by :math:`u_2^2 / 2u_1` in the exponent.
 
     References:
         Composing graphical models with neural networks (Johnson et al., 2016), https://arxiv.org/abs/1603.06277
