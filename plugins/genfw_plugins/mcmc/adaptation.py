@@ -30,11 +30,11 @@ class StepState(NamedTuple):
 
     Arguments:
         log_step: :math:`\log h`, 0-dim, or one per temperature.
-        count: Updates made, 0-dim.
+        updates: How often it was adapted, 0-dim.
     """
 
     log_step: Tensor
-    count: Tensor
+    updates: Tensor
 
     @property
     def step(self) -> Tensor:
@@ -82,10 +82,10 @@ class StepSize:
         """One step of the rule; ``acceptance`` is averaged over chains and shaped like ``log_step``."""
         if not self.adapt:
             return state
-        gain = (1.0 + state.count).pow(-0.6).clamp(min=self.floor)
+        gain = (1.0 + state.updates).pow(-0.6).clamp(min=self.floor)
         if self.adapt_steps is not None:
-            gain = torch.where(state.count < self.adapt_steps, gain, torch.zeros_like(gain))
-        return StepState(state.log_step + gain * (acceptance - self.target), state.count + 1)
+            gain = torch.where(state.updates < self.adapt_steps, gain, torch.zeros_like(gain))
+        return StepState(state.log_step + gain * (acceptance - self.target), state.updates + 1)
 
     def keep(self, state: StepState) -> None:
         """Begin the next chain with this."""
@@ -97,4 +97,4 @@ class StepSize:
 
     def load_state_dict(self, state: StateTree) -> None:
         """Inverse of :meth:`state_dict`."""
-        self._kept = StepState(state["log_step"].clone(), state["count"].clone()) if state else None
+        self._kept = StepState(state["log_step"].clone(), state["updates"].clone()) if state else None

@@ -12,7 +12,7 @@ from genfw.interfaces import Info, Sampler
 from genfw.target import Target
 from genfw.types import StateTree
 from genfw_plugins.mcmc.adaptation import StepSize, StepState
-from genfw_plugins.mcmc.moves import choose, metropolis, normal_like, positive
+from genfw_plugins.mcmc.moves import choose, jittered, metropolis, normal_like, positive, share
 
 __all__ = ["MALA", "MALAState", "log_ratio", "propose"]
 
@@ -68,6 +68,8 @@ class MALA(Sampler):
         target: Acceptance to aim at; 0.574 is optimal in many dimensions.
         adapt: Adapt the step size.
         adapt_steps: Steps, over all chains, after which the step size stays; ``None`` adapts for ever.
+        jitter: :math:`j` in [0, 1): every chain and step has its own :math:`h (1 + j u)`, :math:`u` uniform on [-1, 1].
+            The short steps free chains that begin far out, where the common step only overshoots.
 
     References:
         G. O. Roberts and J. S. Rosenthal, Optimal scaling of discrete approximations to Langevin diffusions, 1998.
@@ -82,9 +84,11 @@ class MALA(Sampler):
         target: float = 0.574,
         adapt: bool = True,
         adapt_steps: int | None = None,
+        jitter: float = 0.0,
     ) -> None:
         positive(steps=steps)
-        self.steps = steps
+        share(jitter=jitter)
+        self.steps, self.jitter = steps, jitter
         self._step_size = StepSize(step_size, target, adapt, adapt_steps)
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> MALAState:
@@ -93,7 +97,7 @@ class MALA(Sampler):
 
     def step(self, target: Target, state: MALAState, generator: torch.Generator) -> tuple[MALAState, Info]:
         """See :meth:`Sampler.step`."""
-        h = state.step_size.step
+        h = jittered(state.step_size.step, self.jitter, state.position, generator)
         position, xi = propose(state.position, state.gradient, h, generator)
         potential, gradient = target.potential_and_grad(position)
         ratio = log_ratio((state.position, state.potential), (position, potential, gradient), xi, h)

@@ -7,12 +7,27 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 
-__all__ = ["choose", "metropolis", "normal_like", "positive"]
+__all__ = ["choose", "jittered", "metropolis", "normal_like", "positive", "share"]
 
 
 def normal_like(position: Tensor, generator: torch.Generator) -> Tensor:
     """Standard-normal noise shaped like ``position``."""
     return torch.randn(position.shape, generator=generator, device=position.device, dtype=position.dtype)
+
+
+def jittered(step_size: Tensor, jitter: float, position: Tensor, generator: torch.Generator) -> Tensor:
+    r"""Step sizes :math:`h (1 + j u)`, one for each chain, with shape :math:`(B, 1)`; :math:`u` uniform on [-1, 1].
+
+    Arguments:
+        step_size: :math:`h`, 0-dim.
+        jitter: :math:`j` in [0, 1); at 0 nothing is drawn and ``step_size`` comes back as it is.
+        position: Positions of the chains, with shape :math:`(B, D)`.
+        generator: Source of :math:`u`.
+    """
+    if not jitter:
+        return step_size
+    uniform = torch.rand(position.shape[0], 1, generator=generator, device=position.device, dtype=position.dtype)
+    return step_size * (1.0 + jitter * (2.0 * uniform - 1.0))
 
 
 def metropolis(log_ratio: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -44,3 +59,14 @@ def positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ContractError(f"{name} must be above 0, got {value}")
+
+
+def share(**values: float) -> None:
+    """Refuse settings that do not lie in [0, 1).
+
+    Raises:
+        ContractError: Names the setting and its value.
+    """
+    for name, value in values.items():
+        if not 0.0 <= value < 1.0:
+            raise ContractError(f"{name} lies in [0, 1), got {value}")

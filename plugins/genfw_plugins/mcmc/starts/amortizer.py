@@ -1,0 +1,87 @@
+"""Begin where the amortizer says long chains would end."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+from genfw.freeze import frozen
+from genfw.interfaces import Amortizer, Start, StartRequest
+from genfw.target import DataTarget, JointTarget, PosteriorTarget
+from genfw.types import StateTree
+from genfw_plugins.mcmc.moves import positive
+from genfw_plugins.mcmc.starts._fill import with_fresh_x
+
+__all__ = ["AmortizerStart"]
+
+
+class AmortizerStart(Start):
+    r"""Draws of the amortizer: given x where the chain's target is a posterior, without condition elsewhere.
+
+    Arguments:
+        amortizer: :math:`q_\phi`.
+        ema: :math:`\rho`; draws come from a copy that follows the amortizer, :math:`\bar\phi \leftarrow (1 - \rho)
+            \bar\phi + \rho \phi` (DAMC's moving average). Absent, from the amortizer itself.
+        every: Training steps from one move of the copy to the next.
+
+    References:
+        DAMC (arXiv 2310.03218), Algorithm 1.
+    """
+
+    def __init__(self, amortizer: Amortizer, ema: float | None = None, every: int = 1) -> None:
+        positive(every=every)
+        if ema is not None and not 0.0 < ema <= 1.0:
+            raise ContractError(f"ema is the rate at which the copy follows, in (0, 1]; got {ema}")
+        self.amortizer, self.ema, self.every = amortizer, ema, every
+        # Made at the first use, when the amortizer has the weights and the device that training begins with.
+        self._copy: Amortizer | None = None
+
+    def _network(self) -> Amortizer:
+        if self.ema is None:
+            return self.amortizer
+        if self._copy is None:
+            self._copy = copy.deepcopy(self.amortizer).requires_grad_(False).eval()
+        return self._copy
+
+    def draw(self, request: StartRequest) -> Tensor:
+        """See :meth:`Start.draw`.
+
+        Raises:
+            ContractError: A posterior chain came without its data, or positions are not noise.
+        """
+        if isinstance(request.target, DataTarget | JointTarget):
+            raise ContractError("start 'amortizer' gives noise, and positions in this space are data or (z, x)")
+        network = self._network()
+        with frozen(network), torch.no_grad():
+            if isinstance(request.target, PosteriorTarget):
+                if request.x is None:
+                    raise ContractError("start 'amortizer' needs the data x of a posterior chain")
+                position = network.sample_given(request.x, generator=request.generator)
+            else:
+                position = network.sample(request.count, generator=request.generator)
+        return with_fresh_x(request, position.detach(), "amortizer")
+
+    @torch.no_grad()
+    def after_update(self, step: int) -> None:
+        """See :meth:`Start.after_update`: the copy follows."""
+        if self.ema is None or (step + 1) % self.every:
+            return
+        own = self._network().state_dict()
+        for name, value in self.amortizer.state_dict().items():
+            if value.is_floating_point():
+                own[name].lerp_(value, self.ema)
+            else:
+                own[name].copy_(value)
+
+    def state_dict(self) -> StateTree:
+        """The copy's weights."""
+        return {} if self._copy is None else {"copy": self._copy.state_dict()}
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self._copy = None
+        if "copy" in state:
+            self._network().load_state_dict(state["copy"])

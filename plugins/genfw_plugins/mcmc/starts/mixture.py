@@ -1,0 +1,82 @@
+"""Begin in one of several ways, chosen by chance for each chain."""
+
+from __future__ import annotations
+
+import attrs
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+from genfw.interfaces import Start, StartRequest
+from genfw.types import StateTree
+
+__all__ = ["MixtureStart"]
+
+
+class MixtureStart(Start):
+    r"""Each chain begins in start :math:`k` with probability :math:`w_k`, independently; its end goes back to the
+    start it came from.
+
+    Arguments:
+        starts: The starts.
+        weights: :math:`w_k`, in proportion; even where absent.
+    """
+
+    def __init__(self, starts: list[Start], weights: list[float] | None = None) -> None:
+        if not starts:
+            raise ContractError("a mixture needs at least one start")
+        weights = [1.0] * len(starts) if weights is None else weights
+        if len(weights) != len(starts):
+            raise ContractError(
+                f"a mixture needs one weight for each start: {len(starts)} starts, {len(weights)} weights"
+            )
+        if min(weights) < 0 or sum(weights) <= 0:
+            raise ContractError(f"weights are from 0 up and not all 0, got {weights}")
+        self.starts, self.weights = starts, weights
+        self._routes: list[tuple[Start, StartRequest, Tensor]] = []
+
+    def draw(self, request: StartRequest) -> Tensor:
+        """See :meth:`Start.draw`; waits for the device once, for the choices."""
+        device = request.generator.device
+        weights = torch.tensor(self.weights, device=device)
+        choice = torch.multinomial(weights, request.count, replacement=True, generator=request.generator)
+        self._routes = []
+        parts: list[Tensor] = []
+        for number, start in enumerate(self.starts):
+            rows = (choice == number).nonzero()[:, 0]
+            if not rows.numel():
+                continue
+            part = attrs.evolve(
+                request,
+                count=rows.numel(),
+                x=None if request.x is None else request.x[rows.to(request.x.device)],
+                index=None if request.index is None else request.index[rows.to(request.index.device)],
+            )
+            self._routes.append((start, part, rows))
+            parts.append(start.draw(part))
+        position = torch.empty(request.count, request.target.layout.size, device=device, dtype=parts[0].dtype)
+        for (_, _, rows), drawn in zip(self._routes, parts, strict=True):
+            position[rows] = drawn
+        return position
+
+    def store(self, request: StartRequest, position: Tensor) -> None:
+        """See :meth:`Start.store`."""
+        if sum(part.count for _, part, _ in self._routes) != position.shape[0]:
+            raise ContractError("mixture: positions to store do not match those drawn")
+        for start, part, rows in self._routes:
+            start.store(part, position[rows])
+        self._routes = []
+
+    def after_update(self, step: int) -> None:
+        """See :meth:`Start.after_update`."""
+        for start in self.starts:
+            start.after_update(step)
+
+    def state_dict(self) -> StateTree:
+        """State of every start."""
+        return {"starts": [start.state_dict() for start in self.starts]}
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""
+        for start, saved in zip(self.starts, state["starts"], strict=True):
+            start.load_state_dict(saved)
