@@ -6,17 +6,17 @@ import importlib
 import inspect
 import pkgutil
 import re
-import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
 
 from genfw.component import KINDS, Component
-from genfw.errors import PluginError
+from genfw.errors import ContractError, PluginError
 from genfw.registry import Registry, one_line
+from genfw.signature import describe, parameters
 
-__all__ = ["Problem", "argument_docs", "registry_check", "registry_docs", "signature_problems"]
+__all__ = ["Problem", "class_problems", "registry_check", "registry_docs"]
 
 
 @attrs.frozen
@@ -40,9 +40,9 @@ def registry_check(
 ) -> list[Problem]:
     """Check every component of one distribution; an empty list is the proof.
 
-    A component's class can be imported and is of its kind; its constructor is annotated, without ``*args`` and
-    ``**kwargs``; it is documented, argument by argument; a test names the class or the component; a recipe (shipped, or in a
-    test) uses it. And nothing is left out: every concrete class of an interface in the same packages is on the list.
+    A component's class can be imported and is of its kind; its constructor is a schema, documented argument by argument; a
+    test names the class or the component; a recipe (shipped, or in a test) uses it. And nothing is left out: every
+    concrete class of an interface in the same packages is on the list.
 
     Arguments:
         registry: What the plugins offer.
@@ -64,7 +64,9 @@ def registry_check(
         except PluginError as error:
             problems.append(Problem(name, str(error)))
             continue
-        found = [*signature_problems(cls), *_documentation_problems(component, cls)]
+        found = class_problems(cls)
+        if not component.summary.strip():
+            found.append("the list gives no summary")
         if not _tested(component, tests):
             found.append(f"no test under {tests_dir} names {cls.__name__} or '{component.name}'")
         if not _used(component, recipes):
@@ -73,61 +75,18 @@ def registry_check(
     return [*problems, *_left_out(components)]
 
 
-def signature_problems(cls: type) -> list[str]:
-    """What keeps a constructor from being a schema: missing annotations, ``*args``, names that do not resolve."""
+def class_problems(cls: type) -> list[str]:
+    """What keeps a component's class from serving recipes: a constructor that is no schema, or that nobody explains."""
     problems = []
-    name = cls.__name__
-    for parameter in _parameters(cls):
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            problems.append(f"{name} takes '{parameter}'; write its arguments out, they are the recipe's schema")
-        elif parameter.kind is parameter.POSITIONAL_ONLY:
-            problems.append(f"{name}'s '{parameter.name}' is positional only; recipes give arguments by name")
-        elif parameter.annotation is parameter.empty:
-            problems.append(f"{name}'s '{parameter.name}' has no annotation; annotations are the recipe's schema")
-    if not problems:
-        try:
-            typing.get_type_hints(cls.__init__)  # type: ignore[misc]
-        except Exception as error:
-            problems.append(f"{name}'s annotations do not resolve: {one_line(error)}")
-    return problems
-
-
-def argument_docs(cls: type) -> dict[str, str]:
-    """What the class's docstring says of each constructor argument, from its ``Arguments:`` section."""
-    found: dict[str, str] = {}
-    lines = inspect.cleandoc(cls.__dict__.get("__doc__") or "").splitlines()
-    if "Arguments:" not in lines:
-        return found
-    current = ""
-    for line in lines[lines.index("Arguments:") + 1 :]:
-        if line and not line.startswith(" "):
-            break
-        entry = re.fullmatch(r" {4}([A-Za-z_]\w*): (.*)", line)
-        if entry:
-            current = entry[1]
-            found[current] = entry[2]
-        elif current and line.strip():
-            found[current] += " " + line.strip()
-    return found
-
-
-def _documentation_problems(component: Component, cls: type) -> Iterator[str]:
-    if not component.summary.strip():
-        yield "the list gives no summary"
     if not (cls.__dict__.get("__doc__") or "").strip():
-        yield f"{cls.__name__} has no docstring of its own"
-        return
-    documented = argument_docs(cls)
-    missing = [parameter.name for parameter in _parameters(cls) if parameter.name not in documented]
-    if missing:
-        yield f"the 'Arguments:' of {cls.__name__}'s docstring leave out {', '.join(missing)}"
-
-
-def _parameters(cls: type) -> Sequence[inspect.Parameter]:
-    """A constructor's parameters; none where the class has no constructor of its own."""
-    if cls.__init__ is object.__init__:  # type: ignore[misc]
-        return ()
-    return list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+        problems.append(f"{cls.__name__} has no docstring of its own")
+    try:
+        undocumented = [parameter.name for parameter in parameters(cls) if not parameter.description]
+    except ContractError as error:
+        return [*problems, str(error)]
+    if undocumented and not problems:
+        problems.append(f"the 'Arguments:' of {cls.__name__}'s docstring leave out {', '.join(undocumented)}")
+    return problems
 
 
 def _texts(folder: Path, pattern: str) -> str:
@@ -217,14 +176,16 @@ def _component_section(registry: Registry, component: Component) -> Iterator[str
         yield f"Needs `{package}`: `{hint}`."
     cls = registry.load_class(component, check_needs=False)
     yield f"Class `{component.target}`."
-    documented = argument_docs(cls)
-    parameters = _parameters(cls)
-    if parameters:
+    schema = parameters(cls)
+    if schema:
         yield from ("", "| argument | type | default | meaning |", "| --- | --- | --- | --- |")
-    for parameter in parameters:
-        default = "" if parameter.default is parameter.empty else f"`{_cell(repr(parameter.default))}`"
-        kind = _cell(inspect.formatannotation(parameter.annotation).strip("'"))
-        yield f"| `{parameter.name}` | `{kind}` | {default} | {_cell(documented.get(parameter.name, ''))} |"
+    for parameter in schema:
+        if parameter.injected:
+            default = "from the model"
+        else:
+            default = "required" if parameter.required else f"`{_cell(repr(parameter.default))}`"
+        words = _cell(describe(parameter.annotation))
+        yield f"| `{parameter.name}` | {words} | {default} | {_cell(parameter.description)} |"
 
 
 def _cell(text: str) -> str:
