@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import abc
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from genfw.errors import ContractError, DataError
-from genfw.interfaces import Split
+from genfw.interfaces import Dataset, Split
+from genfw.types import Size
 
-__all__ = ["ArraySplit", "check_flip", "keep_rows", "pixels_to_float", "random_flip", "resize_pixels"]
+__all__ = [
+    "ArraySplit",
+    "PixelDataset",
+    "Resize",
+    "check_flip",
+    "keep_rows",
+    "pixels_to_float",
+    "random_flip",
+    "resize_pixels",
+]
+
+Resize = Literal["pad", "bilinear"]
 
 
 def pixels_to_float(pixels: Tensor) -> Tensor:
@@ -128,3 +142,64 @@ def keep_rows(
             f"no row is left after 'classes: {classes}' and 'exclude: {exclude}'; the classes are {present}"
         )
     return rows
+
+
+class PixelDataset(Dataset):
+    """Sets of small images that are read whole: classes kept or held out, a common size.
+
+    A subclass guarantees that ``read`` gives the pixels, uint8, with shape ``(N, C, H, W)``, and the labels, int64,
+    with shape ``(N,)``, or ``None``, of every split in ``files``.
+
+    Arguments:
+        size: Height and width of the images handed out.
+        resize: How images of another size get there; see :func:`resize_pixels`.
+        flip: Probability of mirroring a training image.
+        classes: Classes kept; all where absent.
+        exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
+        limit: Rows kept in each split, from the first.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"limit": 512}
+    channels: ClassVar[int] = 1
+    #: The splits that the set comes in.
+    files: ClassVar[tuple[str, ...]] = ("train", "test")
+
+    def __init__(
+        self,
+        size: int,
+        resize: Resize,
+        flip: float,
+        classes: list[int] | None,
+        exclude: list[int] | None,
+        limit: int | None,
+    ) -> None:
+        if size < 1 or (limit is not None and limit < 1):
+            raise ContractError(f"size and limit are at least 1, got {size} and {limit}")
+        self.size, self.resize, self.flip = size, resize, check_flip(flip)
+        self.classes, self.exclude, self.limit = classes, exclude, limit
+        self._opened: dict[str, Split] = {}
+
+    @property
+    def data_shape(self) -> Size:
+        """Channels, height, width."""
+        return (self.channels, self.size, self.size)
+
+    @abc.abstractmethod
+    def read(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """Pixels and labels of one of ``files``, as they lie there."""
+
+    def split(self, name: str) -> Split:
+        """See :meth:`genfw.interfaces.Dataset.split`; there are also ``held-out`` and ``held-out-train``."""
+        held = {"held-out": "test", "held-out-train": "train"}
+        if name not in (*self.files, *held):
+            raise DataError(f"there is no split '{name}'; there are {', '.join((*self.files, *held))}")
+        if name not in self._opened:
+            pixels, labels = self.read(held.get(name, name))
+            if labels is not None and len(labels) != len(pixels):
+                raise DataError(f"{len(pixels)} images but {len(labels)} labels; the files do not belong together")
+            classes, exclude = (self.exclude or [], None) if name in held else (self.classes, self.exclude)
+            rows = keep_rows(labels, classes=classes, exclude=exclude, limit=self.limit, count=len(pixels))
+            items = resize_pixels(pixels[rows], self.size, self.resize)
+            flip = 0.0 if name in ("test", *held) else self.flip
+            self._opened[name] = ArraySplit(items, None if labels is None else labels[rows], flip=flip)
+        return self._opened[name]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from genfw.errors import DataError
 
-__all__ = ["absent", "data_home", "find_file"]
+__all__ = ["absent", "data_home", "download_folder", "fetched", "find_file", "folders"]
 
 
 def data_home() -> Path:
@@ -16,12 +17,24 @@ def data_home() -> Path:
     return Path(os.environ.get("GENFW_DATA") or "~/.cache/genfw").expanduser()
 
 
-def find_file(folders: Iterable[Path], *names: str) -> Path | None:
-    """The first of ``names`` that is a file in the first of ``folders`` that has one."""
-    for folder in folders:
+def folders(root: Path | None, name: str) -> list[Path]:
+    """Where the set ``name`` may lie, first choice first: ``root`` and its folder ``name``, or data home's."""
+    if root is None:
+        return [data_home() / name, data_home()]
+    return [root.expanduser(), root.expanduser() / name]
+
+
+def download_folder(root: Path | None, name: str) -> Path:
+    """Where the files of the set ``name`` are put when they are fetched."""
+    return folders(root, name)[0]
+
+
+def find_file(places: Iterable[Path], *names: str) -> Path | None:
+    """The first of ``names`` that exists in the first of ``places`` that has one; a file or a folder."""
+    for place in places:
         for name in names:
-            if (folder / name).is_file():
-                return folder / name
+            if (place / name).exists():
+                return place / name
     return None
 
 
@@ -29,3 +42,26 @@ def absent(what: str, looked: Iterable[Path], remedy: str) -> DataError:
     """The error for files that are not there: what, where it was looked for, what to do."""
     places = ", ".join(dict.fromkeys(str(place) for place in looked))
     return DataError(f"{what} is absent; looked in {places}. {remedy}")
+
+
+def fetched(what: str, folder: Path, remedy: str, fetch: Callable[[], Any]) -> Any:
+    """Run a download.
+
+    Arguments:
+        what: What is fetched, for the error.
+        folder: Where it is put.
+        remedy: What to do by hand where the download fails.
+        fetch: The download.
+
+    Returns:
+        What ``fetch`` returns.
+
+    Raises:
+        DataError: There is no network, the address is gone, or what came is not what was expected.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return fetch()
+    except (OSError, RuntimeError, EOFError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{what} is absent and can't be downloaded to {folder}: {reason}. {remedy}") from error

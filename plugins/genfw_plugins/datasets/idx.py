@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import abc
 import gzip
 import math
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError
-from genfw.interfaces import Dataset, Split
-from genfw.types import Size
-from genfw_plugins.datasets._arrays import ArraySplit, check_flip, keep_rows, resize_pixels
+from genfw.errors import DataError
+from genfw_plugins.datasets._arrays import PixelDataset, Resize
 from genfw_plugins.datasets._files import absent, find_file
 
-__all__ = ["IdxDataset", "IdxImages", "read_idx"]
+__all__ = ["IdxImages", "read_idx"]
 
 #: Type code of unsigned bytes in an idx header.
 _UBYTE = 8
@@ -67,66 +62,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header:].view(shape)
 
 
-class IdxDataset(Dataset):
-    """What idx sets share: grey images, classes kept or held out, a common size.
-
-    A subclass guarantees that ``read`` gives pixels ``(N, H, W)``, and labels ``(N,)`` or ``None``.
-
-    Arguments:
-        size: Height and width of the images handed out.
-        resize: How images of another size get there; see :func:`~genfw_plugins.datasets._arrays.resize_pixels`.
-        flip: Probability of mirroring a training image.
-        classes: Classes kept; all where absent.
-        exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
-        limit: Rows kept in each split, from the first.
-    """
-
-    smoke: ClassVar[Mapping[str, Any]] = {"limit": 512}
-
-    def __init__(
-        self,
-        size: int,
-        resize: Literal["pad", "bilinear"],
-        flip: float,
-        classes: list[int] | None,
-        exclude: list[int] | None,
-        limit: int | None,
-    ) -> None:
-        if size < 1 or (limit is not None and limit < 1):
-            raise ContractError(f"size and limit are at least 1, got {size} and {limit}")
-        self.size, self.resize, self.flip = size, resize, check_flip(flip)
-        self.classes, self.exclude, self.limit = classes, exclude, limit
-        self._opened: dict[str, Split] = {}
-
-    @property
-    def data_shape(self) -> Size:
-        """One grey channel."""
-        return (1, self.size, self.size)
-
-    @abc.abstractmethod
-    def read(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """Pixels, uint8, with shape ``(N, H, W)``, and labels, int64, with shape ``(N,)``, of ``train`` or ``test``."""
-
-    def split(self, name: str) -> Split:
-        """See :meth:`genfw.interfaces.Dataset.split`; there are also ``held-out`` and ``held-out-train``."""
-        known = ("train", "test", "held-out", "held-out-train")
-        if name not in known:
-            raise DataError(f"there is no split '{name}'; there are {', '.join(known)}")
-        if name not in self._opened:
-            pixels, labels = self.read("test" if name in ("test", "held-out") else "train")
-            if labels is not None and len(labels) != len(pixels):
-                raise DataError(f"{len(pixels)} images but {len(labels)} labels; the files do not belong together")
-            classes, exclude = (
-                (self.exclude or [], None) if name.startswith("held-out") else (self.classes, self.exclude)
-            )
-            rows = keep_rows(labels, classes=classes, exclude=exclude, limit=self.limit, count=len(pixels))
-            items = resize_pixels(pixels[rows].unsqueeze(1), self.size, self.resize)
-            flip = self.flip if name == "train" else 0.0
-            self._opened[name] = ArraySplit(items, None if labels is None else labels[rows], flip=flip)
-        return self._opened[name]
-
-
-class IdxImages(IdxDataset):
+class IdxImages(PixelDataset):
     """Any set of grey images in idx files, each plain or gzipped (``name`` and ``name.gz`` are both tried).
 
     Arguments:
@@ -151,7 +87,7 @@ class IdxImages(IdxDataset):
         test_images: str = "t10k-images-idx3-ubyte",
         test_labels: str | None = "t10k-labels-idx1-ubyte",
         size: int = 28,
-        resize: Literal["pad", "bilinear"] = "pad",
+        resize: Resize = "pad",
         flip: float = 0.0,
         classes: list[int] | None = None,
         exclude: list[int] | None = None,
@@ -159,12 +95,12 @@ class IdxImages(IdxDataset):
     ) -> None:
         super().__init__(size, resize, flip, classes, exclude, limit)
         self.root = Path(root).expanduser()
-        self.files = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
+        self.parts = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
 
     def read(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`IdxDataset.read`."""
-        images, labels = self.files[name]
-        pixels = read_idx(self._find(images, f"'{name}_images'"), 3)
+        """See :meth:`PixelDataset.read`."""
+        images, labels = self.parts[name]
+        pixels = read_idx(self._find(images, f"'{name}_images'"), 3).unsqueeze(1)
         if labels is None:
             return pixels, None
         return pixels, read_idx(self._find(labels, f"'{name}_labels' (null for none)"), 1).to(torch.int64)

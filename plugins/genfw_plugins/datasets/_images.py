@@ -1,0 +1,226 @@
+"""Images that are decoded when they are read: from files, archives, databases."""
+
+from __future__ import annotations
+
+import abc
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError, DataError
+from genfw.interfaces import Split
+from genfw_plugins.datasets._arrays import pixels_to_float, random_flip
+
+__all__ = ["FolderSource", "ImageSource", "ImageSplit", "Pixels", "ZipSource", "image_source"]
+
+Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
+
+#: Endings of files that are taken for images.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif"})
+
+
+class Pixels:
+    """What is done to an image between its file and the model: channels, crop, size, levels.
+
+    Arguments:
+        size: Height and width handed out.
+        channels: 3 for RGB, 1 for grey.
+        crop: Side of a centred square, or the box ``[left, top, right, bottom]`` in pixels; the largest centred square
+            where absent.
+        resample: Filter of the resize; all of them filter before they shrink, and round to the nearest level.
+        invert: Swap black and white.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channels: Literal[1, 3] = 3,
+        crop: int | list[int] | None = None,
+        resample: Filter = "bilinear",
+        invert: bool = False,
+    ) -> None:
+        if size < 1 or (isinstance(crop, int) and crop < 1):
+            raise ContractError(f"size and crop are at least 1, got {size} and {crop}")
+        if isinstance(crop, list) and (len(crop) != 4 or crop[0] >= crop[2] or crop[1] >= crop[3] or min(crop) < 0):
+            raise ContractError(
+                f"a crop box is [left, top, right, bottom] with left < right and top < bottom, got {crop}"
+            )
+        self.size, self.channels, self.crop, self.invert = size, channels, crop, invert
+        self.resample = PIL.Image.Resampling[resample.upper()]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one image."""
+        return (self.channels, self.size, self.size)
+
+    def read(self, image: PIL.Image.Image) -> Tensor:
+        """Pixels of an image, uint8, with shape ``(C, size, size)``.
+
+        Raises:
+            DataError: The image has more than 8 bits a channel, or is smaller than the crop.
+        """
+        if image.mode.startswith(("I", "F")):
+            raise DataError(f"it has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+        image = image.convert("RGB" if self.channels == 3 else "L")
+        image = image.crop(self._box(*image.size))
+        if image.size != (self.size, self.size):
+            image = image.resize((self.size, self.size), self.resample)
+        array = np.array(image, dtype=np.uint8).reshape(self.size, self.size, self.channels)
+        pixels = torch.from_numpy(array).permute(2, 0, 1)
+        return 255 - pixels if self.invert else pixels
+
+    def _box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        if isinstance(self.crop, list):
+            left, top, right, bottom = self.crop
+        else:
+            side = min(width, height) if self.crop is None else self.crop
+            left, top = (width - side) // 2, (height - side) // 2
+            right, bottom = left + side, top + side
+        if left < 0 or top < 0 or right > width or bottom > height:
+            raise DataError(f"it is {width} wide and {height} high, too small for 'crop: {self.crop}'")
+        return left, top, right, bottom
+
+
+class ImageSource(abc.ABC):
+    """Encoded images by name.
+
+    A subclass guarantees that ``open`` may be called from several threads, and after a fork.
+    """
+
+    @abc.abstractmethod
+    def names(self) -> list[str]:
+        """Every image, in a fixed order."""
+
+    @abc.abstractmethod
+    def open(self, name: str) -> PIL.Image.Image:
+        """One image; it may be decoded later."""
+
+
+class FolderSource(ImageSource):
+    """Image files anywhere below a folder, by their paths relative to it, in the order of the paths."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def names(self) -> list[str]:
+        """See :meth:`ImageSource.names`."""
+        found = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
+        return sorted(name for name in found if _is_image(name))
+
+    def open(self, name: str) -> PIL.Image.Image:
+        """See :meth:`ImageSource.open`."""
+        return PIL.Image.open(io.BytesIO((self.folder / name).read_bytes()))
+
+
+class ZipSource(ImageSource):
+    """Image files in a zip archive, by their paths in it."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._archive: tuple[int, zipfile.ZipFile] | None = None
+
+    def names(self) -> list[str]:
+        """See :meth:`ImageSource.names`."""
+        return sorted(name for name in self._opened().namelist() if _is_image(name))
+
+    def open(self, name: str) -> PIL.Image.Image:
+        """See :meth:`ImageSource.open`."""
+        return PIL.Image.open(io.BytesIO(self._opened().read(name)))
+
+    def _opened(self) -> zipfile.ZipFile:
+        # ZipFile locks its reads among threads, but a forked child would share, and move, its parent's file offset.
+        archive = self._archive
+        if archive is None or archive[0] != os.getpid():
+            try:
+                archive = (os.getpid(), zipfile.ZipFile(self.file))
+            except (OSError, zipfile.BadZipFile) as error:
+                raise DataError(f"{self.file} can't be read as a zip archive: {error}. Fetch it again.") from error
+            self._archive = archive
+        return archive[1]
+
+
+def image_source(root: Path) -> ImageSource:
+    """The images of a folder or of a zip archive.
+
+    Raises:
+        DataError: There is nothing at ``root``, or it is another kind of file.
+    """
+    root = root.expanduser()
+    if root.is_dir():
+        return FolderSource(root)
+    if root.is_file():
+        return ZipSource(root)
+    raise DataError(f"there is no folder or zip archive at {root}; set 'root' to where the images are")
+
+
+class ImageSplit(Split):
+    """Images decoded when first read, and kept as 8-bit pixels where the whole split fits a limit.
+
+    Arguments:
+        source: Where the images come from.
+        names: Which of them, in order.
+        pixels: What is done to each.
+        labels: Their classes, int64, with shape ``(N,)``, or ``None``.
+        flip: Probability of mirroring an image, where the reader passes a generator.
+        cache_mib: Keep decoded pixels where those of all images take at most so many MiB.
+    """
+
+    in_memory = False
+
+    def __init__(
+        self,
+        source: ImageSource,
+        names: Sequence[str],
+        pixels: Pixels,
+        labels: Tensor | None = None,
+        *,
+        flip: float = 0.0,
+        cache_mib: int = 1024,
+    ) -> None:
+        self.source, self.names, self.pixels, self.labels, self.flip = source, names, pixels, labels, flip
+        self._cache: Tensor | None = None
+        if len(names) * np.prod(pixels.shape) <= cache_mib * 2**20:
+            self._cache = torch.empty(len(names), *pixels.shape, dtype=torch.uint8)
+        self._known = torch.zeros(len(names), dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`genfw.interfaces.Split.get`."""
+        x = pixels_to_float(self._read(index))
+        labels = None if self.labels is None else self.labels[index]
+        return random_flip(x, self.flip, generator), labels
+
+    def _read(self, index: Tensor) -> Tensor:
+        if self._cache is None:
+            return torch.stack([self._decode(row) for row in index.tolist()])
+        # A row is marked as known after it is written: two threads may both decode it, neither reads half of it.
+        for row in index[~self._known[index]].tolist():
+            self._cache[row] = self._decode(row)
+            self._known[row] = True
+        return self._cache[index]
+
+    def _decode(self, row: int) -> Tensor:
+        name = self.names[row]
+        try:
+            with self.source.open(name) as image:
+                return self.pixels.read(image)
+        except DataError as error:
+            raise DataError(f"image {name}: {error}") from error
+        except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, KeyError) as error:
+            raise DataError(f"image {name} is damaged or not an image: {error}") from error
+
+
+def _is_image(name: str) -> bool:
+    path = PurePosixPath(name)
+    # Archives made on macOS carry a shadow "__MACOSX/._name" of each file.
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts

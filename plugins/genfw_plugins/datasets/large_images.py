@@ -1,0 +1,211 @@
+"""CelebA and LSUN churches: large sets, decoded as they are read."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import PIL.Image
+
+from genfw.errors import DataError
+from genfw.interfaces import Dataset, Split
+from genfw.torchvision_compat import import_torchvision
+from genfw.types import Size
+from genfw_plugins.datasets._arrays import check_flip
+from genfw_plugins.datasets._files import absent, download_folder, fetched, find_file, folders
+from genfw_plugins.datasets._images import Filter, ImageSource, ImageSplit, Pixels, image_source
+
+__all__ = ["CelebA", "LSUNChurch"]
+
+
+class CelebA(Dataset):
+    """Aligned faces, 178x218 RGB, 162,770 + 19,867 (split ``valid``) + 19,962, by the official partition; no labels.
+
+    Looked for in ``root``, its folder ``celeba`` and data home: the folder ``img_align_celeba`` or the archive
+    ``img_align_celeba.zip``, which is read as it is.
+
+    References:
+        Deep learning face attributes in the wild (Liu et al., 2015), https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html
+        Autoencoding beyond pixels (Larsen et al., 2016), for the default crop, https://arxiv.org/abs/1512.09300
+
+    Arguments:
+        root: Folder of the images; ``$GENFW_DATA/celeba``, or ``~/.cache/genfw/celeba``, where absent.
+        download: Fetch the images where they are absent; torchvision does, and needs the package gdown for it.
+        size: Height and width handed out.
+        crop: Side of a centred square, or the box ``[left, top, right, bottom]``. The box ``[15, 40, 163, 188]``, just
+            the face, where absent: the crop of CelebA-64 in NVAE and VAEBM.
+        resample: Filter of the resize.
+        flip: Probability of mirroring a training image.
+        limit: Images kept in each split, from the first.
+        cache_mib: Decoded images are kept, 8 bits a channel, where those of the split take at most so many MiB.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"limit": 256, "download": False}
+    #: Numbers of the images of each split, as in the official list_eval_partition.txt.
+    partition: ClassVar[Mapping[str, tuple[int, int]]] = {
+        "train": (1, 162_770),
+        "valid": (162_771, 182_637),
+        "test": (182_638, 202_599),
+    }
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        download: bool = True,
+        size: int = 64,
+        crop: int | list[int] | None = None,
+        resample: Filter = "bilinear",
+        flip: float = 0.0,
+        limit: int | None = None,
+        cache_mib: int = 1024,
+    ) -> None:
+        self.root, self.download = None if root is None else Path(root), download
+        self.pixels = Pixels(size, 3, [15, 40, 163, 188] if crop is None else crop, resample)
+        self.flip, self.limit, self.cache_mib = check_flip(flip), limit, cache_mib
+
+    @property
+    def data_shape(self) -> Size:
+        """Three channels, height, width."""
+        return self.pixels.shape
+
+    def split(self, name: str) -> Split:
+        """See :meth:`genfw.interfaces.Dataset.split`; there is also ``valid``."""
+        if name not in self.partition:
+            raise DataError(f"there is no split '{name}'; there are {', '.join(self.partition)}")
+        where = self._find()
+        source = image_source(where)
+        first, last = self.partition[name]
+        chosen = [image for image in source.names() if first <= _number(image) <= last]
+        if not chosen:
+            raise DataError(
+                f"{where} has no images numbered {first:06}.jpg to {last:06}.jpg, which are the split '{name}'; "
+                "a part of CelebA is read with 'use: image-folder'"
+            )
+        flip = self.flip if name == "train" else 0.0
+        return ImageSplit(source, chosen[: self.limit], self.pixels, flip=flip, cache_mib=self.cache_mib)
+
+    def _find(self) -> Path:
+        places = [place / inner for place in folders(self.root, "celeba") for inner in ("", "celeba")]
+        wanted = ("img_align_celeba", "img_align_celeba.zip")
+        found = find_file(places, *wanted)
+        goal = download_folder(self.root, "celeba")
+        remedy = (
+            "Fetch img_align_celeba.zip (1.4 GB) from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html "
+            f"and put it in {goal}, or set 'root' to the folder that has it."
+        )
+        if found is None and self.download:
+            datasets = import_torchvision("torchvision.datasets")
+            fetched("CelebA", goal, remedy, lambda: datasets.CelebA(goal, download=True))
+            found = find_file(places, *wanted)
+        if found is None:
+            raise absent("CelebA (img_align_celeba or img_align_celeba.zip)", places, remedy)
+        return found
+
+
+class LSUNChurch(Dataset):
+    """Outdoor photographs of churches, 126,227 + 300, cut to the largest centred square; no labels.
+
+    Looked for in ``root``, its folder ``lsun-church`` and data home: the databases ``church_outdoor_train_lmdb`` and
+    ``church_outdoor_val_lmdb``, whose keys give the order.
+
+    References:
+        LSUN (Yu et al., 2015), https://arxiv.org/abs/1506.03365
+
+    Arguments:
+        root: Folder of the databases; ``$GENFW_DATA/lsun-church``, or ``~/.cache/genfw/lsun-church``, where absent.
+        download: Fetch the databases where they are absent (2.3 GB).
+        size: Height and width handed out.
+        crop: Side of a centred square, or the box ``[left, top, right, bottom]``; the largest square where absent.
+        resample: Filter of the resize.
+        flip: Probability of mirroring a training image.
+        limit: Images kept in each split, from the first.
+        cache_mib: Decoded images are kept, 8 bits a channel, where those of the split take at most so many MiB.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"limit": 256, "download": False}
+    #: Where the databases are fetched from, with the split's name in it.
+    address: ClassVar[str] = "http://dl.yf.io/lsun/scenes/church_outdoor_{}_lmdb.zip"
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        download: bool = True,
+        size: int = 64,
+        crop: int | list[int] | None = None,
+        resample: Filter = "bilinear",
+        flip: float = 0.0,
+        limit: int | None = None,
+        cache_mib: int = 1024,
+    ) -> None:
+        self.root, self.download = None if root is None else Path(root), download
+        self.pixels = Pixels(size, 3, crop, resample)
+        self.flip, self.limit, self.cache_mib = check_flip(flip), limit, cache_mib
+
+    @property
+    def data_shape(self) -> Size:
+        """Three channels, height, width."""
+        return self.pixels.shape
+
+    def split(self, name: str) -> Split:
+        """See :meth:`genfw.interfaces.Dataset.split`."""
+        if name not in ("train", "test"):
+            raise DataError(f"there is no split '{name}'; there are train, test")
+        source = LMDBSource(self._find("train" if name == "train" else "val"))
+        flip = self.flip if name == "train" else 0.0
+        return ImageSplit(source, source.names()[: self.limit], self.pixels, flip=flip, cache_mib=self.cache_mib)
+
+    def _find(self, part: str) -> Path:
+        places, wanted = folders(self.root, "lsun-church"), f"church_outdoor_{part}_lmdb"
+        found = find_file(places, wanted)
+        goal, address = download_folder(self.root, "lsun-church"), self.address.format(part)
+        remedy = f"Fetch {address}, unpack it in {goal}, or set 'root' to the folder that has {wanted}."
+        if found is None and self.download:
+            utils = import_torchvision("torchvision.datasets.utils")
+            fetched("LSUN church", goal, remedy, lambda: utils.download_and_extract_archive(address, str(goal)))
+            found = find_file(places, wanted)
+        if found is None:
+            raise absent(f"LSUN church ({wanted})", places, remedy)
+        return found
+
+
+class LMDBSource(ImageSource):
+    """Encoded images in an LMDB database, by their keys.
+
+    torchvision's own reader is not used: it leaves a pickle of the keys in the working directory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._environment: tuple[int, Any] | None = None
+
+    def names(self) -> list[str]:
+        """See :meth:`ImageSource.names`."""
+        with self._opened().begin() as transaction:
+            return [bytes(key).decode("ascii") for key in transaction.cursor().iternext(keys=True, values=False)]
+
+    def open(self, name: str) -> PIL.Image.Image:
+        """See :meth:`ImageSource.open`."""
+        with self._opened().begin() as transaction:
+            return PIL.Image.open(io.BytesIO(transaction.get(name.encode("ascii"))))
+
+    def _opened(self) -> Any:
+        import lmdb
+
+        # A database must not be carried over a fork.
+        environment = self._environment
+        if environment is None or environment[0] != os.getpid():
+            try:
+                opened = lmdb.open(str(self.folder), readonly=True, lock=False, readahead=False, meminit=False)
+            except lmdb.Error as error:
+                raise DataError(f"{self.folder} can't be read as an LMDB database: {error}. Fetch it again.") from error
+            environment = self._environment = (os.getpid(), opened)
+        return environment[1]
+
+
+def _number(name: str) -> int:
+    digits = re.search(r"(\d+)\.\w+$", name)
+    return int(digits.group(1)) if digits else -1

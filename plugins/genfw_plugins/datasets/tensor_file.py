@@ -1,0 +1,102 @@
+"""Arrays in one npz or safetensors file."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import safetensors
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError, DataError
+from genfw.interfaces import Dataset, Split
+from genfw.types import Size
+from genfw_plugins.datasets._arrays import ArraySplit
+
+__all__ = ["TensorFile"]
+
+
+class TensorFile(Dataset):
+    """Rows of named arrays in an ``.npz`` or ``.safetensors`` file; nothing in them is ever unpickled.
+
+    Bytes (uint8) are pixels and become float32 in [-1, 1]; other numbers become float32 and are read as they are.
+
+    Arguments:
+        file: The file.
+        shape: Shape of one row.
+        train: Array of the training rows.
+        test: Array of the test rows; the last ``test_fraction`` of ``train`` where absent.
+        train_labels: Array of the classes of ``train``; none where absent.
+        test_labels: Array of the classes of ``test``.
+        test_fraction: Share of ``train`` in the test split where ``test`` is absent.
+        limit: Rows kept in each split, from the first.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"limit": 512}
+
+    def __init__(
+        self,
+        file: Path,
+        shape: list[int],
+        train: str = "train",
+        test: str | None = None,
+        train_labels: str | None = None,
+        test_labels: str | None = None,
+        test_fraction: float = 0.1,
+        limit: int | None = None,
+    ) -> None:
+        if not 0.0 < test_fraction < 1.0:
+            raise ContractError(f"test_fraction lies in (0, 1), got {test_fraction}")
+        if Path(file).suffix not in (".npz", ".safetensors"):
+            raise ContractError(f"the file must be an .npz or a .safetensors file, got {file}")
+        self.file, self.shape, self.test_fraction, self.limit = Path(file), tuple(shape), test_fraction, limit
+        self.train, self.test, self.train_labels, self.test_labels = train, test, train_labels, test_labels
+
+    @property
+    def data_shape(self) -> Size:
+        """``shape``."""
+        return self.shape
+
+    def split(self, name: str) -> Split:
+        """See :meth:`genfw.interfaces.Dataset.split`."""
+        if name not in ("train", "test"):
+            raise DataError(f"there is no split '{name}'; there are train, test")
+        if name == "test" and self.test is not None:
+            rows = slice(None)
+            items, labels = self._read(self.test), self._labels(self.test_labels)
+        else:
+            items, labels = self._read(self.train), self._labels(self.train_labels)
+            tests = 0 if self.test is not None else max(1, round(self.test_fraction * len(items)))
+            rows = slice(len(items) - tests) if name == "train" else slice(len(items) - tests, None)
+        if tuple(items.shape[1:]) != self.shape:
+            raise DataError(f"rows of {self.file} have shape {tuple(items.shape[1:])}, but 'shape' is {self.shape}")
+        if labels is not None and len(labels) != len(items):
+            raise DataError(f"{self.file} has {len(items)} rows but {len(labels)} labels for the split '{name}'")
+        items, labels = items[rows][: self.limit], None if labels is None else labels[rows][: self.limit]
+        return ArraySplit(items if items.dtype == torch.uint8 else items.to(torch.float32), labels)
+
+    def _labels(self, name: str | None) -> Tensor | None:
+        return None if name is None else self._read(name).to(torch.int64)
+
+    def _read(self, name: str) -> Tensor:
+        path = self.file.expanduser()
+        if not path.is_file():
+            raise DataError(f"there is no file {path}; set 'file' to where it is")
+        try:
+            if path.suffix == ".npz":
+                with np.load(path, allow_pickle=False) as arrays:
+                    there = list(arrays)
+                    value = torch.from_numpy(arrays[name]) if name in there else None
+            else:
+                with safetensors.safe_open(path, "pt") as arrays:
+                    there = list(arrays.keys())
+                    value = arrays.get_tensor(name) if name in there else None
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+            raise DataError(f"{path} can't be read: {error}") from error
+        if value is None:
+            raise DataError(f"{path} has no array '{name}'; it has {', '.join(there)}")
+        return value

@@ -1,0 +1,187 @@
+"""CIFAR-10, CIFAR-100 and SVHN as torchvision reads them."""
+
+from __future__ import annotations
+
+import abc
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genfw.errors import DataError
+from genfw.torchvision_compat import import_torchvision
+from genfw_plugins.datasets._arrays import PixelDataset, Resize
+from genfw_plugins.datasets._files import absent, download_folder, fetched, find_file, folders
+
+__all__ = ["CIFAR10", "CIFAR100", "SVHN", "TorchvisionPixels"]
+
+
+class TorchvisionPixels(PixelDataset):
+    """32x32 RGB sets that torchvision fetches, checks and reads; they are kept as 8-bit pixels.
+
+    The files are looked for in ``root`` and in its folder named as the set. torchvision checks their MD5 sums. (CIFAR's
+    files are Python pickles; torchvision opens them after that check.)
+
+    Arguments:
+        root: Folder of the files; the set's folder in ``$GENFW_DATA``, or in ``~/.cache/genfw``, where absent.
+        download: Fetch the files where they are absent.
+        size: Height and width of the images handed out.
+        resize: ``bilinear`` filters and rounds; ``pad`` puts black around smaller images.
+        flip: Probability of mirroring a training image.
+        classes: Classes kept; all where absent.
+        exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
+        limit: Rows kept in each split, from the first.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"limit": 512, "download": False}
+    channels: ClassVar[int] = 3
+    #: Name of the folder, and of torchvision's class.
+    names: ClassVar[tuple[str, str]]
+    #: What to fetch by hand.
+    address: ClassVar[str]
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        download: bool = True,
+        size: int = 32,
+        resize: Resize = "bilinear",
+        flip: float = 0.0,
+        classes: list[int] | None = None,
+        exclude: list[int] | None = None,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(size, resize, flip, classes, exclude, limit)
+        self.root, self.download = None if root is None else Path(root), download
+
+    @abc.abstractmethod
+    def arguments(self, name: str) -> dict[str, Any]:
+        """How torchvision's class is told which split to read."""
+
+    @abc.abstractmethod
+    def landmark(self, name: str) -> str:
+        """The file or folder that shows that the split has been fetched."""
+
+    @abc.abstractmethod
+    def arrays(self, source: Any) -> tuple[Tensor, Tensor]:
+        """Pixels ``(N, 3, 32, 32)`` and labels ``(N,)`` of torchvision's object."""
+
+    def read(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`PixelDataset.read`."""
+        folder, title = self.names
+        places = folders(self.root, folder)
+        found = find_file(places, self.landmark(name))
+        goal = download_folder(self.root, folder) if found is None else found.parent
+        kind = getattr(import_torchvision("torchvision.datasets"), title)
+        remedy = (
+            f"Fetch {self.address}, put it in {goal} and read it with 'download: true' "
+            "(nothing that is there is fetched again), or set 'root' to the folder that has it."
+        )
+        if self.download:
+            source = fetched(title, goal, remedy, lambda: kind(goal, **self.arguments(name), download=True))
+        elif found is None:
+            raise absent(f"{title} ({self.landmark(name)})", places, remedy)
+        else:
+            try:
+                source = kind(goal, **self.arguments(name))
+            except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
+                raise DataError(f"{title} at {found} is damaged: {error}. Remove it. {remedy}") from error
+        return self.arrays(source)
+
+
+class CIFAR10(TorchvisionPixels):
+    """Photographs of ten classes, 32x32 RGB, 50,000 + 10,000.
+
+    Classes 0 to 9: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
+
+    References:
+        Learning multiple layers of features from tiny images (Krizhevsky, 2009),
+        https://www.cs.toronto.edu/~kriz/cifar.html
+
+    Arguments:
+        root: Folder of ``cifar-10-batches-py``; ``$GENFW_DATA/cifar10``, or ``~/.cache/genfw/cifar10``, where absent.
+        download: Fetch the files where they are absent.
+        size: Height and width of the images handed out.
+        resize: ``bilinear`` filters and rounds; ``pad`` puts black around smaller images.
+        flip: Probability of mirroring a training image.
+        classes: Classes kept; all where absent.
+        exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
+        limit: Rows kept in each split, from the first.
+    """
+
+    names: ClassVar[tuple[str, str]] = ("cifar10", "CIFAR10")
+    address: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+    folder: ClassVar[str] = "cifar-10-batches-py"
+
+    def arguments(self, name: str) -> dict[str, Any]:
+        """See :meth:`TorchvisionPixels.arguments`."""
+        return {"train": name == "train"}
+
+    def landmark(self, name: str) -> str:
+        """See :meth:`TorchvisionPixels.landmark`."""
+        return self.folder
+
+    def arrays(self, source: Any) -> tuple[Tensor, Tensor]:
+        """See :meth:`TorchvisionPixels.arrays`."""
+        # shape: (N, H, W, C) -> (N, C, H, W); contiguous, since rows are what is read.
+        return torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets)
+
+
+class CIFAR100(CIFAR10):
+    """Photographs of a hundred classes, 32x32 RGB, 50,000 + 10,000; labels are the fine ones.
+
+    References:
+        Learning multiple layers of features from tiny images (Krizhevsky, 2009),
+        https://www.cs.toronto.edu/~kriz/cifar.html
+
+    Arguments:
+        root: Folder of ``cifar-100-python``; ``$GENFW_DATA/cifar100``, or ``~/.cache/genfw/cifar100``, where absent.
+        download: Fetch the files where they are absent.
+        size: Height and width of the images handed out.
+        resize: ``bilinear`` filters and rounds; ``pad`` puts black around smaller images.
+        flip: Probability of mirroring a training image.
+        classes: Classes kept; all where absent.
+        exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
+        limit: Rows kept in each split, from the first.
+    """
+
+    names: ClassVar[tuple[str, str]] = ("cifar100", "CIFAR100")
+    address: ClassVar[str] = "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz"
+    folder: ClassVar[str] = "cifar-100-python"
+
+
+class SVHN(TorchvisionPixels):
+    """House numbers, one digit in the middle, 32x32 RGB, 73,257 + 26,032; 531,131 easier ones are the split ``extra``.
+
+    References:
+        Reading digits in natural images (Netzer et al., 2011), http://ufldl.stanford.edu/housenumbers
+
+    Arguments:
+        root: Folder of ``train_32x32.mat``; ``$GENFW_DATA/svhn``, or ``~/.cache/genfw/svhn``, where absent.
+        download: Fetch the files where they are absent.
+        size: Height and width of the images handed out.
+        resize: ``bilinear`` filters and rounds; ``pad`` puts black around smaller images.
+        flip: Probability of mirroring a training image.
+        classes: Digits kept; all where absent.
+        exclude: Digits left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
+        limit: Rows kept in each split, from the first.
+    """
+
+    names: ClassVar[tuple[str, str]] = ("svhn", "SVHN")
+    address: ClassVar[str] = "http://ufldl.stanford.edu/housenumbers/train_32x32.mat (and test_32x32.mat)"
+    files: ClassVar[tuple[str, ...]] = ("train", "test", "extra")
+
+    def arguments(self, name: str) -> dict[str, Any]:
+        """See :meth:`TorchvisionPixels.arguments`."""
+        return {"split": name}
+
+    def landmark(self, name: str) -> str:
+        """See :meth:`TorchvisionPixels.landmark`."""
+        return f"{name}_32x32.mat"
+
+    def arrays(self, source: Any) -> tuple[Tensor, Tensor]:
+        """See :meth:`TorchvisionPixels.arrays`."""
+        return torch.from_numpy(source.data).contiguous(), torch.from_numpy(source.labels)
