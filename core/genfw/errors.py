@@ -19,6 +19,7 @@ __all__ = [
     "GenfwError",
     "PluginError",
     "RecipeError",
+    "RunError",
 ]
 
 
@@ -92,3 +93,7 @@ class DataError(GenfwError):
 
 class DivergenceError(GenfwError):
     """Training left the healthy region and no permitted action brought it back."""
+
+
+class RunError(GenfwError):
+    """A run directory or checkpoint can't be used: it is absent, damaged, in use by another process, or from another code."""

@@ -1,0 +1,157 @@
+"""Use what a run has trained: load it, sample from it, measure it again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from genfw.compose import Composition, compose, open_recipe
+from genfw.interfaces.metric import Result
+from genfw.plots import save_samples
+from genfw.plugins import Registry
+from genfw.processes import first_device, make_fabric, tuned
+from genfw.recipe import Recipe
+from genfw.rundir import RunDirectory
+from genfw.sampling import draw_samples
+from genfw.training import begin, put_back
+
+__all__ = ["accelerator_of", "compose_again", "evaluate_run", "load_run", "load_weights", "sample_run"]
+
+
+def load_run(
+    directory: str | Path, *, checkpoint: str = "best", device: str | None = "cpu", registry: Registry | None = None
+) -> Composition:
+    """The parts of a run with its trained weights, ready to sample from.
+
+    Arguments:
+        directory: The run directory.
+        checkpoint: ``best``, ``last``, or a checkpoint's name; see :meth:`~genfw.checkpoint.Checkpoints.find`.
+        device: Where the model goes; ``None`` takes the recipe's accelerator.
+        registry: Plugins; those that are installed where absent.
+
+    Raises:
+        RunError: There is no such run or checkpoint.
+    """
+    place = RunDirectory.open(directory)
+    composition = compose_again(place, registry, device)
+    # Composing has put the model where it was told to.
+    parameter = next(composition.model.parameters(), torch.empty(0))
+    load_weights(composition, place, checkpoint, device=str(parameter.device))
+    return composition
+
+
+def load_weights(
+    composition: Composition, place: RunDirectory, checkpoint: str = "best", *, device: str = "cpu"
+) -> None:
+    """Give a composition the weights that its stage would leave behind if it ended at a checkpoint.
+
+    Arguments:
+        composition: The run's parts.
+        place: The run directory.
+        checkpoint: See :func:`load_run`.
+        device: Where the model goes.
+    """
+    if composition.stages:
+        found = place.checkpoints.find(checkpoint)
+        engine = copy.copy(composition.engine)
+        engine.accelerator, engine.devices = torch.device(device).type, 1  # type: ignore[assignment]
+        with tuned(engine):
+            fabric = make_fabric(engine)
+            composition.model.to(fabric.device)
+            if engine.precision == "64-true":
+                composition.model.double()
+            # The data set is not opened: a trained model can be sampled from where its data are not.
+            stage = begin(composition, fabric, found.stage, found.info["rows"])
+            put_back(composition, stage, place.checkpoints.load(found, device=fabric.device))
+            stage.finish()
+    composition.model.to(device).eval()
+
+
+def sample_run(
+    directory: str | Path,
+    *,
+    count: int | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    checkpoint: str = "best",
+    device: str | None = None,
+    registry: Registry | None = None,
+) -> Path:
+    """Draw from a trained model, as the recipe's ``sample:`` section says.
+
+    Arguments:
+        directory: The run directory.
+        count: Samples; the recipe's count where absent.
+        seed: Source of all randomness; the recipe's seed where absent.
+        out: Folder to write to; ``samples/seed<seed>`` in the run directory where absent.
+        checkpoint: See :func:`load_run`.
+        device: Where chains run; the recipe's accelerator where absent.
+        registry: Plugins; those that are installed where absent.
+
+    Returns:
+        The folder: ``samples.png`` (one value range for all) and ``samples.safetensors`` with ``x``, shape (N, *),
+        ``position``, shape (N, D), and ``potential`` in nats, shape (N,).
+    """
+    composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
+    used = composition.seed if seed is None else seed
+    parameter = next(composition.model.parameters(), torch.empty(0))
+    samples = draw_samples(
+        composition.model, composition.sample, count or composition.sample.count, seed=used, device=parameter.device
+    )
+    folder = RunDirectory(directory).samples / f"seed{used}" if out is None else Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_samples(folder / "samples.png", samples.x)
+    tensors = {"x": samples.x, "position": samples.position, "potential": samples.potential}
+    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / "samples.safetensors")
+    return folder
+
+
+def evaluate_run(
+    directory: str | Path,
+    *,
+    only: Sequence[str] = (),
+    checkpoint: str = "best",
+    device: str | None = None,
+    registry: Registry | None = None,
+) -> list[Result]:
+    """Take a trained model's numbers again, and write its report anew.
+
+    Arguments:
+        directory: The run directory.
+        only: Names of metrics; all where empty.
+        checkpoint: See :func:`load_run`.
+        device: Where to measure; the recipe's accelerator where absent.
+        registry: Plugins; those that are installed where absent.
+    """
+    from genfw.evaluate import evaluate
+    from genfw.report import write_report
+
+    place = RunDirectory.open(directory)
+    composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
+    with place.lock(), tuned(composition.engine):
+        torch.manual_seed(composition.seed)
+        results = list(evaluate(composition, place.path, only=only))
+        write_report(place.path)
+    return results
+
+
+def compose_again(place: RunDirectory, registry: Registry | None = None, device: str | None = None) -> Composition:
+    """The parts of a run, from its resolved recipe.
+
+    Arguments:
+        place: The run directory.
+        registry: Plugins; those that are installed where absent.
+        device: Where components that ask for a device are told to be; the recipe's accelerator where absent.
+    """
+    recipe, known = open_recipe(place.resolved, registry=registry)
+    return compose(recipe, known, device=device or str(first_device(accelerator_of(recipe))))
+
+
+def accelerator_of(recipe: Recipe) -> str:
+    """What a recipe says under ``engine.accelerator``."""
+    node = recipe.get("engine.accelerator")
+    return "auto" if node is None else str(node.value)

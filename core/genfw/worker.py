@@ -1,0 +1,55 @@
+"""A further process of a run on this machine; started by :class:`genfw.processes.Workers`, never by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+
+from genfw.compose import compose, open_recipe
+from genfw.observers import Observers
+from genfw.processes import Interrupts, first_device, make_fabric, release, tuned
+from genfw.rundir import RunDirectory
+from genfw.trained import accelerator_of
+from genfw.training import Training
+
+__all__ = ["main"]
+
+
+def main(order: str) -> None:
+    """Train along with the first process.
+
+    Arguments:
+        order: JSON of run directory, rank, world, port, checkpoint, local plugins.
+    """
+    given = json.loads(order)
+    # The first process decides when to stop; Ctrl-C reaches the whole group of processes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    rank, world = given["rank"], given["world"]
+    run = RunDirectory.open(given["directory"])
+    recipe, registry = open_recipe(run.resolved, plugins=given["plugins"])
+    composition = compose(recipe, registry, device=first_device(accelerator_of(recipe), rank))
+    start = None if given["checkpoint"] is None else run.checkpoints.find(given["checkpoint"])
+    with tuned(composition.engine):
+        fabric = make_fabric(composition.engine, rank=rank, world=world, port=given["port"])
+        try:
+            Training(composition, fabric, run, Observers(), Interrupts()).walk(start)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            release()
+
+
+def _die_with(parent: int) -> None:
+    """A worker whose first process was killed would wait for its next message for ever."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
