@@ -138,7 +138,7 @@ def _rank_normalised(draws: Tensor) -> Tensor:
     edge = torch.ones_like(differs[:1])
     first = torch.where(torch.cat([edge, differs]), number, 0).cummax(0).values
     last = torch.where(torch.cat([differs, edge]), number, size - 1).flip(0).cummin(0).values.flip(0)
-    ranks = torch.empty_like(flat).scatter_(0, place, 0.5 * (first + last) + 1.0)
+    ranks = torch.empty_like(flat).scatter_(0, place, 0.5 * (first + last).to(flat) + 1.0)
     normal = torch.special.ndtri((ranks - 0.375) / (size + 0.25))
     normal = torch.where(flat.isfinite().all(0), normal, torch.nan)
     return normal.view(draws.shape)
