@@ -67,6 +67,9 @@ class Lookup:
             self.faults.add("GF202", f"'{name}' is {is_a}, not {article(kind)}", mark, hint)
             return
         names = [option for each in of_kind for option in (each.name, *each.aliases)]
+        broken = quoted(each.name for each in self.registry.broken)
+        if self.registry.broken:
+            hint += f"; plugins that did not load: {broken}"
         self.faults.add("GF201", f"there is no {kind} '{name}'{did_you_mean(name, names)}", mark, hint)
 
     def load(self, component: Component, use: Node) -> type | None:

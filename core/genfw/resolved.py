@@ -134,7 +134,7 @@ def open_recipe(
         plugins: Further local plugin files.
         enabled: Load plugins other than the built-in ones.
         disable: Plugins to leave out.
-        registry: Use this one, instead of loading plugins.
+        registry: Use this one; plugins are loaded anew only for local files that the recipe names and it does not have.
 
     Raises:
         RecipeError: The recipe can't be read at all.
@@ -144,9 +144,10 @@ def open_recipe(
     known = registry or load_plugins(local=plugins, enabled=enabled, disable=disable)
     search = known.recipe_dirs()
     recipe = load_recipe(find_recipe(source, search), sets=sets, unsets=unsets, search=search, strict=False)
-    own = [path for path in recipe.plugins if path.is_file()]
-    if registry is None and own:
-        known = load_plugins(local=[*plugins, *own], enabled=enabled, disable=disable)
+    loaded = [Path(plugin.file).resolve() for plugin in known.plugins if plugin.source == "local"]
+    own = [path for path in recipe.plugins if path.is_file() and path.resolve() not in loaded]
+    if own and enabled:
+        known = load_plugins(local=[*loaded, *own], disable=[*disable, *known.disabled])
     return recipe, known
 
 

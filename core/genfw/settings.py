@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from genfw.component import Settings
 from genfw.errors import ContractError
@@ -27,6 +28,8 @@ class EngineSettings(Settings):
         snapshot_every: Steps between sample grids drawn during training; 0 draws none.
         deterministic: Ask torch for deterministic kernels.
     """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"log_every": 1, "checkpoint_every": 2}
 
     def __init__(
         self,
@@ -103,6 +106,8 @@ class SampleSettings(Settings):
         temperature: Factor on the latent noise of the generator; other than 1 only without a sampler.
         keep_every: Steps between the chain states shown in the report; 0 shows none.
     """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"count": 16, "batch": 16}
 
     def __init__(
         self,
