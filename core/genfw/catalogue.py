@@ -40,9 +40,9 @@ def registry_check(
 ) -> list[Problem]:
     """Check every component of one distribution; an empty list is the proof.
 
-    A component's class can be imported and is of its kind; its constructor is a schema, documented argument by argument;
-    a test names the class or the component; a recipe (shipped, or in a test) uses it. And nothing is left out: every
-    concrete class of an interface in the same packages is on the list.
+    A component's class can be imported and is of its kind; its constructor is a schema, documented argument by
+    argument; a test names the class or the component; a recipe (shipped, or in a test) uses it. And nothing is left
+    out: every concrete class of an interface in the same packages is on the list.
 
     Arguments:
         registry: What the plugins offer.
