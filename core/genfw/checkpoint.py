@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genfw.errors import RunError
+from genfw.files import sync_file, sync_folder, write_atomically
 from genfw.statetree import join_tree, split_tree
 from genfw.types import StateTree
 
@@ -31,47 +32,6 @@ __all__ = ["Checkpoint", "Checkpoints", "write_atomically"]
 _META = "checkpoint.json"
 _INDEX = "index.json"
 _FORMAT = 1
-
-
-def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a file by ``text`` in one step: a reader, and whoever comes after a crash, finds the old text or the new.
-
-    Arguments:
-        path: The file.
-        text: Its new content.
-        durable: Wait until the disk has it.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    if durable:
-        _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "nt":  # folders can't be opened there, and renames are durable without it
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _sync_file(path: Path) -> None:
-    handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sha256(path: Path) -> str:
@@ -259,7 +219,7 @@ class Checkpoints:
             part.mkdir(parents=True)
         barrier()
         save_file(tensors, part / f"{_stem(rank)}.safetensors")
-        _sync_file(part / f"{_stem(rank)}.safetensors")
+        sync_file(part / f"{_stem(rank)}.safetensors")
         with open(part / f"{_stem(rank)}.json", "w", encoding="utf-8") as file:
             json.dump(structure, file)
             file.flush()
@@ -286,7 +246,7 @@ class Checkpoints:
         if path.exists():  # a damaged one, or one that an interrupted run was not resumed from
             self._remove(path)
         os.replace(part, path)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
         barrier()
         return self._read(path, {})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -11,12 +12,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from genfw.checkpoint import Checkpoints, write_atomically
 from genfw.errors import RunError
+from genfw.files import write_atomically
+
+if TYPE_CHECKING:
+    from genfw.checkpoint import Checkpoints
 
 __all__ = ["RunDirectory", "RunRecord", "Status", "list_runs"]
 
@@ -88,8 +92,15 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.html"
         self.samples = self.path / "samples"
-        self.checkpoints = Checkpoints(self.path / "checkpoints")
         self._status, self._lock = self.path / "STATUS", self.path / "LOCK"
+
+    @functools.cached_property
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints."""
+        # They bring torch along, and `genfw runs` and completion are quick without it.
+        from genfw.checkpoint import Checkpoints
+
+        return Checkpoints(self.path / "checkpoints")
 
     @classmethod
     def create(
