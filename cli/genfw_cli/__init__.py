@@ -1,1 +1,1 @@
-"""The genfw command."""
+"""The ``genfw`` command: it parses, calls one function of the core, and prints."""

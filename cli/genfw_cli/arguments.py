@@ -1,0 +1,38 @@
+"""Arguments and options that several commands have, each with one wording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genfw_cli import complete
+
+__all__ = ["Checkpoint", "Json", "Out", "RecipeName", "Root", "RunName", "Sets", "Unsets"]
+
+RecipeName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="A recipe's path, or a shipped recipe's name.", autocompletion=complete.recipes
+    ),
+]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run directory, its name, 'latest', or a recipe's name for its latest run.",
+        autocompletion=complete.runs,
+    ),
+]
+Root = Annotated[Path, typer.Option("--root", metavar="PATH", help="Where run directories lie.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a value, as in --set train.0.steps=500; repeatable."),
+]
+Unsets = Annotated[list[str] | None, typer.Option("--unset", metavar="PATH", help="Remove a value; repeatable.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="PATH", help="File to write, instead of the usual place.")
+]
+Checkpoint = Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="'best', 'last' or a checkpoint's name.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]

@@ -1,0 +1,57 @@
+"""One file per command, each read only when its command is asked for.
+
+A module has either ``command``, a function for Typer, or ``app``, a group of further commands. At its top it imports
+nothing heavy: what the command needs, its function imports, so that ``--help`` and completion never wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+__all__ = ["NAMES", "Lazy"]
+
+#: Commands in the order of ``genfw --help``; each has a module of its name here.
+NAMES = (
+    "run",
+    "resume",
+    "runs",
+    "sample",
+    "evaluate",
+    "report",
+    "list",
+    "show",
+    "check",
+    "schema",
+    "new",
+    "doctor",
+    "registry",
+)
+
+
+class Lazy(TyperGroup):
+    """A group that imports a command's module when the command is named."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """See the base class; no module is imported for it."""
+        return [*NAMES]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """See the base class."""
+        # For a name that is none, all are loaded: the base class looks through them for what was meant.
+        for name in (cmd_name,) if cmd_name in NAMES else NAMES:
+            if name not in self.commands:
+                self.commands[name] = _command(name)
+        return self.commands.get(cmd_name)
+
+
+def _command(name: str) -> Any:
+    module = importlib.import_module(f"{__name__}.{name}")
+    app: typer.Typer | None = getattr(module, "app", None)
+    if app is None:
+        app = typer.Typer(add_completion=False, rich_markup_mode=None)
+        app.command(name)(module.command)
+    return typer.main.get_command(app)

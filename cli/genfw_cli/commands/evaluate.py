@@ -1,0 +1,40 @@
+"""``genfw evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genfw_cli.arguments import Checkpoint, Json, Root, RunName
+from genfw_cli.output import number, show_json, table
+from genfw_cli.session import registry_of_run
+
+
+def command(
+    ctx: typer.Context,
+    run: RunName,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="METRIC", help="Only this metric; repeatable.")
+    ] = None,
+    checkpoint: Checkpoint = "best",
+    root: Root = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Measure a trained model again, with its recipe's metrics."""
+    from genfw import engine
+    from genfw.runs import find_run
+
+    directory = find_run(run, root)
+    results = engine.evaluate_run(
+        directory, only=only or (), checkpoint=checkpoint, registry=registry_of_run(ctx, directory)
+    )
+    if as_json:
+        show_json(results)
+    else:
+        table(
+            ["metric", "value", "unit", "note"],
+            [(result.name, number(result.value, result.error), result.unit, result.note) for result in results],
+            empty="the recipe has no metrics under 'evaluate:'",
+        )

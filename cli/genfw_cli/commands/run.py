@@ -1,0 +1,42 @@
+"""``genfw run``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genfw_cli.arguments import Json, RecipeName, Root, Sets, Unsets
+from genfw_cli.session import open_recipe
+
+
+def command(
+    ctx: typer.Context,
+    recipe: RecipeName,
+    sets: Sets = None,
+    unsets: Unsets = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="A few steps of everything, on stand-in data where the real is absent.")
+    ] = False,
+    root: Root = Path("runs"),
+    directory: Annotated[
+        Path | None,
+        typer.Option("--dir", metavar="PATH", help="This very run directory, instead of a new one under --root."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train, sample, evaluate and report, as a recipe says.
+
+    Makes a new run directory under --root; prints it at the end with the numbers and the report.
+    """
+    from genfw import engine
+    from genfw_cli.running import drive
+
+    read, registry = open_recipe(ctx, recipe, sets, unsets)
+    drive(
+        lambda display: engine.run(
+            read, root=root, smoke=smoke, trackers=[display], registry=registry, directory=directory
+        ),
+        as_json,
+    )

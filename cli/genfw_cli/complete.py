@@ -1,0 +1,52 @@
+"""What a shell offers after TAB. Nothing here imports torch or fails: no offer beats a traceback in a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import typer
+
+from genfw.component import KINDS
+
+__all__ = ["components", "kinds", "recipes", "recipes_and_components", "runs"]
+
+
+def _quiet(offers: Callable[[typer.Context], Iterable[str]]) -> Callable[[typer.Context, str], list[str]]:
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        try:
+            return sorted({offer for offer in offers(ctx) if offer.startswith(incomplete)})
+        except Exception:
+            return []
+
+    return complete
+
+
+def _component_names(ctx: typer.Context) -> Iterable[str]:
+    from genfw.plugins import load_plugins
+
+    return (f"{component.kind}/{component.name}" for component in load_plugins().components)
+
+
+def _recipe_names(ctx: typer.Context) -> Iterable[str]:
+    from genfw.plugins import load_plugins
+
+    for folder in load_plugins().recipe_dirs():
+        yield from (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    yield from (path.as_posix() for path in Path().glob("*.yaml"))
+
+
+def _run_names(ctx: typer.Context) -> Iterable[str]:
+    from genfw.rundir import list_runs
+
+    yield "latest"
+    for run in list_runs(Path("runs")):
+        yield run.name
+        yield run.path.as_posix()
+
+
+kinds = _quiet(lambda ctx: KINDS)
+components = _quiet(_component_names)
+recipes = _quiet(_recipe_names)
+recipes_and_components = _quiet(lambda ctx: [*_component_names(ctx), *_recipe_names(ctx)])
+runs = _quiet(_run_names)

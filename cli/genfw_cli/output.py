@@ -1,0 +1,107 @@
+"""Results on stdout: a table on a terminal, tab-separated lines when piped, JSON when a program asks.
+
+Everything else goes to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+__all__ = ["heading", "lines", "note", "number", "plain", "show_json", "table", "unmarked", "write"]
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "") -> None:
+    """Print rows: aligned under headings on a terminal; when piped, one line each, cells parted by tabs, no headings.
+
+    Arguments:
+        columns: Headings.
+        rows: Cells, as many in each row as there are headings.
+        empty: Told on stderr where there are no rows.
+    """
+    if not rows:
+        note(empty)
+    elif sys.stdout.isatty():
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for column in columns:
+            drawn.add_column(column, overflow="fold")
+        for row in rows:
+            drawn.add_row(*(Text(cell) for cell in row))
+        Console().print(drawn)
+    else:
+        lines("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
+
+
+def heading(text: str) -> None:
+    """A line above a block of output, bold on a terminal."""
+    print(f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text)
+
+
+def lines(texts: Any) -> None:
+    """Print each text on a line of its own."""
+    for text in texts:
+        print(text)
+
+
+def note(text: str) -> None:
+    """A line on stderr, for the person at the terminal; an empty text prints nothing."""
+    if text:
+        print(text, file=sys.stderr)
+
+
+def write(text: str, out: Path | None) -> None:
+    """Print ``text``, or write it to ``out`` and print where that is."""
+    if out is None:
+        print(text, end="")
+    else:
+        out.write_text(text, encoding="utf-8")
+        print(out)
+
+
+def show_json(value: Any) -> None:
+    """Print ``value`` as JSON: records become objects, paths strings, numbers that are not finite null."""
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """``value`` made of what JSON has."""
+    if attrs.has(type(value)):
+        return {
+            field.name: plain(getattr(value, field.name)) for field in attrs.fields(type(value)) if field.name[0] != "_"
+        }
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    return str(value.as_posix() if isinstance(value, Path) else value)
+
+
+def unmarked(text: str) -> str:
+    """A docstring without its markup: roles and quotes dropped, formulas as they are written."""
+    text = re.sub(r":[\w:]+:`~?([^`<]*?)(?: <[^`]*>)?`", r"\1", text)
+    text = re.sub(r"^( *)\.\. math::[ \n]*", r"\1    ", text, flags=re.MULTILINE)
+    return text.replace("``", "").replace("::\n", ":\n")
+
+
+def number(value: float | None, error: float | None = None) -> str:
+    """A number with four figures, and its standard error where there is one."""
+    if value is None:
+        return "-"
+    text = f"{value:.4g}"
+    return text if error is None else f"{text} ± {error:.2g}"

@@ -1,0 +1,194 @@
+"""How a run is going, on stderr: one live bar per stage on a terminal, a plain line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from genfw.interfaces.tracker import RunInfo, Tracker
+
+__all__ = ["PlainProgress", "Rate", "TerminalProgress", "duration", "progress", "scalars"]
+
+#: Columns of a row that are not scalars of the stage.
+_BOOKKEEPING = ("stage", "name", "step", "time")
+#: Scalars in the order they are shown; what a stage logs beyond them follows while there is room.
+_FIRST = ("energy/gap", "loss", "loss/total")
+_SHOWN = 4
+
+
+class Rate:
+    """Steps per second over the newest rows, and what is left at that rate.
+
+    Arguments:
+        rows: Rows looked back on: enough to smooth, few enough to follow a change of pace.
+    """
+
+    def __init__(self, rows: int = 10) -> None:
+        self._points: deque[tuple[int, float]] = deque(maxlen=rows)
+
+    def add(self, step: int, seconds: float) -> None:
+        """Note that ``step`` was done at ``seconds``; a step back (a new stage, a rollback) begins anew."""
+        if self._points and step <= self._points[-1][0]:
+            self._points.clear()
+        self._points.append((step, seconds))
+
+    @property
+    def per_second(self) -> float | None:
+        """Steps per second; unknown before there are two rows."""
+        (step0, time0), (step1, time1) = (self._points[0], self._points[-1]) if self._points else ((0, 0.0), (0, 0.0))
+        return (step1 - step0) / (time1 - time0) if time1 > time0 else None
+
+    def left(self, steps: int) -> float | None:
+        """Seconds until ``steps`` more are done."""
+        return steps / self.per_second if self.per_second else None
+
+
+def duration(seconds: float | None) -> str:
+    """``1:02:03`` or ``02:03``; ``--:--`` where unknown."""
+    if seconds is None:
+        return "--:--"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes:02d}:{rest:02d}"
+
+
+def scalars(row: Mapping[str, Any]) -> str:
+    """The row's scalars worth a glance: the energy gap first, then losses, then the rest while there is room."""
+    values = {
+        name: value for name, value in row.items() if name not in _BOOKKEEPING and isinstance(value, (int, float))
+    }
+    names = [name for name in _FIRST if name in values] + [name for name in values if name not in _FIRST]
+    return "  ".join(f"{'gap' if name == 'energy/gap' else name} {values[name]:.4g}" for name in names[:_SHOWN])
+
+
+class _Progress(Tracker):
+    """What both displays share.
+
+    Arguments:
+        stream: Where lines go.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = sys.stderr if stream is None else stream
+        self.rate = Rate()
+        self.stages: tuple[tuple[str, int], ...] = ()
+        #: Told by :meth:`start`; what a resume command needs.
+        self.directory: Path | None = None
+
+    def start(self, run: RunInfo) -> None:
+        """The run begins."""
+        self.stages, self.directory = run.stages, run.directory
+        self.say(f"{run.name}: {run.directory}")
+        if run.resumed_at is not None:
+            stage, step = run.resumed_at
+            self.say(f"goes on at stage {stage + 1} of {len(run.stages)}, step {step}")
+
+    def event(self, kind: str, message: str) -> None:
+        """A line for everything but stage changes and checkpoints, which the display itself shows."""
+        if kind not in ("stage", "checkpoint"):
+            self.say(f"{kind}: {message}")
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(text, file=self.stream, flush=True)
+
+    def pace(self, row: Mapping[str, Any]) -> tuple[int, int, str, str]:
+        """Step, steps of the stage, rate and time left as texts."""
+        index, step = int(row["stage"]), int(row["step"])
+        steps = self.stages[index][1] if index < len(self.stages) else step
+        self.rate.add(step, float(row["time"]))
+        speed = self.rate.per_second
+        return (
+            step,
+            steps,
+            "" if speed is None else f"{speed:.3g} step/s",
+            duration(self.rate.left(max(steps - step, 0))),
+        )
+
+    def title(self, row: Mapping[str, Any]) -> str:
+        """``stage 1/2 elbo``."""
+        return f"stage {int(row['stage']) + 1}/{max(len(self.stages), 1)} {row['name']}"
+
+
+class PlainProgress(_Progress):
+    """A line when a stage begins or ends, and every ``interval`` seconds between: for logs and pipes.
+
+    Arguments:
+        stream: Where lines go; stderr by default.
+        interval: Least seconds between lines of one stage.
+        clock: Seconds, from any origin.
+    """
+
+    def __init__(
+        self, stream: TextIO | None = None, interval: float = 10.0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        super().__init__(stream)
+        self.interval, self.clock = interval, clock
+        self._said = -float("inf")
+        self._stage = -1
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """See :meth:`Tracker.log`."""
+        step, steps, speed, left = self.pace(row)
+        now = self.clock()
+        if now - self._said >= self.interval or row["stage"] != self._stage or step >= steps:
+            self._said, self._stage = now, row["stage"]
+            parts = (f"{self.title(row)}: step {step}/{steps}", speed, f"ETA {left}", scalars(row))
+            self.say("  ".join(part for part in parts if part))
+
+
+class TerminalProgress(_Progress):
+    """A live bar per stage, with rate, time left and scalars.
+
+    Arguments:
+        stream: A terminal; stderr by default.
+        console: To draw on instead.
+    """
+
+    def __init__(self, stream: TextIO | None = None, console: Console | None = None) -> None:
+        super().__init__(stream)
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("ETA {task.fields[left]}"),
+            TextColumn("{task.fields[scalars]}", style="dim"),
+            console=console or Console(file=self.stream),
+            refresh_per_second=4,
+        )
+        self._tasks: dict[int, TaskID] = {}
+
+    def start(self, run: RunInfo) -> None:
+        """See :meth:`Tracker.start`."""
+        super().start(run)
+        self.bars.start()
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """See :meth:`Tracker.log`."""
+        step, steps, speed, left = self.pace(row)
+        index = int(row["stage"])
+        if index not in self._tasks:
+            self._tasks[index] = self.bars.add_task(self.title(row), total=steps, speed="", left="", scalars="")
+        self.bars.update(self._tasks[index], completed=step, total=steps, speed=speed, left=left, scalars=scalars(row))
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def end(self, status: str) -> None:
+        """See :meth:`Tracker.end`."""
+        self.bars.stop()
+
+
+def progress(stream: TextIO | None = None) -> PlainProgress | TerminalProgress:
+    """The display that fits ``stream`` (stderr by default)."""
+    stream = sys.stderr if stream is None else stream
+    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
