@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import os
 import re
 import time
 import traceback
@@ -17,12 +16,15 @@ import attrs
 import torch
 
 import genfw
+from genfw.checkpoint import write_atomically
 from genfw.errors import ContractError, GenfwError
 from genfw.freeze import frozen
 from genfw.interfaces.dataset import Dataset
 from genfw.interfaces.metric import Figure, Metric, Result
 from genfw.model import Model
 from genfw.plots import Canvas, save_figure, save_samples
+from genfw.randomness import kept_apart
+from genfw.rundir import RunDirectory
 from genfw.sampling import Samples, draw_samples
 from genfw.seeding import derive_seed
 from genfw.settings import SampleSettings
@@ -31,9 +33,7 @@ from genfw.types import Batch
 if TYPE_CHECKING:
     from genfw.compose import Composition
 
-__all__ = ["EVALUATION_FILE", "Evaluation", "describe", "evaluate", "measure"]
-
-EVALUATION_FILE = "evaluation.json"
+__all__ = ["Evaluation", "describe", "evaluate", "measure"]
 
 
 class Evaluation:
@@ -248,17 +248,18 @@ def measure(evaluation: Evaluation, metrics: Sequence[tuple[str, Metric]], *, on
         seconds = time.perf_counter() - began
         results.extend(taken)
         records.extend(_record(evaluation, name, result, failed, seconds) for result in taken)
-    path = evaluation.directory / EVALUATION_FILE
+    path = RunDirectory(evaluation.directory).evaluation
     if only:
         records = _merge(path, records, [name for name in names if name not in only])
-    _write(path, {"format": 1, "smoke": evaluation.smoke, "paper": dict(evaluation.paper), "results": records})
+    content = {"format": 1, "smoke": evaluation.smoke, "paper": dict(evaluation.paper), "results": records}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
     return results
 
 
 def _take(evaluation: Evaluation, name: str, metric: Metric) -> tuple[list[Result], bool]:
     try:
-        devices = [evaluation.device] if evaluation.device.type == "cuda" else []
-        with frozen(evaluation.model), torch.random.fork_rng(devices=devices):
+        with frozen(evaluation.model), kept_apart(evaluation.device):
             return [_finite(result) for result in metric.compute(evaluation)], False
     except GenfwError as error:
         return [Result(name, None, protocol=evaluation.protocol(), note=str(error))], True
@@ -313,10 +314,3 @@ def _merge(path: Path, records: list[dict[str, Any]], kept: Sequence[str]) -> li
     except (OSError, ValueError, KeyError):
         return records
     return [record for record in earlier if record.get("metric") in kept] + records
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

@@ -46,7 +46,6 @@ _STYLE: dict[str, Any] = {
     "axes.edgecolor": "#8c959f",
     "axes.labelcolor": INK,
     "axes.titlesize": 10,
-    "axes.titleweight": "medium",
     "axes.linewidth": 0.7,
     "axes.grid": True,
     "axes.axisbelow": True,

@@ -53,11 +53,36 @@ class Grid:
         left, right, bottom, top = self.window
         return max(right - left, top - bottom) / (self.size - 1)
 
+    def interpolate(self, log_density: Tensor, x: Tensor) -> Tensor:
+        """Log density at ``x`` ``(B, 2)`` from its values at :meth:`points`, by cubic convolution (Keys, 1981).
+
+        Not finite where a point is less than two cells from the window's edge or outside.
+        """
+        left, right, bottom, top = self.window
+        x = x.cpu().double()
+        low, high = x.new_tensor([left, bottom]), x.new_tensor([right, top])
+        place = (x - low) / (high - low) * (self.size - 1)
+        corner = place.floor()
+        inside = ((corner >= 1) & (corner <= self.size - 3)).all(1)
+        weights = _keys_weights(place - corner)  # shape: (B, 2, 4)
+        near = corner.long().clamp(1, self.size - 3)[..., None] + torch.arange(-1, 3)  # shape: (B, 2, 4)
+        picture = log_density.double().cpu().reshape(self.size, self.size)
+        values = torch.einsum("bi,bj,bij->b", *weights.unbind(1), picture[near[:, 0, :, None], near[:, 1, None]])
+        return torch.where(inside, values, torch.nan)
+
     def log_integral(self, log_density: Tensor) -> float:
         """Logarithm of the integral over the window of a density given by its logarithm at :meth:`points`."""
         left, right, bottom, top = self.window
         cell = (right - left) * (top - bottom) / (self.size - 1) ** 2
         return float(torch.logsumexp(log_density.double().cpu(), 0)) + math.log(cell)
+
+
+def _keys_weights(offset: Tensor) -> Tensor:
+    """Weights of the four neighbours of a point ``offset`` of a cell past the second; exact for quadratics."""
+    t = offset[..., None]
+    edge = [-0.5 * d**3 + 2.5 * d**2 - 4.0 * d + 2.0 for d in (1.0 + t, 2.0 - t)]
+    centre = [1.5 * d**3 - 2.5 * d**2 + 1.0 for d in (t, 1.0 - t)]
+    return torch.cat([edge[0], centre[0], centre[1], edge[1]], dim=-1)
 
 
 @attrs.frozen(eq=False)
