@@ -61,14 +61,21 @@ class Model(nn.Module):
     def data_shape(self) -> Size:
         """Shape of one item, without batch."""
         if self._data_shape is None and self.decoder is not None:
-            device = next(self.parameters(), torch.empty(0)).device
             with torch.no_grad():
                 # Zero noise, not random: finding a shape must not consume anyone's randomness.
-                noise = torch.zeros(2, self.latent_layout.size, device=device)
+                noise = self.anchor.new_zeros(2, self.latent_layout.size)
                 self._data_shape = tuple(self.likelihood(self.latent(noise)).mean.shape[1:])
         if self._data_shape is None:
             raise ContractError("a model without decoder needs its data_shape")
         return self._data_shape
+
+    @property
+    def anchor(self) -> Tensor:
+        """An empty tensor of the model's dtype on its device, to make others like it."""
+        for parameter in self.parameters():
+            if parameter.is_floating_point():
+                return parameter.detach().new_empty(0)
+        return torch.empty(0)
 
     @property
     def latent_layout(self) -> NoiseLayout:

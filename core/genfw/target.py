@@ -325,7 +325,7 @@ class JointTarget(Target):
     def draw_base(self, count: int, generator: torch.Generator) -> Tensor:
         """See :meth:`Target.draw_base`."""
         with torch.no_grad():
-            noise = self.model.latent_layout.draw(count, generator=generator)
+            noise = self.model.latent_layout.draw(count, generator=generator, dtype=self.model.anchor.dtype)
             latent = self.model.latent(noise)
             x = self.model.likelihood(latent).sample(generator=generator)
         return torch.cat([latent.flat(), x.flatten(1)], dim=1)
