@@ -27,6 +27,7 @@ NAMES = (
     "check",
     "schema",
     "new",
+    "verify",
     "doctor",
     "registry",
 )
