@@ -64,4 +64,5 @@ def fetched(what: str, folder: Path, remedy: str, fetch: Callable[[], Any]) -> A
         return fetch()
     except (OSError, RuntimeError, EOFError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason.rstrip(".")
         raise DataError(f"{what} is absent and can't be downloaded to {folder}: {reason}. {remedy}") from error

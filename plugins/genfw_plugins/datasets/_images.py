@@ -5,9 +5,10 @@ from __future__ import annotations
 import abc
 import io
 import os
+import posixpath
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -221,6 +222,6 @@ class ImageSplit(Split):
 
 
 def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
     # Archives made on macOS carry a shadow "__MACOSX/._name" of each file.
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and "__MACOSX" not in path.parts
+    hidden = name.startswith((".", "__MACOSX/")) or "/." in name
+    return not hidden and posixpath.splitext(name)[1].lower() in SUFFIXES

@@ -46,13 +46,15 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} can't be read: {error}. {remedy}") from error
     header = 4 + 4 * dimensions
-    if len(content) < header or content[:2] != b"\0\0":
+    if len(content) < 4 or content[:2] != b"\0\0":
         raise DataError(f"{path} is not an idx file: it starts with {content[:4].hex(' ') or 'nothing'}. {remedy}")
     if content[2] != _UBYTE or content[3] != dimensions:
         raise DataError(
             f"{path} holds idx type {content[2]:#04x} with {content[3]} dimensions; expected unsigned bytes "
             f"({_UBYTE:#04x}) with {dimensions}. Are images and labels swapped?"
         )
+    if len(content) < header:
+        raise DataError(f"{path} ends within its header. {remedy}")
     shape = [int.from_bytes(content[4 + 4 * d : 8 + 4 * d], "big") for d in range(dimensions)]
     if len(content) - header != math.prod(shape):
         raise DataError(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import os.path
+import posixpath
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -74,6 +74,8 @@ class ImageFolder(Dataset):
         self.pixels = Pixels(size, channels, crop, resample, invert)
         self.flip, self.classes, self.limit, self.cache_mib = check_flip(flip), classes, limit, cache_mib
         self._source: ImageSource | None = None
+        self._members: dict[str, list[str]] = {}
+        self._folders: dict[str, dict[str, str]] = {}
         self._opened: dict[str, Split] = {}
 
     @property
@@ -92,38 +94,39 @@ class ImageFolder(Dataset):
     def _open(self, name: str) -> Split:
         if self._source is None:
             self._source = image_source(self.root)
-        members = self._members(self._source.names())
-        if not members[name]:
+            self._members = self._divide(self._source.names())
+            self._folders = {split: _folders(names) for split, names in self._members.items()}
+        members, folder = self._members[name], self._folders[name]
+        if not members:
             raise DataError(
                 f"{self.root} has no images for the split '{name}' (train: {self.train}, test: {self.test}); "
                 "set 'root', 'train' and 'test' to what is there"
             )
-        folder = {split: _folders(names) for split, names in members.items()}
-        classes = sorted(set().union(*(names.values() for names in folder.values())))
-        chosen = [image for image in members[name] if self.classes is None or folder[name][image] in self.classes]
+        classes = sorted({each for names in self._folders.values() for each in names.values()})
+        chosen = [image for image in members if self.classes is None or folder[image] in self.classes]
         if not chosen:
             raise DataError(f"no image is left with 'classes: {self.classes}'; the folders are {', '.join(classes)}")
         chosen = chosen[: self.limit]
         labels = None
         if len(classes) > 1:
             number = {each: k for k, each in enumerate(classes)}
-            labels = torch.tensor([number[folder[name][image]] for image in chosen])
+            labels = torch.tensor([number[folder[image]] for image in chosen])
         flip = self.flip if name == "train" else 0.0
         return ImageSplit(self._source, chosen, self.pixels, labels, flip=flip, cache_mib=self.cache_mib)
 
-    def _members(self, names: list[str]) -> dict[str, list[str]]:
+    def _divide(self, names: list[str]) -> dict[str, list[str]]:
         train, test = self.train, self.test
-        if train is None and test is None and {"train", "test"} <= {PurePosixPath(name).parts[0] for name in names}:
+        if train is None and test is None and {"train", "test"} <= {name.partition("/")[0] for name in names}:
             train, test = "train/", "test/"
-        if test is not None:
-            tests = [name for name in names if _matches(name, test)]
-            out = set(tests)
-            trains = [name for name in names if (name not in out if train is None else _matches(name, train))]
-            return {"train": trains, "test": tests}
         pool = [name for name in names if train is None or _matches(name, train)]
-        tests = [name for name in pool if _fraction(name) < self.test_fraction]
-        out = set(tests)
-        return {"train": [name for name in pool if name not in out], "test": tests}
+        if test is None:
+            tests = [name for name in pool if _fraction(name) < self.test_fraction]
+        else:
+            tests = [name for name in names if _matches(name, test)]
+        if train is None or test is None:
+            out = set(tests)
+            pool = [name for name in pool if name not in out]
+        return {"train": pool, "test": tests}
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -137,6 +140,6 @@ def _fraction(name: str) -> float:
 
 def _folders(names: list[str]) -> dict[str, str]:
     """Each image's folder, relative to the deepest folder that all share."""
-    parents = {name: PurePosixPath(name).parent for name in names}
-    common = PurePosixPath(os.path.commonpath([str(parent) for parent in set(parents.values())])) if names else None
-    return {name: str(parent.relative_to(common)) for name, parent in parents.items() if common is not None}
+    parents = {name: posixpath.dirname(name) for name in names}
+    common = posixpath.commonpath(set(parents.values())) if names else ""
+    return {name: parent[len(common) :].lstrip("/") or "." for name, parent in parents.items()}

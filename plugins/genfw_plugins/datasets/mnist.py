@@ -86,7 +86,8 @@ class MNIST(PixelDataset):
         folder = download_folder(self.root, self.names[0])
         return (
             f"Put the four files of {self.names[1]} (train-images-idx3-ubyte.gz and so on) in {folder}, "
-            "set 'root' to the folder that has them, or set 'download: true' where there is a network."
+            "or set 'root' to the folder that has them"
+            + ("." if self.download else ", or 'download: true' where there is a network.")
         )
 
     def _fetch(self, name: str) -> None:
