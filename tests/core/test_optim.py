@@ -1,0 +1,107 @@
+"""One optimiser step: who moves, how far, and what is averaged."""
+
+import pytest
+import torch
+from torch import nn
+
+from genfw.errors import ContractError
+from genfw.interfaces import OptimizerFactory, StageRun
+from genfw.optim import Clip, Updater, WeightAverage
+
+
+class Adam(OptimizerFactory):
+    def build(self, parameters):
+        return torch.optim.Adam(list(parameters), lr=self.lr, betas=(0.9, 0.99))
+
+
+class SGD(OptimizerFactory):
+    def build(self, parameters):
+        return torch.optim.SGD(list(parameters), lr=self.lr)
+
+
+class OneProcess:
+    world_size = 1
+
+
+def stage_run():
+    return StageRun(OneProcess(), torch.device("cpu"), torch.Generator(), 10)  # type: ignore[arg-type]
+
+
+def test_only_the_updaters_own_parameters_move_or_get_gradients():
+    mine, other = nn.Linear(2, 1), nn.Linear(2, 2)
+    before = other.weight.detach().clone()
+    updater = Updater([mine], SGD(lr=0.1), stage_run(), 10)
+    updater.update(mine(other(torch.ones(3, 2))).sum(), 0)
+    assert other.weight.grad is None
+    assert torch.equal(other.weight, before)
+
+
+def test_a_step_is_the_rate_times_schedule_times_health_cut():
+    layer = nn.Linear(1, 1, bias=False)
+    run = stage_run()
+    run.lr_scale = 0.5
+    updater = Updater([layer], SGD(lr=0.1, warmup=4), run, 10)
+    start = layer.weight.item()
+    updater.update(layer.weight.sum() * 3.0, 0)  # factor 1/4 at the first of four warm-up steps
+    assert layer.weight.item() == pytest.approx(start - 3.0 * 0.1 * 0.25 * 0.5)
+
+
+def test_clip_by_norm_bounds_the_step_and_reports_the_norm_before():
+    layer = nn.Linear(2, 1, bias=False)
+    updater = Updater([layer], SGD(lr=1.0), stage_run(), 10, Clip(norm=0.5))
+    start = layer.weight.detach().clone()
+    norm = updater.update((layer.weight * torch.tensor([[3.0, 4.0]])).sum(), 0)
+    assert norm.item() == pytest.approx(5.0)
+    assert (layer.weight - start).norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_clip_by_sigmas_clamps_each_element_by_the_second_moment():
+    layer = nn.Linear(2, 1, bias=False)
+    updater = Updater([layer], Adam(lr=1e-3), stage_run(), 10, Clip(sigmas=3.0, offset=0.1))
+    updater.update((layer.weight * torch.tensor([[1.0, 0.1]])).sum(), 0)
+    # After one step the bias-corrected second moment is the squared gradient: bounds are 3 * |g| + 0.1.
+    updater.update((layer.weight * torch.tensor([[100.0, -100.0]])).sum(), 1)
+    torch.testing.assert_close(layer.weight.grad, torch.tensor([[3.1, -0.4]]))
+
+
+def test_nothing_to_train_is_said():
+    with pytest.raises(ContractError, match="nothing to train"):
+        Updater([nn.ReLU()], SGD(lr=0.1), stage_run(), 1)
+    with pytest.raises(ContractError, match="clip needs norm, sigmas or both"):
+        Clip()
+
+
+def test_weight_average_follows_its_formula_and_restores():
+    network = nn.BatchNorm1d(1)
+    average = WeightAverage(network, 0.5)
+    assert average.average["weight"].item() == 1.0
+    expected = 1.0
+    for updates, value in enumerate((2.0, 3.0, 4.0)):
+        with torch.no_grad():
+            network.weight.fill_(value)
+            network.running_mean.fill_(value)
+        average.update()
+        decay = min(0.5, (1 + updates) / (10 + updates))
+        expected = decay * expected + (1 - decay) * value
+    assert average.average["weight"].item() == pytest.approx(expected)
+    assert average.average["running_mean"].item() == 4.0  # buffers are copied
+    with average.applied():
+        assert network.weight.item() == pytest.approx(expected)
+    assert network.weight.item() == 4.0
+    restored = WeightAverage(network, 0.5)
+    restored.load_state_dict(average.state_dict())
+    assert restored.updates == 3
+    assert torch.equal(restored.average["weight"], average.average["weight"])
+
+
+@pytest.mark.parametrize(
+    ("decay", "final", "halfway", "last"),
+    [("none", 0.0, 1.0, 1.0), ("linear", 0.1, 0.55, 0.1), ("cosine", 0.1, 0.55, 0.1), ("exponential", 0.01, 0.1, 0.01)],
+)
+def test_schedules_start_at_one_and_end_at_final(decay, final, halfway, last):
+    factory = SGD(lr=1.0, decay=decay, final=final)
+    factors = [factory.factor(step, 101) for step in range(101)]
+    assert factors[0] == pytest.approx(1.0)
+    assert factors[50] == pytest.approx(halfway)
+    assert factors[-1] == pytest.approx(last)
+    assert factors == sorted(factors, reverse=True)
