@@ -117,7 +117,7 @@ class ModuleSuite(ComponentSuite):
 
     def prepared(self, seed: int = 0) -> Any:
         """A network in float64 and eval mode whose weights are away from special values such as zero."""
-        module = self._seeded(seed).double().eval()
+        module = self._placed(self._seeded(seed), torch.float64).eval()
         generator = generator_of(seed + 1)
         with torch.no_grad():
             for parameter in module.parameters():
@@ -129,6 +129,13 @@ class ModuleSuite(ComponentSuite):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return self.make()
+
+    def _placed(self, module: Any, where: torch.dtype | str) -> Any:
+        """The network in a precision or on a device, together with what it borrows."""
+        for name in self.borrowed:
+            for part in _parts(getattr(module, name)):
+                part.to(where)
+        return module.to(where)
 
     def _assert_close(self, actual: Tensor, expected: Tensor, message: str) -> None:
         close = torch.allclose(actual, expected, rtol=self.tolerance, atol=self.tolerance)
@@ -157,7 +164,7 @@ class ModuleSuite(ComponentSuite):
     def test_precision_is_that_of_input_and_weights(self) -> None:
         """float32 stays float32, float64 stays float64."""
         for dtype in (torch.float32, torch.float64):
-            module = self._seeded(0).to(dtype).eval()
+            module = self._placed(self._seeded(0), dtype).eval()
             result = self.apply(module, self.inputs(module, 2).to(dtype))
             assert result.dtype == dtype, f"in {dtype} the result has {result.dtype}"
 
@@ -165,7 +172,7 @@ class ModuleSuite(ComponentSuite):
         """Nothing is pinned to the CPU: it runs on the meta device, and on a GPU where there is one."""
         devices = ["meta", *(["cuda"] if torch.cuda.is_available() else [])]
         for device in devices:
-            module = self._seeded(0).eval().to(device)
+            module = self._placed(self._seeded(0), device).eval()
             result = self.apply(module, self.inputs(module, 2).float().to(device))
             assert result.device.type == device, f"on {device} the result is on {result.device}"
 
