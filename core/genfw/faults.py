@@ -70,7 +70,7 @@ class Mark:
     source: str = attrs.field(default="", repr=False)
 
     def __str__(self) -> str:
-        return self.source if self.file in ("--set", "--unset") else f"{self.file}:{self.line}"
+        return f"{self.file} {self.source}" if self.file in ("--set", "--unset") else f"{self.file}:{self.line}"
 
 
 def closest(word: str, options: Iterable[str]) -> str | None:

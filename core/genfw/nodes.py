@@ -152,7 +152,9 @@ def read_yaml(text: str, file: str, faults: FaultList) -> Node | None:
         return reader.node(raw, None, ())
     except yaml.MarkedYAMLError as error:
         problem = " ".join(str(part) for part in (error.context, error.problem) if part)
-        faults.add("GF101", f"not readable as YAML: {problem}", reader.mark(error.problem_mark or error.context_mark))
+        mark = reader.mark(error.problem_mark or error.context_mark)
+        hint = 'inside [ ] and { }, write "${a.b}" in quotes' if "${" in mark.source else ""
+        faults.add("GF101", f"not readable as YAML: {problem}", mark, hint)
     except yaml.YAMLError as error:
         faults.add("GF101", f"not readable as YAML: {error}", reader.mark(None))
     except _TooLargeError as error:

@@ -277,7 +277,7 @@ class _Extender:
             return None
         path = _locate(item.value, folder(item.mark), self.search)
         if path is None:
-            beside = [each.name for each in sorted(folder(item.mark).glob("*.yaml"))]
+            beside = [each.stem for each in sorted(folder(item.mark).glob("*.yaml"))]
             known = [*beside, *shipped_names(self.search)]
             self.faults.add("GF107", f"there is no recipe '{item.value}'{did_you_mean(item.value, known)}", item.mark)
             return None

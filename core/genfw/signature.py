@@ -70,8 +70,8 @@ def parameters(cls: type) -> tuple[Parameter, ...]:
     """Parameters of a class's constructor, in order.
 
     Raises:
-        ContractError: The constructor can't serve as a schema: ``*args``, ``**kwargs``, positional-only parameters, a
-            missing or unreadable annotation.
+        ContractError: The constructor can't serve as a schema: ``*args``, ``**kwargs``, positional-only parameters, one
+            called ``use`` or ``ref``, a missing or unreadable annotation.
     """
     init = inspect.getattr_static(cls, "__init__")
     if init is object.__init__ or not isinstance(init, types.FunctionType) or init.__module__.startswith("torch."):
@@ -85,6 +85,8 @@ def parameters(cls: type) -> tuple[Parameter, ...]:
                 f"{cls.__name__}.__init__ takes '{parameter}'; a component's parameters are named one by one, "
                 "without *args, **kwargs or '/'"
             )
+        if name in ("use", "ref"):
+            raise ContractError(f"{cls.__name__}.__init__ calls a parameter '{name}', which a recipe keeps for itself")
         if name not in hints:
             raise ContractError(f"{cls.__name__}.__init__ has no annotation on '{name}'; it is the recipe's schema")
         injected = name in INJECTED

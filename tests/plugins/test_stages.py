@@ -302,7 +302,7 @@ def tiny(energy=None, encoder=True):
             "stage 'alternating' trains those on the latent",
         ),
         (lambda: Contrastive(tiny(DATA), 1, 1, Adam(lr=1.0), CHAIN, space="prior"), "can't be drawn in space 'prior'"),
-        (lambda: Contrastive(tiny(DATA), 1, 1, Adam(lr=1.0), CHAIN, space="data", use="mean"), "needs a decoder"),
+        (lambda: Contrastive(tiny(DATA), 1, 1, Adam(lr=1.0), CHAIN, space="data", mean=True), "needs a decoder"),
         (lambda: Contrastive(tiny(DATA), 0, 1, Adam(lr=1.0), CHAIN), "at least 1"),
         (lambda: ELBO(tiny(encoder=False), 1, 1, Adam(lr=1.0)), "needs a model with encoder"),
         (lambda: ELBO(tiny(LATENT), 1, 1, Adam(lr=1.0)), "needs energy_optimizer and negatives"),

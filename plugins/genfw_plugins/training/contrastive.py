@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Contrastive(Stage):
         optimizer: How the energies' weights move.
         negatives: Kernel and start of the chains.
         space: Space the chains run in: ``noise`` (VAEBM), ``data`` (an EBM on x), ``joint`` (VAEBM App. B.1).
-        use: ``sample`` scores the data a position stands for; ``mean`` scores the decoder's mean.
+        mean: Score the decoder's mean instead of the data that a position stands for.
         l2: Weight of the mean squared energies, which holds the energies' level and keeps training stable.
         penalty: Weight of the spectral norms, for an energy that offers them.
         clip: Gradient clipping; VAEBM clamps at 3 sigmas.
@@ -57,7 +57,7 @@ class Contrastive(Stage):
         optimizer: OptimizerFactory,
         negatives: Chain,
         space: Space = "noise",
-        use: Literal["sample", "mean"] = "sample",
+        mean: bool = False,
         l2: float = 0.0,
         penalty: float = 0.0,
         clip: Clip | None = None,
@@ -74,12 +74,12 @@ class Contrastive(Stage):
             raise ContractError(
                 f"negatives of an energy on data can't be drawn in space '{space}'; use noise, data or joint"
             )
-        if use == "mean" and space == "data":
-            raise ContractError("use: mean needs a decoder; chains in space 'data' have none")
+        if mean and space == "data":
+            raise ContractError("mean: true needs a decoder; chains in space 'data' have none")
         self.model, self.steps, self.batch = model, steps, batch
         self.optimizer, self.negatives = optimizer, negatives
         self.space: Space = space
-        self.use, self.l2, self.penalty, self.clip = use, l2, penalty, clip
+        self.mean, self.l2, self.penalty, self.clip = mean, l2, penalty, clip
         self.average, self.data_noise = average, data_noise
 
     def setup(self) -> None:
@@ -97,7 +97,7 @@ class Contrastive(Stage):
         target = make_target(model, self.space)
         result = self.negatives.run(target, len(batch), generator=generator, x=batch.x, index=batch.index, step=step)
         with torch.no_grad(), frozen(model.prior, model.decoder):
-            negative = target.to_data(result.position, mean=self.use == "mean", generator=generator)
+            negative = target.to_data(result.position, mean=self.mean, generator=generator)
         positive = batch.x
         if self.data_noise:
             positive = positive + self.data_noise * torch.randn(
