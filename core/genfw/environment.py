@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -105,6 +106,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@functools.cache
 def _code(folder: Path, source: str = "built-in") -> str:
     """Hash over the Python files of a package; a local plugin's version is its hash already."""
     if source == "local" or not folder.is_dir():
