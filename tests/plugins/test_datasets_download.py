@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import threading
+import time
 import urllib.request
 from pathlib import Path
 from urllib.error import URLError
@@ -15,6 +16,7 @@ from datasets_util import cifar_files, digits, encoded, tar_gz, write_mnist, wri
 
 from genfw.errors import DataError
 from genfw.torchvision_compat import import_torchvision
+from genfw_plugins.datasets._files import fetched
 from genfw_plugins.datasets.large_images import CelebA, LSUNChurch
 from genfw_plugins.datasets.mnist import MNIST, FashionMNIST
 from genfw_plugins.datasets.torchvision_sets import CIFAR10, CIFAR100, SVHN
@@ -246,7 +248,31 @@ def test_churches_are_fetched(server, tmp_path, monkeypatch):
     }
     write_tree(folder / "church_outdoor_val_lmdb", files, archive=True)
     monkeypatch.setattr(LSUNChurch, "address", address + "church_outdoor_{}_lmdb.zip")
+    part = tmp_path / "data/church_outdoor_val_lmdb.part"  # an interrupted download
+    write_tree(part, {"church_outdoor_val_lmdb.zip": b"PK half"}, archive=False)
     assert len(LSUNChurch(tmp_path / "data").split("test")) == 1
+    assert not part.exists()
+    (folder / "church_outdoor_train_lmdb.zip").write_bytes(b"PK half")
+    with pytest.raises(DataError, match="can't be downloaded"):
+        LSUNChurch(tmp_path / "data").split("train")
+
+
+def test_processes_fetch_in_turn(tmp_path):
+    """Two that fetch at once: the second waits, and sees what the first left."""
+    order: list[str] = []
+
+    def slow():
+        order.append("begin")
+        time.sleep(0.2)
+        order.append("end")
+
+    # A lock of a file belongs to its open handle, so threads stand for processes here.
+    threads = [threading.Thread(target=fetched, args=("x", tmp_path, "", slow)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order == ["begin", "end"] * 3
 
 
 def test_a_damaged_database_is_refused(tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ def absent(what: str, looked: Iterable[Path], remedy: str) -> DataError:
 
 
 def fetched(what: str, folder: Path, remedy: str, fetch: Callable[[], Any]) -> Any:
-    """Run a download.
+    """Run a download, while no other process of this machine runs one into the same folder.
 
     Arguments:
         what: What is fetched, for the error.
@@ -61,8 +64,22 @@ def fetched(what: str, folder: Path, remedy: str, fetch: Callable[[], Any]) -> A
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return fetch()
-    except (OSError, RuntimeError, EOFError) as error:
+        with _alone(folder):
+            return fetch()
+    except (OSError, RuntimeError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         reason = reason.rstrip(".")
         raise DataError(f"{what} is absent and can't be downloaded to {folder}: {reason}. {remedy}") from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for the folder's lock, which the system frees when its holder ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

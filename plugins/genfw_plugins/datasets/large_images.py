@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -99,7 +100,7 @@ class CelebA(Dataset):
         )
         if found is None and self.download:
             datasets = import_torchvision("torchvision.datasets")
-            fetched("CelebA", goal, remedy, lambda: datasets.CelebA(goal, download=True))
+            fetched("CelebA", goal, remedy, lambda: datasets.CelebA(goal, split="test", download=True))
             found = find_file(places, *wanted)
         if found is None:
             raise absent("CelebA (img_align_celeba or img_align_celeba.zip)", places, remedy)
@@ -164,12 +165,25 @@ class LSUNChurch(Dataset):
         goal, address = download_folder(self.root, "lsun-church"), self.address.format(part)
         remedy = f"Fetch {address}, unpack it in {goal}, or set 'root' to the folder that has {wanted}."
         if found is None and self.download:
-            utils = import_torchvision("torchvision.datasets.utils")
-            fetched("LSUN church", goal, remedy, lambda: utils.download_and_extract_archive(address, str(goal)))
+            fetched("LSUN church", goal, remedy, lambda: self._fetch(address, goal, wanted))
             found = find_file(places, wanted)
         if found is None:
             raise absent(f"LSUN church ({wanted})", places, remedy)
         return found
+
+    @staticmethod
+    def _fetch(address: str, goal: Path, name: str) -> None:
+        if (goal / name).exists():  # another process fetched it while this one waited
+            return
+        utils = import_torchvision("torchvision.datasets.utils")
+        # There are no published checksums, so nothing half done may ever carry the final name.
+        part = goal / f"{name}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        archive = part / f"{name}.zip"
+        utils.download_url(address, str(part), archive.name)
+        utils.extract_archive(str(archive), str(part))
+        (part / name).rename(goal / name)
+        shutil.rmtree(part)
 
 
 class LMDBSource(ImageSource):

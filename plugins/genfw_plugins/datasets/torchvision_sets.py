@@ -75,15 +75,15 @@ class TorchvisionPixels(PixelDataset):
         places = folders(self.root, folder)
         found = find_file(places, self.landmark(name))
         goal = download_folder(self.root, folder) if found is None else found.parent
-        kind = getattr(import_torchvision("torchvision.datasets"), title)
         remedy = (
             f"Fetch {self.address}, put it in {goal} and read it with 'download: true' "
             "(nothing that is there is fetched again), or set 'root' to the folder that has it."
         )
+        if found is None and not self.download:
+            raise absent(f"{title} ({self.landmark(name)})", places, remedy)
+        kind = getattr(import_torchvision("torchvision.datasets"), title)
         if self.download:
             source = fetched(title, goal, remedy, lambda: kind(goal, **self.arguments(name), download=True))
-        elif found is None:
-            raise absent(f"{title} ({self.landmark(name)})", places, remedy)
         else:
             try:
                 source = kind(goal, **self.arguments(name))
