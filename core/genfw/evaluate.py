@@ -48,6 +48,8 @@ class Evaluation:
         seed: Source of all randomness.
         smoke: Whether this is a smoke run, whose numbers mean nothing.
         paper: The recipe's ``paper:`` section.
+        recipe: The resolved recipe as plain dicts and lists, where there is one; it says in full what objects say in
+            part.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class Evaluation:
         seed: int = 0,
         smoke: bool = False,
         paper: Mapping[str, Any] | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> None:
         self.model, self.data = model, data
         self.settings = SampleSettings() if settings is None else settings
@@ -68,6 +71,7 @@ class Evaluation:
         self.device = torch.device(device)
         self.seed, self.smoke = seed, smoke
         self.paper: Mapping[str, Any] = paper or {}
+        self.recipe: Mapping[str, Any] = recipe or {}
         self._samples: dict[int, Samples] = {}
 
     def samples(self, count: int | None = None) -> Samples:
@@ -102,7 +106,8 @@ class Evaluation:
             generator = torch.Generator().manual_seed(derive_seed(0, "rows", split, count))
             index = torch.randperm(len(rows), generator=generator)[:count].sort().values
         x, label = rows.get(index)
-        return Batch(x, index, label)
+        # A run in double precision sets the default type for its length.
+        return Batch(x.to(torch.get_default_dtype()), index, label)
 
     def generator(self, name: str) -> torch.Generator:
         """A fresh generator on the model's device; the same name gives the same stream."""
@@ -119,6 +124,8 @@ class Evaluation:
         if samples is not None:
             facts |= {"samples": samples, **self._sampling()}
         facts |= extra
+        if self.data is not None:
+            facts["data"] = describe(self.recipe.get("data") or self.data)
         facts |= {"seed": self.seed, "device": str(self.device)}
         facts |= {"genfw": genfw.__version__, "torch": str(torch.__version__)}
         if self.smoke:
@@ -127,11 +134,14 @@ class Evaluation:
 
     def _sampling(self) -> dict[str, Any]:
         settings = self.settings
+        written = self.recipe.get("sample") or {}
         facts: dict[str, Any] = {"space": settings.space, "sampler": "none"}
         if settings.sampler is not None:
-            facts["sampler"] = describe(settings.sampler)
+            facts["sampler"] = describe(written.get("sampler") or settings.sampler)
             facts["chain_steps"] = settings.sampler.steps
-        facts["start"] = ", ".join(describe(start) for start in settings.starts) or "fresh draws of the base"
+        starts = written.get("start") or settings.starts
+        starts = starts if isinstance(starts, list) else [starts]
+        facts["start"] = ", ".join(describe(start) for start in starts) or "fresh draws of the base"
         facts["decoder"] = "mean" if settings.mean else "sample"
         facts["temperature"] = settings.temperature
         facts["sample_batch"] = settings.batch
@@ -188,13 +198,29 @@ def _checked(name: str) -> str:
 
 
 def describe(component: object) -> str:
-    """A component as one line, ``Langevin(step_size=0.005, steps=10)``: its constructor's scalars that it holds."""
-    parts = []
-    for name in inspect.signature(type(component)).parameters:
-        value = getattr(component, name, None)
-        if isinstance(value, bool | int | float | str):
-            parts.append(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}")
-    return f"{type(component).__name__}({', '.join(parts)})" if parts else type(component).__name__
+    """A component as one line: ``langevin(step_size=0.005, steps=10)``.
+
+    Arguments:
+        component: The block of a recipe, said in full; or an object, of which the scalars are said that its
+            constructor takes and it still holds.
+    """
+    if isinstance(component, Mapping):
+        name = str(component.get("use") or component.get("ref") or "")
+        arguments = {key: value for key, value in component.items() if key not in ("use", "ref")}
+    else:
+        name = type(component).__name__
+        arguments = {key: getattr(component, key, None) for key in inspect.signature(type(component)).parameters}
+        arguments = {key: value for key, value in arguments.items() if isinstance(value, bool | int | float | str)}
+    parts = [f"{key}={_brief(value)}" for key, value in arguments.items() if value is not None]
+    return f"{name}({', '.join(parts)})" if parts else name
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return describe(value)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(_brief(item) for item in value)}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def evaluate(composition: Composition, directory: Path | str, *, only: Sequence[str] = ()) -> list[Result]:
@@ -221,6 +247,7 @@ def evaluate(composition: Composition, directory: Path | str, *, only: Sequence[
         seed=composition.seed,
         smoke=composition.smoke,
         paper=composition.paper,
+        recipe=composition.resolved.plain(),
     )
     return measure(evaluation, composition.metrics, only=only)
 
@@ -240,14 +267,15 @@ def measure(evaluation: Evaluation, metrics: Sequence[tuple[str, Metric]], *, on
         )
     results: list[Result] = []
     records: list[dict[str, Any]] = []
-    for name, metric in metrics:
+    blocks = evaluation.recipe.get("evaluate") or [None] * len(metrics)
+    for (name, metric), block in zip(metrics, blocks, strict=True):
         if only and name not in only:
             continue
         began = time.perf_counter()
         taken, failed = _take(evaluation, name, metric)
         seconds = time.perf_counter() - began
         results.extend(taken)
-        records.extend(_record(evaluation, name, result, failed, seconds) for result in taken)
+        records.extend(_record(evaluation, name, result, failed, seconds, block) for result in taken)
     path = RunDirectory(evaluation.directory).evaluation
     if only:
         records = _merge(path, records, [name for name in names if name not in only])
@@ -280,7 +308,9 @@ def _finite(result: Result) -> Result:
     return result
 
 
-def _record(evaluation: Evaluation, metric: str, result: Result, failed: bool, seconds: float) -> dict[str, Any]:
+def _record(
+    evaluation: Evaluation, metric: str, result: Result, failed: bool, seconds: float, block: Mapping[str, Any] | None
+) -> dict[str, Any]:
     expected = evaluation.expected(result.name)
     both = expected is not None and result.value is not None
     return {
@@ -295,6 +325,7 @@ def _record(evaluation: Evaluation, metric: str, result: Result, failed: bool, s
         "note": result.note,
         "failed": failed,
         "protocol": {key: _scalar(value) for key, value in result.protocol.items()},
+        "settings": block,
         "figures": [attrs.asdict(figure) for figure in result.figures],
         "metric_seconds": round(seconds, 3),
     }

@@ -1,0 +1,160 @@
+"""Whether the chains that sample from a model have mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genfw.chains import ChainResult, run_chain
+from genfw.diagnostics import ess_bulk, split_rhat
+from genfw.errors import ContractError
+from genfw.evaluate import Evaluation
+from genfw.interfaces.metric import Figure, Metric, Result
+from genfw.plots import SERIES, Canvas, is_image
+from genfw.sampling import draw_starts, preserved
+from genfw.target import Target, make_target
+
+__all__ = ["ChainDiagnostics"]
+
+#: Numbers of a trace that are kept at most; longer chains are thinned.
+_BUDGET = 2**26
+
+
+class ChainDiagnostics(Metric):
+    r"""Split :math:`\hat R`, bulk effective sample size, acceptance, and the energy along the chain.
+
+    The recipe's kernel is run from the recipe's starts for ``steps`` moves; the first half is left out. The numbers
+    are the worst over the potential and up to ``coordinates`` coordinates of the position. Short-run chains, as many
+    recipes train with, are not meant to mix: their :math:`\hat R` then says by how much they do not.
+
+    References:
+        Vehtari et al., Rank-normalization, folding, and localization: an improved R-hat (Bayesian Analysis, 2021).
+
+    Arguments:
+        chains: Chains.
+        steps: Moves of each.
+        coordinates: Coordinates of the position that are looked at, evenly spaced where there are more.
+        show: Chains in the pictures, at most 8.
+    """
+
+    smoke: ClassVar[dict[str, Any]] = {"chains": 4, "steps": 16, "show": 4}
+
+    def __init__(self, chains: int = 64, steps: int = 200, coordinates: int = 64, show: int = 6) -> None:
+        if chains < 2 or steps < 16 or coordinates < 0 or not 0 <= show <= 8:
+            raise ContractError("chains is at least 2, steps at least 16, show lies in 0 to 8")
+        self.chains, self.steps, self.coordinates, self.show = chains, steps, coordinates, show
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        """See :meth:`Metric.compute`."""
+        settings = evaluation.settings
+        if settings.sampler is None:
+            note = "The recipe samples without a chain."
+            return [Result("r-hat", None, protocol=evaluation.protocol(), note=note)]
+        target = make_target(evaluation.model, settings.space)
+        every = max(1, -(-self.steps * self.chains * target.layout.size // _BUDGET))
+        every = min(every, self.steps // 16)
+        generator = evaluation.generator("chain-diagnostics")
+        with preserved(settings.sampler, *settings.starts), target.chain(), torch.no_grad():
+            start = draw_starts(target, settings.starts, self.chains, generator)
+            chain = run_chain(target, settings.sampler, start, generator=generator, steps=self.steps, keep_every=every)
+            figures = self._figures(evaluation, target, chain)
+        warm = len(chain.kept) // 2
+        values, names = self._quantities(chain)
+        rhat, ess = split_rhat(values[warm:]).cpu(), ess_bulk(values[warm:]).cpu()
+        draws = (len(chain.kept) - warm) * self.chains
+        facts = evaluation.protocol(samples=self.chains) | {
+            "samples": None, "chains": self.chains, "chain_steps": self.steps, "thinning": every,
+            "discarded": "the first half", "quantities": len(names), "draws": draws,
+        }  # fmt: skip
+        protocol = {key: value for key, value in facts.items() if value is not None}
+        acceptance = float(chain.acceptance.mean())
+        constant = "Some quantities did not move at all." if rhat.isnan().any() else ""
+        worst = f"Worst of {len(names)}: {names[_worst(rhat)]}. Below 1.01 where chains agree. {constant}".strip()
+        least = f"Of {draws:,} draws. Least of {len(names)}: {names[_worst(-ess)]}. {constant}".strip()
+        return [
+            Result("r-hat", _extreme(rhat), "", protocol, better="lower", note=worst, figures=figures),
+            Result("ess-bulk", _lowest(ess), "draws", protocol, better="higher", note=least),
+            Result("acceptance", acceptance, "", protocol, note="1 for kernels that do not reject."),
+        ]
+
+    def _quantities(self, chain: ChainResult) -> tuple[Tensor, list[str]]:
+        size = chain.trace.shape[-1]
+        picked = torch.linspace(0, size - 1, min(self.coordinates, size)).round().long()
+        values = torch.cat([chain.potentials[..., None], chain.trace[..., picked.to(chain.trace.device)]], dim=-1)
+        return values, ["the potential", *(f"coordinate {number}" for number in picked.tolist())]
+
+    def _figures(self, evaluation: Evaluation, target: Target, chain: ChainResult) -> list[Figure]:
+        potentials = chain.potentials.cpu()
+        caption = (
+            f"Potential in nats of {self.chains} chains: median, the middle 90 %, and three chains. Where it has "
+            "levelled off, the chains may have arrived; where it still falls, they have not."
+        )
+        figures = [
+            evaluation.figure(
+                "energy-trace", "Energy along the chain", caption,
+                lambda canvas: _draw_trace(canvas, chain.kept, potentials), size=(6.4, 2.8),
+            )
+        ]  # fmt: skip
+        if not self.show:
+            return figures
+        stages = min(10, len(chain.kept))
+        # Early steps change most: the pictures lie closer together there.
+        picked = (torch.linspace(0, 1, stages).square() * (len(chain.kept) - 1)).round().long().unique()
+        noise, seed = torch.Generator(evaluation.device), evaluation.generator("chain-pictures").initial_seed()
+        states = [
+            target.to_data(state[: self.show], generator=noise.manual_seed(seed), mean=evaluation.settings.mean)
+            for state in chain.trace[picked.to(chain.trace.device)]
+        ]
+        # The same decoder noise at every step: what changes along a row is the chain alone.
+        x = torch.stack(states, dim=1).cpu()  # shape: (chains, stages, *)
+        steps = [chain.kept[number] for number in picked.tolist()]
+        listed = ", ".join(str(step) for step in steps)
+        if is_image(tuple(x.shape[2:])):
+            caption = f"One chain per row, after {listed} steps. Values from -1 (black) to 1 (white)."
+            figures.append(evaluation.picture("chain", "Along the chain", caption, x.flatten(0, 1), columns=len(steps)))
+        elif x[0, 0].numel() >= 2:
+            caption = f"First two coordinates of {len(x)} chains after {listed} steps; the dot is where a chain ends."
+            figures.append(
+                evaluation.figure(
+                    "chain", "Along the chain", caption, lambda canvas: _draw_paths(canvas, x), size=(4.4, 4.4)
+                )
+            )
+        return figures
+
+
+def _extreme(values: Tensor) -> float | None:
+    """Largest of the finite values."""
+    finite = values[values.isfinite()]
+    return float(finite.max()) if len(finite) else None
+
+
+def _lowest(values: Tensor) -> float | None:
+    finite = values[values.isfinite()]
+    return float(finite.min()) if len(finite) else None
+
+
+def _worst(values: Tensor) -> int:
+    return int(values.nan_to_num(nan=-torch.inf).argmax())
+
+
+def _draw_trace(canvas: Canvas, kept: Sequence[int], potentials: Tensor) -> None:
+    axes = canvas.subplots()
+    shares = torch.tensor([0.05, 0.5, 0.95], dtype=potentials.dtype)
+    low, middle, high = potentials.nan_to_num().quantile(shares, dim=1).double().numpy()
+    axes.fill_between(kept, low, high, color=SERIES[0], alpha=0.15, linewidth=0, label="middle 90 %")
+    axes.plot(kept, potentials[:, :3].double().numpy(), color="#8c959f", linewidth=0.6)
+    axes.plot(kept, middle, color=SERIES[0], label="median")
+    axes.set(xlabel="chain step", ylabel="potential (nats)", xlim=(kept[0], kept[-1]))
+    axes.legend(loc="best")
+
+
+def _draw_paths(canvas: Canvas, x: Tensor) -> None:
+    axes = canvas.subplots()
+    for number, path in enumerate(x.flatten(2)[..., :2].double().numpy()):
+        colour = SERIES[number % len(SERIES)]
+        axes.plot(path[:, 0], path[:, 1], color=colour, linewidth=0.8, alpha=0.8)
+        axes.plot(path[-1:, 0], path[-1:, 1], "o", color=colour, markersize=5)
+    axes.set(aspect="equal")

@@ -1,0 +1,124 @@
+"""How well data come back through the latent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genfw.chains import Chain
+from genfw.errors import ContractError
+from genfw.evaluate import Evaluation, describe
+from genfw.interfaces.metric import Figure, Metric, Result
+from genfw.plots import SERIES, Canvas, draw_samples_2d, is_image
+from genfw.sampling import preserved
+from genfw.target import PosteriorTarget
+
+__all__ = ["Reconstruction"]
+
+
+class Reconstruction(Metric):
+    r"""Squared error between data and the decoder's mean: :math:`\|x - E[x \mid z]\|^2`.
+
+    :math:`z` is the encoder's draw from :math:`q(z \mid x)` or, with ``chain``, where a chain of the posterior
+    :math:`p(z \mid x)` ends. Reported per number of an item (``mse``) and summed over the item (``mse-item``), in the
+    data's own units: images span [-1, 1], so that ``mse`` is 4 times what it would be on [0, 1].
+
+    References:
+        Yu et al., DAMC (NeurIPS 2023), table 1.
+
+    Arguments:
+        split: Split that is reconstructed.
+        count: Rows of it, all where absent.
+        chain: Posterior chain, one per item; the encoder is asked where absent.
+        temperature: Factor on the scale of the encoder's draw; 0 takes its centre.
+        batch: Items at once.
+        show: Pairs in the picture.
+    """
+
+    smoke: ClassVar[dict[str, Any]] = {"count": 16, "show": 8}
+
+    def __init__(
+        self,
+        split: str = "test",
+        count: int | None = None,
+        chain: Chain | None = None,
+        temperature: float = 1.0,
+        batch: int = 250,
+        show: int = 16,
+    ) -> None:
+        if batch < 1 or show < 0 or temperature < 0:
+            raise ContractError("batch is at least 1, show and temperature are not negative")
+        self.split, self.count, self.chain = split, count, chain
+        self.temperature, self.batch, self.show = temperature, batch, show
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        """See :meth:`Metric.compute`."""
+        model = evaluation.model
+        if self.chain is None and model.encoder is None:
+            raise ContractError(
+                "reconstruction needs an encoder, or a posterior chain (chain: {sampler: ..., start: ...})"
+            )
+        rows = evaluation.rows(self.split, self.count)
+        generator = evaluation.generator("reconstruction")
+        with preserved(*([] if self.chain is None else [self.chain])), torch.no_grad():
+            pieces = [
+                self._reconstruct(evaluation, x.to(evaluation.device), index, generator).cpu()
+                for x, index in zip(rows.x.split(self.batch), rows.index.split(self.batch), strict=True)
+            ]
+        mean = torch.cat(pieces)
+        per_item = (rows.x - mean).double().flatten(1).square().sum(1)
+        size = math.prod(rows.x.shape[1:])
+        protocol = evaluation.protocol(
+            split=self.split,
+            count=len(rows),
+            latent="encoder" if self.chain is None else "posterior chain",
+            temperature=self.temperature if self.chain is None else None,
+            sampler=None if self.chain is None else describe(self.chain.sampler),
+            chain_steps=None if self.chain is None else self.chain.sampler.steps,
+            start=None if self.chain is None else ", ".join(describe(start) for start in self.chain.starts),
+            decoder="mean",
+            range="[-1, 1]" if is_image(tuple(rows.x.shape[1:])) else "the data's own",
+        )
+        error = float(per_item.std()) / math.sqrt(len(rows)) if len(rows) > 1 else None
+        figures = [self._figure(evaluation, rows.x, mean)] if self.show else []
+        per_number = None if error is None else error / size
+        note = "Mean over the numbers of an item."
+        whole = f"Sum over the {size} numbers of an item."
+        value = float(per_item.mean())
+        return [
+            Result("mse", value / size, "", protocol, per_number, "lower", note, figures),
+            Result("mse-item", value, "", protocol, error, "lower", whole),
+        ]
+
+    def _reconstruct(self, evaluation: Evaluation, x: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+        model = evaluation.model
+        if self.chain is None:
+            assert model.encoder is not None  # refused in compute
+            latent = model.encoder(x, generator=generator, temperature=self.temperature).latent
+            return model.likelihood(latent).mean
+        target = PosteriorTarget(model, x)
+        result = self.chain.run(target, len(x), generator=generator, x=x, index=index.to(x.device))
+        return target.to_data(result.position[: len(x)], mean=True)
+
+    def _figure(self, evaluation: Evaluation, x: Tensor, mean: Tensor) -> Figure:
+        if is_image(tuple(x.shape[1:])):
+            show = min(self.show, len(x))
+            columns = min(8, show)
+            pairs = []
+            for first in range(0, show, columns):
+                pairs += [*x[first : first + columns], *mean[first : min(first + columns, show)]]
+            caption = "Rows in turn: test images, and the decoder's mean for them. Values from -1 (black) to 1 (white)."
+            tiles = torch.stack(pairs)
+            return evaluation.picture("reconstruction", "Reconstructions", caption, tiles, columns=columns)
+
+        def draw(canvas: Canvas) -> None:
+            axes = canvas.subplots()
+            draw_samples_2d(axes, x[:2000], "", colour="#8c959f")
+            draw_samples_2d(axes, mean[:2000], "data (grey) and reconstructions (blue)", colour=SERIES[0])
+
+        caption = "First two coordinates of data and of the decoder's mean for them."
+        return evaluation.figure("reconstruction", "Reconstructions", caption, draw, size=(4.4, 4.4))

@@ -1,0 +1,51 @@
+"""Pictures of samples, beside the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from genfw.errors import ContractError
+from genfw.evaluate import Evaluation
+from genfw.interfaces.metric import Metric, Result
+from genfw.plots import is_image
+
+__all__ = ["SampleGrid"]
+
+
+class SampleGrid(Metric):
+    """A grid of samples (a scatter for vectors), and one of the data drawn alike.
+
+    Every image is shown on one fixed range, -1 black and 1 white, with no stretching: grids of two runs may be
+    compared.
+
+    Arguments:
+        count: Samples shown.
+        columns: Images in a row; about square where absent.
+        split: Split that the data beside them come from; the picture of data is left out where there is no data set.
+    """
+
+    smoke: ClassVar[dict[str, Any]] = {"count": 16}
+
+    def __init__(self, count: int = 64, columns: int | None = None, split: str = "test") -> None:
+        if count < 1 or (columns is not None and columns < 1):
+            raise ContractError("count and columns are at least 1")
+        self.count, self.columns, self.split = count, columns, split
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        """See :meth:`Metric.compute`."""
+        samples = evaluation.samples(self.count).x
+        image = is_image(tuple(samples.shape[1:]))
+        kind = "values from -1 (black) to 1 (white)" if image else "first two coordinates"
+        drawn = f"{self.count} samples, not picked; {kind}."
+        figures = [
+            evaluation.picture("model", "Samples", drawn, samples, columns=self.columns, folder="samples"),
+        ]
+        if evaluation.data is not None:
+            rows = evaluation.rows(self.split, self.count)
+            caption = f"{len(rows)} rows of the {self.split} split, drawn alike."
+            figures.append(evaluation.picture("data", "Data", caption, rows.x, columns=self.columns, folder="samples"))
+        note = "A picture, not a number."
+        return [
+            Result("sample-grid", None, protocol=evaluation.protocol(samples=self.count), note=note, figures=figures)
+        ]

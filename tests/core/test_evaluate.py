@@ -1,0 +1,281 @@
+"""Metrics with their protocol; failures apart; figures on one fixed value range."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from genfw.errors import ContractError, DataError
+from genfw.evaluate import Evaluation, describe, measure
+from genfw.interfaces import Dataset, Decoder, Metric, Prior, Result, Split
+from genfw.likelihood import Gaussian
+from genfw.model import Model
+from genfw.plots import image_grid, save_samples, to_bytes
+from genfw.settings import SampleSettings
+from genfw.types import Latent
+
+
+class Normal(Prior):
+    noise_shapes = ((2,),)
+
+    def transform(self, noise, temperature=1.0):
+        return Latent((temperature * noise[0],))
+
+    def log_prob(self, latent):
+        return -0.5 * latent.flat().square().sum(1)
+
+
+class Noisy(Decoder):
+    noise_shape = (2,)
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.eye(2))
+
+    def forward(self, latent):
+        return Gaussian(latent.flat() @ self.weight, 0.1)
+
+
+class Rows(Dataset, Split):
+    data_shape = (2,)
+
+    def __init__(self, augment=0.0):
+        self.augment = augment
+
+    def split(self, name):
+        if name not in ("train", "test"):
+            raise DataError(f"there is no split '{name}'")
+        return self
+
+    def __len__(self):
+        return 50
+
+    def get(self, index, *, generator=None):
+        assert generator is None, "evaluation reads rows as they are"
+        return index[:, None].expand(-1, 2).float(), index % 3
+
+
+class Fixed(Metric):
+    def __init__(self, *results):
+        self.results = results
+
+    def compute(self, evaluation):
+        return self.results
+
+
+class Failing(Metric):
+    def __init__(self, error):
+        self.error = error
+
+    def compute(self, evaluation):
+        raise self.error
+
+
+class Careless(Metric):
+    """Looks at what it was promised, and spills randomness."""
+
+    def compute(self, evaluation):
+        assert not evaluation.model.training
+        assert not evaluation.model.decoder.weight.requires_grad
+        torch.randn(3)
+        np.random.rand()
+        return [Result("careless", 1.0)]
+
+
+@pytest.fixture
+def evaluation(tmp_path):
+    model = Model(Normal(), Noisy())
+    paper = {"id": "DAMC", "expect": {"mse": 0.015, "fid": "unknown", "odd": True}}
+    return Evaluation(model, Rows(), SampleSettings(count=20), tmp_path, seed=4, paper=paper)
+
+
+def saved(evaluation):
+    return json.loads((evaluation.directory / "evaluation.json").read_text())
+
+
+def test_every_number_stands_beside_the_papers(evaluation):
+    result = Result("mse", 0.02, "", evaluation.protocol(count=50), 0.001, "lower", "a note")
+    measure(evaluation, [("reconstruction", Fixed(result, Result("other", 1.5)))])
+    first, second = saved(evaluation)["results"]
+    assert first["value"] == 0.02
+    assert first["paper"] == 0.015
+    assert first["difference"] == pytest.approx(0.005)
+    assert (first["metric"], first["error"], first["better"]) == ("reconstruction", 0.001, "lower")
+    assert first["protocol"]["count"] == 50
+    assert {"seed", "genfw", "torch", "device"} <= first["protocol"].keys()
+    assert (second["paper"], second["difference"]) == (None, None)
+
+
+def test_a_failure_is_recorded_and_the_others_go_on(evaluation):
+    metrics = [
+        ("first", Failing(ContractError("this model has no encoder"))),
+        ("second", Failing(ZeroDivisionError("division by zero"))),
+        ("third", Fixed(Result("number", 3.0))),
+    ]
+    results = measure(evaluation, metrics)
+    assert [result.value for result in results] == [None, None, 3.0]
+    first, second, third = saved(evaluation)["results"]
+    assert (first["failed"], second["failed"], third["failed"]) == (True, True, False)
+    assert first["note"] == "this model has no encoder"
+    assert second["note"].startswith("ZeroDivisionError: division by zero (test_evaluate.py:")
+
+
+def test_an_interrupt_is_no_failure_of_a_metric(evaluation):
+    with pytest.raises(KeyboardInterrupt):
+        measure(evaluation, [("metric", Failing(KeyboardInterrupt()))])
+
+
+def test_numbers_that_are_not_finite_become_null_with_a_note(evaluation):
+    measure(evaluation, [("metric", Fixed(Result("a", math.nan, note="Mean."), Result("b", 1.0, error=math.inf)))])
+    first, second = saved(evaluation)["results"]
+    assert first["value"] is None
+    assert first["note"] == "Mean. The value is nan."
+    assert (second["value"], second["error"]) == (1.0, None)
+
+
+def test_only_replaces_what_was_taken_again(evaluation):
+    metrics = [("a", Fixed(Result("a", 1.0))), ("b", Fixed(Result("b", 2.0)))]
+    measure(evaluation, metrics)
+    taken = measure(evaluation, [("a", Fixed(Result("a", 9.0))), metrics[1]], only=["a"])
+    assert [result.name for result in taken] == ["a"]
+    assert {record["name"]: record["value"] for record in saved(evaluation)["results"]} == {"a": 9.0, "b": 2.0}
+
+
+def test_only_refuses_a_name_the_recipe_does_not_have(evaluation):
+    with pytest.raises(ContractError, match="does not evaluate fid; it has a, b"):
+        measure(evaluation, [("a", Careless()), ("b", Careless())], only=["fid"])
+
+
+def test_the_model_and_all_randomness_are_left_as_found(evaluation):
+    evaluation.model.train()
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    (result,) = measure(evaluation, [("careless", Careless())])
+    assert result.value == 1.0
+    assert evaluation.model.training
+    assert evaluation.model.decoder.weight.requires_grad
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.array_equal(numpy_before, np.random.get_state()[1])
+
+
+def test_samples_are_drawn_once_per_count(evaluation):
+    assert evaluation.samples() is evaluation.samples(20)
+    alone = Evaluation(evaluation.model, settings=SampleSettings(), seed=4)
+    evaluation.samples(33)
+    assert torch.equal(evaluation.samples(7).x, alone.samples(7).x)
+
+
+def test_rows_are_the_same_for_every_seed(evaluation):
+    other = Evaluation(evaluation.model, Rows(), seed=99)
+    rows = evaluation.rows("test", 10)
+    assert torch.equal(rows.index, other.rows("test", 10).index)
+    assert torch.equal(rows.x[:, 0].long(), rows.index)
+    assert rows.index.tolist() != list(range(10))
+    assert len(evaluation.rows("test")) == len(evaluation.rows("test", 1000)) == 50
+
+
+def test_data_are_asked_for_in_a_sentence(evaluation):
+    evaluation.data = None
+    with pytest.raises(ContractError, match="no 'data:' section"):
+        evaluation.rows()
+
+
+def test_generators_by_name(evaluation):
+    draws = [torch.rand(1, generator=evaluation.generator(name)).item() for name in ("a", "a", "b")]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_only_numbers_are_expected(evaluation):
+    assert [evaluation.expected(name) for name in ("mse", "fid", "odd", "none")] == [0.015, None, None, None]
+
+
+def test_protocol_says_how_samples_were_drawn(evaluation):
+    facts = evaluation.protocol(samples=20, importance=None)
+    assert facts["samples"] == 20
+    assert (facts["sampler"], facts["start"], facts["decoder"]) == ("none", "fresh draws of the base", "sample")
+    assert "importance" not in facts
+    assert "smoke" not in facts
+    assert all(isinstance(value, bool | int | float | str) for value in facts.values())
+
+
+def test_describe_reads_the_constructor():
+    class Kernel:
+        def __init__(self, step_size: float, steps: int = 3, local: object = None) -> None:
+            self.step_size, self.steps, self.local = step_size, steps, local
+
+    assert describe(Kernel(0.005)) == "Kernel(step_size=0.005, steps=3)"
+    assert describe(Normal()) == "Normal"
+
+
+def test_describe_reads_a_block_in_full():
+    block = {
+        "use": "ex2",
+        "local": {"use": "mala", "step_size": 1e-2, "adapt": True},
+        "betas": [0.9, 0.5],
+        "chunk": None,
+    }
+    assert describe(block) == "ex2(local=mala(step_size=0.01, adapt=True), betas=[0.9, 0.5])"
+
+
+def test_the_recipe_says_more_than_the_objects(tmp_path):
+    class Kernel:
+        steps = 7
+
+    settings = SampleSettings(sampler=Kernel())
+    recipe = {
+        "data": {"use": "digits"},
+        "sample": {"sampler": {"use": "mala", "step_size": 0.5}, "start": {"use": "noise"}},
+        "evaluate": [{"use": "number", "split": "test"}],
+    }
+    evaluation = Evaluation(Model(Normal(), Noisy()), Rows(), settings, tmp_path, recipe=recipe)
+    facts = evaluation.protocol(samples=3)
+    assert (facts["sampler"], facts["chain_steps"], facts["start"]) == ("mala(step_size=0.5)", 7, "noise")
+    assert facts["data"] == "digits"
+    measure(evaluation, [("number", Fixed(Result("number", 1.0)))])
+    assert saved(evaluation)["results"][0]["settings"] == {"use": "number", "split": "test"}
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/b", "", ".hidden", "a b"])
+def test_figures_stay_in_the_run_directory(evaluation, name):
+    with pytest.raises(ContractError, match="figure's name"):
+        evaluation.figure(name, "title", "", lambda canvas: None)
+
+
+def test_a_figure_is_the_same_file_every_time(evaluation):
+    def draw(canvas):
+        canvas.subplots().plot([0, 1], [2, 3])
+
+    path = evaluation.directory / evaluation.figure("line", "Line", "", draw).path
+    first = path.read_bytes()
+    evaluation.figure("line", "Line", "", draw)
+    assert path.read_bytes() == first
+
+
+def test_value_range_is_fixed():
+    dull = torch.full((1, 1, 2, 2), 0.1)
+    dull[0, 0, 0, 0] = 0.2
+    assert to_bytes(dull)[0, ..., 0].tolist() == [[153, 140], [140, 140]]
+    ends = torch.tensor([-1.0, 0.0, 1.0, 7.0, -7.0, float("nan")]).reshape(6, 1, 1, 1).expand(6, 3, 1, 1)
+    assert to_bytes(ends)[:, 0, 0, 0].tolist() == [0, 128, 255, 255, 0, 0]
+
+
+def test_an_image_does_not_change_its_neighbours(tmp_path):
+    one = torch.rand(1, 1, 8, 8) * 0.1
+    alone = imread(save_samples(tmp_path / "alone.png", one))
+    together = imread(save_samples(tmp_path / "both.png", torch.cat([one, torch.ones(1, 1, 8, 8)])))
+    assert np.array_equal(alone[2:34, 2:34], together[2:34, 2:34])
+
+
+def test_grid_places_images_row_by_row():
+    x = torch.stack([torch.full((3, 40, 40), value) for value in (-1.0, 0.0, 1.0)])
+    grid = image_grid(x, columns=2, gap=1)
+    assert grid.shape == (83, 83, 3)
+    assert [grid[20, 20, 0], grid[20, 60, 0], grid[60, 20, 0], grid[60, 60, 0]] == [0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("shape", [(5, 2), (5, 1), (5, 7), (5, 3, 9, 9)])
+def test_samples_of_any_shape_make_a_picture(tmp_path, shape):
+    picture = imread(save_samples(tmp_path / "deep" / "picture.png", torch.randn(shape)))
+    assert picture.ndim == 3
