@@ -71,7 +71,7 @@ class Mean(Amortizer):
     def sample_given(self, x, *, generator) -> Tensor:
         return self.point + x[:, 0]
 
-    def loss(self, position, x, *, generator) -> Tensor:
+    def loss(self, position, x, *, generator, hidden=None) -> Tensor:
         return (position - self.point).square().sum(1)
 
 
