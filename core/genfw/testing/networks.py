@@ -356,7 +356,7 @@ class AmortizerSuite(ComponentSuite):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
         assert losses[-1] < losses[0], f"the loss went from {losses[0]:.4g} to {losses[-1]:.4g} in 30 steps of Adam"
 
     def test_state_goes_through_a_checkpoint(self) -> None:
