@@ -112,12 +112,14 @@ class Binder:
         a_kind = article(kind)
         if isinstance(node.value, str):
             hint = f"write {{use: {node.value}}}"
-            self.faults.add("GF208", f"{what} is {a_kind} block, got '{node.value}'", node.mark, hint)
+            self.faults.add("GF208", f"{what} must be {a_kind} block, got '{node.value}'", node.mark, hint)
         elif not node.is_map:
-            self.faults.add("GF208", f"{what} is {a_kind} block such as {{use: NAME}}, got {shown(node)}", node.mark)
+            self.faults.add(
+                "GF208", f"{what} must be {a_kind} block such as {{use: NAME}}, got {shown(node)}", node.mark
+            )
         else:
             slip = closest("use", node.value) or closest("ref", node.value)
-            say = f"{what} is {a_kind} block, and needs 'use'" + (f"; is '{slip}' meant to be it?" if slip else "")
+            say = f"{what} must be {a_kind} block, with 'use'" + (f"; is '{slip}' meant to be it?" if slip else "")
             self.faults.add("GF208", say, node.mark, f"genfw list {kind}")
 
     # -- parameters ---------------------------------------------------------------------------------------------------
@@ -270,7 +272,7 @@ class Binder:
         make = tuple if typing.get_origin(option) is tuple else list
         fixed = make is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis)
         if fixed and len(arguments) != len(node.value):
-            self.faults.add("GF205", f"{what} is {describe(option)}, got {len(node.value)} items", node.mark)
+            self.faults.add("GF205", f"{what} must be {describe(option)}, got {len(node.value)} items", node.mark)
             return None
         types = arguments if fixed else [arguments[0]] * len(node.value)
         bound = [
@@ -286,7 +288,7 @@ class Binder:
         words = [choice for choice in choices if isinstance(choice, str)]
         likely = closest(node.value, words) if isinstance(node.value, str) else None
         say = f" - did you mean '{likely}'?" if likely else ""
-        self.faults.add("GF206", f"{what} is {describe(annotation)}, got {shown(node)}{say}", node.mark)
+        self.faults.add("GF206", f"{what} must be {describe(annotation)}, got {shown(node)}{say}", node.mark)
         return None
 
     def _path(self, node: Node) -> Path:
@@ -330,7 +332,7 @@ class Binder:
             hint = "quote it to make it a string"
         elif any(typing.get_origin(option) in (list, Sequence, tuple) for option in options) and not node.is_list:
             hint = "write a list: [ ... ]"
-        self.faults.add("GF205", f"{what} is {describe(annotation)}, got {shown(node)}", node.mark, hint)
+        self.faults.add("GF205", f"{what} must be {describe(annotation)}, got {shown(node)}", node.mark, hint)
 
 
 def _fits(node: Node, option: Any) -> bool:

@@ -170,15 +170,17 @@ class _Builder:
 
     def _role(self, part: str, bound: Bound) -> None:
         section = part.partition(".")[0]
+        mark = cast(Block, bound).mark
         if section in ("encoder", "energy", "amortizer"):
-            self._supply_noise_layout()
+            with self._guard("the noise of prior and decoder", mark):
+                self._supply_noise_layout()
         built = self._build_part(part, bound)
         if built is None:
             return
         if section == "data":
-            built = self._data(built, cast(Block, bound).mark)
+            built = self._data(built, mark)
         self.roles[part] = built
-        with self._guard("data or prior", cast(Block, bound).mark):
+        with self._guard(f"'{part}'", mark):
             if section == "data":
                 self.supplies["data_shape"] = tuple(built.data_shape)
             elif section == "prior":

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import attrs
 import yaml
 
+from genfw.errors import RecipeError
 from genfw.faults import FaultList, Mark
 
 __all__ = ["BAD", "LIMIT", "Node", "dump", "read_yaml"]
@@ -258,8 +259,18 @@ def _scalar(raw: yaml.Node) -> Any:
 
 
 def dump(plain: Mapping[str, Any] | Sequence[Any] | Any) -> str:
-    """Write scalars, lists and dicts with string keys as YAML that :func:`read_yaml` reads back as equal values."""
-    text: str = yaml.dump(
-        plain, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110
-    )
+    """Write scalars, lists and dicts with string keys as YAML that :func:`read_yaml` reads back as equal values.
+
+    Raises:
+        RecipeError: There is something else among the values.
+    """
+    try:
+        text: str = yaml.dump(
+            plain, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110
+        )
+    except yaml.representer.RepresenterError as error:
+        what = type(error.args[-1]).__name__
+        raise RecipeError(
+            f"a recipe holds scalars, lists and mappings; it can't hold a value of type {what}"
+        ) from error
     return text

@@ -63,7 +63,7 @@ _FORMS: dict[str, str] = {
 }
 
 #: What belongs to one file and is not handed down through ``extends``.
-_OWN = ("extends", "name", "description")
+_OWN = ("name", "description")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SUFFIXES = ("", ".yaml", ".yml")
 
@@ -239,6 +239,9 @@ def _assemble(
     assert root is not None  # an unreadable root is a fault
     root = apply_sets(root, sets, faults, notes)
     root = apply_unsets(root, unsets, faults)
+    late = root.child("extends")
+    if late is not None:
+        faults.add("GF114", "'extends' is followed before overrides; it can't be set by one", late.place)
     root = resolve_references(root, faults)
     _check_sections(root, faults)
     for item in _items(root.child("plugins")):
@@ -264,12 +267,16 @@ class _Extender:
             return None
         if path is not None:
             open_files = (*open_files, path.resolve())
+        own = attrs.evolve(root, value={key: node for key, node in root.value.items() if key != "extends"})
+        extends = root.child("extends")
+        if extends is not None and extends.is_map:
+            self.faults.add("GF109", f"'extends' is {_FORMS['names']}", extends.mark)
         below: Node | None = None
-        for item in _items(root.child("extends")):
+        for item in _items(extends):
             parent = self._parent(item, open_files)
             if parent is not None:
                 below = parent if below is None else merge(below, parent, self.notes)
-        return root if below is None else merge(below, root, self.notes)
+        return own if below is None else merge(below, own, self.notes)
 
     def _parent(self, item: Node, open_files: tuple[Path, ...]) -> Node | None:
         if not isinstance(item.value, str):
@@ -277,7 +284,8 @@ class _Extender:
             return None
         path = _locate(item.value, folder(item.mark), self.search)
         if path is None:
-            beside = [each.stem for each in sorted(folder(item.mark).glob("*.yaml"))]
+            here = [] if item.mark.file.startswith("<") else folder(item.mark).glob("*.yaml")
+            beside = sorted(each.stem for each in here)
             known = [*beside, *shipped_names(self.search)]
             self.faults.add("GF107", f"there is no recipe '{item.value}'{did_you_mean(item.value, known)}", item.mark)
             return None

@@ -155,8 +155,14 @@ def is_settings(annotation: Any) -> bool:
 
 def describe(annotation: Any) -> str:
     """A type in the words of an error message, such as ``int, 'auto' or null``."""
-    words = list(dict.fromkeys(_describe(option) for option in alternatives(annotation)))
+    words = list(dict.fromkeys(word for option in alternatives(annotation) for word in _words(option)))
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _words(option: Any) -> list[str]:
+    if typing.get_origin(option) is Literal:
+        return [repr(value) if isinstance(value, str) else str(value) for value in typing.get_args(option)]
+    return [_describe(option)]
 
 
 def _describe(option: Any) -> str:
@@ -165,11 +171,9 @@ def _describe(option: Any) -> str:
     if option is Any:
         return "any value"
     origin, arguments = typing.get_origin(option), typing.get_args(option)
-    if origin is Literal:
-        return " or ".join(repr(value) if isinstance(value, str) else str(value) for value in arguments)
     kind = interface_kind(option)
     if kind is not None:
-        return f"a {kind} block" if kind[0] not in "aeo" else f"an {kind} block"
+        return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} block"
     if origin in _LISTS:
         return f"list of {describe(arguments[0])}" if arguments else "list"
     if origin is tuple:

@@ -95,7 +95,7 @@ def test_many_faults_are_found_in_one_pass_each_at_its_place():
 @pytest.mark.parametrize(
     ("keys", "code", "words"),
     [
-        ("width: 3.0", "GF205", "'width' of ToyEnergy is int, got 3.0"),
+        ("width: 3.0", "GF205", "'width' of ToyEnergy must be int, got 3.0"),
         ("width: true", "GF205", "int, got true"),
         ("width: '3'", "GF205", "int, got the string '3'"),
         ("width: no", "GF205", "int, got the string 'no'"),
@@ -106,7 +106,7 @@ def test_many_faults_are_found_in_one_pass_each_at_its_place():
         ("exact: no", "GF205", "true or false, got the string 'no'"),
         ("label: 5", "GF205", "string, got 5"),
         ("hidden: 200", "GF205", "list of int, got 200"),
-        ("hidden: [200, 2.5]", "GF205", "item 1 of 'hidden' of ToyEnergy is int, got 2.5"),
+        ("hidden: [200, 2.5]", "GF205", "item 1 of 'hidden' of ToyEnergy must be int, got 2.5"),
         ("on: dta", "GF206", "'data' or 'latent', got the string 'dta' - did you mean 'data'?"),
         ("noise_layout: 3", "GF210", "'noise_layout' of ToyEnergy is filled by genfw; leave it out"),
         ("wdith: 3", "GF203", "did you mean 'width'?"),
@@ -130,7 +130,7 @@ def test_hints_say_what_to_write():
     [
         ("device_count: many", "GF206", "int or 'auto', got the string 'many'"),
         ("device_count: 1.5", "GF205", "int or 'auto', got 1.5"),
-        ("weights: {kl: x}", "GF205", "'kl' in 'weights' of ToyStage is float"),
+        ("weights: {kl: x}", "GF205", "'kl' in 'weights' of ToyStage must be float"),
         ("weights: [1]", "GF205", "mapping or null, got a list of 1"),
         ("chain: langevin", "GF205", "mapping or null"),
         ("chain: {sampler: {use: langevin, step_size: 1}}", "GF204", "ToyChain needs 'start'"),

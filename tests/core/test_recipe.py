@@ -98,6 +98,12 @@ def test_what_is_dumped_reads_back_equal(value):
     assert repr(got) == repr(value)  # 1 is not 1.0, and False is not 0
 
 
+def test_what_yaml_can_not_write_is_refused():
+    with pytest.raises(RecipeError, match="can't hold a value of type PosixPath"):
+        dump({"vars": {"x": [Path("a")]}})
+    assert parse_recipe(dump({"vars": {"x": (1, 2)}})).plain()["vars"]["x"] == [1, 2]
+
+
 def test_dumped_text_means_the_same_to_readers_of_yaml_1_1():
     import yaml
 
@@ -144,6 +150,9 @@ def test_a_fault_is_shown_with_line_caret_and_code():
         ("name: a/b", "GF109", (1, 7)),
         ("train: {use: x}", "GF109", (1, 8)),
         ("trian: []", "GF108", (1, 1)),
+        ("extends: {a: b}", "GF109", (1, 10)),
+        ("extends: [3]", "GF107", (1, 11)),
+        ("extends: nowhere", "GF107", (1, 10)),
         ("---\na: 1\n---\nb: 2", "GF101", None),
         ("plugins: [./nowhere.py]", "GF115", (1, 11)),
     ],
@@ -206,7 +215,6 @@ def test_maps_merge_deep_lists_and_scalars_replace(tmp_path):
         "seed": 1,
         "engine": {"keep": 5, "threads": 2},
         "train": [{"use": "c"}],
-        "extends": "base.yaml",
     }
     assert recipe.name == "child"  # a name belongs to its file
     assert recipe.get("engine.threads").mark.file == str(tmp_path / "base.yaml")
@@ -320,6 +328,7 @@ def test_an_override_of_use_drops_the_files_keys_but_no_other_override():
         (["train.x=1"], [], "GF114", "no item 'x'"),
         (["energy.width.x=1"], [], "GF114", "'energy.width' is a single value"),
         (["vars.b=1"], [], "GF114", "'vars' has no 'b'"),
+        (["extends=x"], [], "GF114", "'extends' is followed before overrides"),
         (["enrgy.width=1"], [], "GF108", "did you mean 'energy'"),
         ([], ["energy.wdith"], "GF114", "did you mean 'width'"),
         ([], ["data"], "GF114", "the recipe has no 'data'"),

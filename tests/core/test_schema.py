@@ -8,13 +8,14 @@ import pytest
 from recipe_parts import RECIPE, toys
 
 from genfw.plugins import load_plugins
-from genfw.recipe import load_recipe, parse_recipe, shipped_names
+from genfw.recipe import dump, load_recipe, parse_recipe, shipped_names
 from genfw.resolved import check
 from genfw.schema import export
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TOYS = export(toys())
-BUILT_IN = export(load_plugins(enabled=False))
+BUILT_INS = load_plugins(enabled=False)
+BUILT_IN = export(BUILT_INS)
 VALIDATOR = jsonschema.Draft202012Validator(TOYS)
 
 
@@ -38,6 +39,9 @@ def test_recipes_and_resolved_recipes_are_valid():
 def test_shipped_recipes_are_valid(name):
     plain = load_recipe(RECIPES / f"{name}.yaml", search=[RECIPES]).plain()
     assert [error.message for error in jsonschema.Draft202012Validator(BUILT_IN).iter_errors(plain)] == []
+    resolved = check(parse_recipe(dump(plain)), BUILT_INS).plain()
+    assert [error.message for error in jsonschema.Draft202012Validator(BUILT_IN).iter_errors(resolved)] == []
+    assert check(parse_recipe(dump(resolved)), BUILT_INS).plain() == resolved
 
 
 @pytest.mark.parametrize(
