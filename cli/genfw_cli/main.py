@@ -72,8 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Arguments:
         argv: Arguments without the program's name; those of the process by default.
     """
-    arguments = _globals_first(sys.argv[1:] if argv is None else argv) or ["--help"]
-    debug = "--debug" in arguments or os.environ.get("GENFW_DEBUG", "") not in ("", "0")
+    front, rest = _split_globals(sys.argv[1:] if argv is None else argv)
+    arguments = [*front, *rest] or ["--help"]
+    debug = "--debug" in front or os.environ.get("GENFW_DEBUG", "") not in ("", "0")
     try:
         code = typer.main.get_command(app).main(arguments, prog_name="genfw", standalone_mode=False)
         sys.stdout.flush()
@@ -105,8 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _globals_first(argv: Sequence[str]) -> list[str]:
-    """Move ``--plugin PATH``, ``--no-plugins`` and ``--debug`` to the front, so that they may follow the command."""
+def _split_globals(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part ``--plugin PATH``, ``--no-plugins`` and ``--debug`` from the rest, so that they may follow the command."""
     front: list[str] = []
     rest: list[str] = []
     words = iter(argv)
@@ -120,7 +121,7 @@ def _globals_first(argv: Sequence[str]) -> list[str]:
             front.append(word)
         else:
             rest.append(word)
-    return front + rest
+    return front, rest
 
 
 if __name__ == "__main__":

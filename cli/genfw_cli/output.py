@@ -15,7 +15,12 @@ from typing import Any
 
 import attrs
 
-__all__ = ["heading", "lines", "note", "number", "plain", "show_json", "table", "unmarked", "write"]
+__all__ = ["heading", "lines", "note", "number", "on_terminal", "plain", "show_json", "table", "unmarked", "write"]
+
+
+def on_terminal() -> bool:
+    """Whether a person reads stdout."""
+    return sys.stdout.isatty()
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "") -> None:
@@ -28,7 +33,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = ""
     """
     if not rows:
         note(empty)
-    elif sys.stdout.isatty():
+    elif on_terminal():
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
         from rich.table import Table
@@ -46,7 +51,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = ""
 
 def heading(text: str) -> None:
     """A line above a block of output, bold on a terminal."""
-    print(f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text)
+    print(f"\033[1m{text}\033[0m" if on_terminal() else text)
 
 
 def lines(texts: Any) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from genfw_cli.output import lines, note, number, show_json
+from genfw_cli.output import note, number, show_json, table
 
 if TYPE_CHECKING:
     from genfw.engine import RunResult
@@ -24,17 +23,24 @@ def drive(start: Callable[[Tracker], RunResult], as_json: bool) -> None:
         start: Trains, given the display as a tracker.
         as_json: Print JSON instead of lines.
     """
+    from genfw.rundir import RunDirectory
     from genfw_cli.progress import progress
 
     display = progress()
     try:
         result = start(display)
     except KeyboardInterrupt:
-        _say_resume(display.directory)
-        raise typer.Exit(130) from None
-    finally:
         display.end("")
-    report = result.directory / "report.html"
+        note(
+            "interrupted" if display.directory is None else f"interrupted; go on with: genfw resume {display.directory}"
+        )
+        raise typer.Exit(130) from None
+    except Exception:
+        display.end("")
+        if display.directory is not None:
+            note(f"the run failed; what it has so far is in {display.directory}")
+        raise
+    report = RunDirectory(result.directory).report
     if as_json:
         show_json(
             {
@@ -45,15 +51,6 @@ def drive(start: Callable[[Tracker], RunResult], as_json: bool) -> None:
             }
         )
     else:
-        lines(f"{item.name}\t{number(item.value, item.error)} {item.unit}".rstrip() for item in result.results)
-        lines([f"run\t{result.directory}", *([f"report\t{report}"] if report.exists() else [])])
-    if result.status == "interrupted":
-        _say_resume(result.directory)
-        raise typer.Exit(130)
-    if result.status != "finished":
-        note(f"error: the run {result.status}; its reason is in {result.directory / 'STATUS'}")
-        raise typer.Exit(1)
-
-
-def _say_resume(directory: Path | None) -> None:
-    note("interrupted" if directory is None else f"interrupted; go on with: genfw resume {directory}")
+        rows = [(item.name, f"{number(item.value, item.error)} {item.unit}".rstrip()) for item in result.results]
+        rows += [("run", str(result.directory)), *([("report", str(report))] if report.exists() else [])]
+        table(["", "result"], rows)

@@ -1,0 +1,116 @@
+"""`list` and `show`."""
+
+import json
+
+import yaml
+
+
+def test_piped_rows_have_four_cells_and_no_heading(call):
+    said = call("list")
+    assert said.code == 0
+    assert said.err == ""
+    assert {len(row) for row in said.rows} == {4}
+    assert ["prior", "standard-normal", "z ~ N(0, I)"] in [row[:3] for row in said.rows]
+    assert "\033" not in said.out
+
+
+def test_a_terminal_gets_a_table_with_headings(call, terminal):
+    said = call("list", "sampler")
+    assert "what it is" in said.out
+    assert "─" in said.out
+    assert "langevin" in said.out
+    assert all(len(line) <= 100 for line in said.out.splitlines())
+
+
+def test_filters_narrow(call):
+    everything, samplers = call("list").rows, call("list", "sampler").rows
+    assert 0 < len(samplers) < len(everything)
+    assert {row[0] for row in samplers} == {"sampler"}
+    assert call("list", "sampler", "--search", "LANGEVIN").rows == [row for row in samplers if "angevin" in str(row)]
+    tagged = call("list", "--tag", "gradient")
+    assert "langevin" in tagged.out
+    assert "standard-normal" not in tagged.out
+    nothing = call("list", "--search", "no such words")
+    assert nothing.out == ""
+    assert "no component fits" in nothing.err
+
+
+def test_unknown_kind_is_wrong_usage(call):
+    said = call("list", "smapler")
+    assert said.code == 2
+    assert "sampler" in said.err
+
+
+def test_json_has_every_field(call):
+    found = json.loads(call("list", "prior", "--json").out)
+    normal = next(component for component in found if component["name"] == "standard-normal")
+    assert normal["provider"] == "genfw"
+    assert normal["source"] == "built-in"
+    assert normal["target"].endswith(":StandardNormal")
+
+
+def test_recipes_are_listed_with_their_description(call):
+    rows = {row[0]: row[1] for row in call("list", "--recipes").rows}
+    assert rows["quickstart"]
+    assert json.loads(call("list", "--recipes", "--search", "quickstart", "--json").out)[0]["name"] == "quickstart"
+
+
+def test_show_gives_signature_reference_and_provider(call):
+    said = call("show", "sampler/langevin")
+    assert said.code == 0
+    assert ["step_size", "float", "must be given"] in [row[:3] for row in said.rows]
+    assert ["steps", "int", "20", "Moves in one chain."] in said.rows
+    assert "genfw 0.1.0 (built-in" in said.out
+    assert "Roberts & Tweedie" in said.out
+    assert ":math:" not in said.out
+
+
+def test_show_needs_no_kind_and_shows_all_that_answer(call):
+    said = call("show", "mlp")
+    assert [line for line in said.out.splitlines() if line in ("decoder/mlp", "encoder/mlp", "energy/mlp")] == [
+        "decoder/mlp",
+        "encoder/mlp",
+        "energy/mlp",
+    ]
+    cards = json.loads(call("show", "genfw/mlp", "--json").out)
+    assert [card["component"]["kind"] for card in cards] == ["decoder", "encoder", "energy"]
+    assert all(setting["description"] for card in cards for setting in card["settings"])
+
+
+def test_filled_component_is_a_block_to_paste(call):
+    block = yaml.safe_load(call("show", "energy/mlp", "--fill").out)
+    assert block["use"] == "mlp"
+    assert block["hidden"] == [200, 200]
+    assert "data_shape" not in block
+    opened = call("show", "stage/contrastive", "--fill").out
+    assert "\nnegatives:\n" in opened
+    assert "must be given" in opened
+    assert yaml.safe_load(opened)["steps"] is None
+
+
+def test_show_guesses_what_was_meant(call):
+    said = call("show", "energy/mpl")
+    assert said.code == 4
+    assert "did you mean 'mlp'" in said.err
+    assert call("show", "nowhere.yaml").code == 3
+
+
+def test_show_recipe_plain_filled_and_with_origins(call, tiny):
+    shown = yaml.safe_load(call("show", tiny).out)
+    assert shown["name"] == "tiny"
+    assert "on" not in shown["encoder"]
+    filled = yaml.safe_load(call("show", tiny, "--fill").out)
+    assert filled["engine"]["keep"] == 3
+    assert filled["decoder"]["sigma"] == 0.2
+    assert filled["decoder"].keys() > shown["decoder"].keys()
+    assert json.loads(call("show", tiny, "--fill", "--json").out)["engine"]["log_every"] == 2
+    origins = {row[0]: row[1:] for row in call("show", tiny, "--origin").rows}
+    assert origins["decoder.sigma"][0] == "0.2"
+    assert "tiny.yaml:8" in origins["decoder.sigma"][1]
+    assert "default" in origins["engine.keep"][1]
+    listed = json.loads(call("show", tiny, "--origin", "--json").out)
+    assert {"path": "prior.dim", "value": 2, "origin": origins["prior.dim"][1]} in listed
+
+
+def test_show_finds_shipped_recipes_by_name(call):
+    assert yaml.safe_load(call("show", "quickstart").out)["name"] == "quickstart"

@@ -1,0 +1,157 @@
+"""A run's whole life: `run`, `runs`, `resume`, `sample`, `evaluate`, `report`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from genfw import engine
+from genfw.errors import DivergenceError, RunError
+from genfw.interfaces.tracker import RunInfo
+from genfw.runs import find_run
+
+
+@pytest.fixture
+def done(call, tiny):
+    """A finished run of the tiny recipe, as `run --json` told of it."""
+    said = call("run", tiny, "--json")
+    assert said.code == 0, said.err
+    return json.loads(said.out)
+
+
+def test_run_prints_directory_and_report_and_progress_apart(call, tiny):
+    said = call("run", tiny, "--set", "train.0.steps=6")
+    assert said.code == 0, said.err
+    results = {row[0]: row[1] for row in said.rows}
+    assert Path(results["run"]).parent == Path.cwd() / "runs" / "tiny"
+    assert Path(results["report"]).is_file()
+    assert "stage 1/1 elbo: step 6/6" in said.err
+    assert "stage" not in said.out
+
+
+def test_json_of_a_run_says_where_everything_is(done):
+    assert done["status"] == "finished"
+    assert Path(done["run"]).is_dir()
+    assert Path(done["report"]).parent == Path(done["run"])
+    assert done["results"] == []
+
+
+def test_root_and_dir_choose_the_place(call, tiny, tmp_path):
+    assert call("run", tiny, "--root", "elsewhere").code == 0
+    assert len(list((tmp_path / "elsewhere" / "tiny").iterdir())) == 1
+    assert call("run", tiny, "--dir", "here").code == 0
+    assert (tmp_path / "here" / "resolved.yaml").is_file()
+    again = call("run", tiny, "--dir", "here")
+    assert again.code == 1
+    assert "genfw resume" in again.err
+
+
+def test_smoke_run_of_a_shipped_recipe(call):
+    said = call("run", "quickstart", "--smoke", "--unset", "evaluate", "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out)["status"] == "finished"
+
+
+def test_faulty_recipe_writes_nothing(call, faulty, tmp_path):
+    assert call("run", faulty).code == 3
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_are_listed_with_status(call, done):
+    (row,) = call("runs").rows
+    assert row[0] == done["run"]
+    assert row[1:3] == ["tiny", "finished"]
+    (record,) = json.loads(call("runs", "--json").out)
+    assert record["path"] == done["run"]
+    empty = call("runs", "--root", "nowhere")
+    assert (empty.code, empty.out) == (0, "")
+    assert "there are no runs in nowhere" in empty.err
+
+
+def test_a_run_is_named_by_path_latest_recipe_or_its_own_name(call, tiny, done, tmp_path):
+    second = Path(json.loads(call("run", tiny, "--set", "seed=1", "--json").out)["run"])
+    first, root = Path(done["run"]), tmp_path / "runs"
+    assert find_run(first, root) == first
+    assert find_run("latest", root) == second
+    assert find_run("tiny", root) == second
+    assert find_run(first.name, root) == first
+    with pytest.raises(RunError, match="did you mean 'tiny'"):
+        find_run("tinny", root)
+    with pytest.raises(RunError, match="there are no runs"):
+        find_run("latest", tmp_path / "nowhere")
+
+
+def test_sample_writes_where_it_says(call, done, tmp_path):
+    said = call("sample", "tiny", "--count", 3, "--seed", 5)
+    assert said.code == 0, said.err
+    folder = Path(said.out.strip())
+    assert folder.is_relative_to(done["run"])
+    assert {path.suffix for path in folder.iterdir()} >= {".png", ".safetensors"}
+    assert call("sample", "latest", "--count", 3, "--out", "mine").out == "mine\n"
+    assert (tmp_path / "mine").is_dir()
+
+
+def test_evaluate_and_report_work_on_a_finished_run(call, done):
+    said = call("evaluate", "latest", "--json")
+    assert (said.code, json.loads(said.out)) == (0, [])
+    assert "no metrics" in call("evaluate", "latest").err
+    report = Path(done["report"])
+    report.unlink()
+    assert call("report", "latest").out == f"{report}\n"
+    assert report.is_file()
+
+
+def test_resume_of_a_finished_run_gives_its_results(call, done):
+    said = call("resume", "latest", "--json")
+    assert said.code == 0, said.err
+    assert json.loads(said.out) == done
+
+
+def test_unknown_run_is_told_apart(call):
+    for command in ("resume", "sample", "evaluate", "report"):
+        said = call(command, "latest")
+        assert said.code == 1
+        assert "there are no runs" in said.err
+
+
+def _begun(directory, error):
+    def run(*_, trackers, **__):
+        trackers[0].start(RunInfo("tiny", directory, {}, (("elbo", 4),)))
+        raise error
+
+    return run
+
+
+def test_interrupted_run_prints_how_to_go_on(call, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "run", _begun(tmp_path / "r", KeyboardInterrupt()))
+    said = call("run", tiny)
+    assert said.code == 130
+    assert f"genfw resume {tmp_path / 'r'}" in said.err
+
+
+def test_failed_run_exits_1_and_says_where_it_lies(call, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "run", _begun(tmp_path / "r", DivergenceError("the energy gap grew beyond 100 nats")))
+    said = call("run", tiny)
+    assert said.code == 1
+    assert "error: the energy gap grew beyond 100 nats" in said.err
+    assert str(tmp_path / "r") in said.err
+
+
+def test_interrupted_run_goes_on(call, tiny, monkeypatch):
+    from genfw.training import Training
+
+    step, calls = Training._row, []
+
+    def interrupt(self, *arguments):
+        calls.append(self.step)
+        if len(calls) == 1:
+            self.interrupts.requested = True
+        return step(self, *arguments)
+
+    monkeypatch.setattr(Training, "_row", interrupt)
+    said = call("run", tiny)
+    assert said.code == 130
+    resumed = call("resume", "latest", "--json")
+    assert resumed.code == 0, resumed.err
+    assert json.loads(resumed.out)["status"] == "finished"
+    assert "goes on at stage 1 of 1, step 2" in resumed.err
