@@ -39,7 +39,7 @@ SECTIONS: dict[str, str] = {
     "prior": "block",
     "decoder": "block",
     "encoder": "block",
-    "energy": "blocks",
+    "energy": "block",
     "amortizer": "block",
     "train": "list",
     "sample": "map",
@@ -57,8 +57,6 @@ _FORMS: dict[str, str] = {
     "bool": "true or false",
     "names": "a text or a list of texts",
     "map": "a mapping",
-    "block": "a block such as {use: NAME}",
-    "blocks": "a block such as {use: NAME}, or a list of blocks",
     "list": "a list of blocks such as [{use: NAME}]",
 }
 
@@ -342,9 +340,9 @@ def _fits(node: Node, form: str) -> bool:
             return isinstance(value, bool)
         case "names":
             return all(isinstance(item.value, str) or item.value is BAD for item in _items(node)) and not node.is_map
-        case "map" | "block":
+        case "map":
             return node.is_map
-        case "blocks":
-            return node.is_map or node.is_list
+        case "block":
+            return True  # the binder says what a block lacks
         case _:
             return node.is_list

@@ -1,10 +1,14 @@
 """Binding values to constructors: strict types, every fault at its place in one pass, what is meant instead."""
 
+import copy
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from recipe_parts import RECIPE, ToyEnergy, component, toys
 
 from genfw.errors import ContractError, PluginError, RecipeError
-from genfw.recipe import load_recipe, parse_recipe
+from genfw.recipe import dump, load_recipe, parse_recipe
 from genfw.resolved import check
 from genfw.signature import describe, parameters
 
@@ -87,6 +91,43 @@ def test_many_faults_are_found_in_one_pass_each_at_its_place():
         ("GF206", 12, 21),
         ("GF205", 13, 17),
     ]
+
+
+def places(value, path=()):
+    yield path
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        yield from places(child, (*path, key))
+
+
+PLAIN = parse_recipe(RECIPE).plain()
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 300)
+    | st.floats()
+    | st.sampled_from(["mlp", "toy", "energy", "x.y", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["use", "ref", "dim", "on", "steps", "zzz"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([path for path in places(PLAIN) if path]), ANYTHING)
+def test_whatever_stands_anywhere_is_bound_or_refused_with_places(path, value):
+    plain = copy.deepcopy(PLAIN)
+    holder = plain
+    for step in path[:-1]:
+        holder = holder[step]
+    holder[path[-1]] = value
+    try:
+        resolved = bind(dump(plain)).plain()
+    except RecipeError as error:
+        assert all(fault.line and fault.column for fault in error.faults), str(error)
+        return
+    assert repr(bind(dump(resolved)).plain()) == repr(resolved)
 
 
 # -- types ------------------------------------------------------------------------------------------------------------
