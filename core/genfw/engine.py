@@ -232,7 +232,7 @@ def _train(
             fabric = make_fabric(engine, rank=0, world=world, port=port)
             Training(composition, fabric, place, observers, interrupts).walk(start)
         except RuntimeError as error:
-            if codes := workers.failures():
+            if codes := workers.failures(patience=30.0 if "onnection" in str(error) else 0.0):
                 raise RunError(
                     f"{len(codes)} of {world} processes failed with exit code {codes[0]}; their messages are above"
                 ) from error

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -234,9 +235,18 @@ class Workers:
                 process.terminate()
                 process.wait()
 
-    def failures(self) -> list[int]:
-        """Exit codes of the processes that have failed."""
-        return [code for process in self.processes if (code := process.poll())]
+    def failures(self, patience: float = 0.0) -> list[int]:
+        """Exit codes of the processes that have failed.
+
+        Arguments:
+            patience: Seconds to wait for the first: a connection breaks before its process has ended.
+        """
+        end = time.monotonic() + patience
+        while (
+            not (codes := [code for process in self.processes if (code := process.poll())]) and time.monotonic() < end
+        ):
+            time.sleep(0.05)
+        return codes
 
 
 class Interrupts:

@@ -15,8 +15,8 @@ from genfw.rundir import RunDirectory
 
 HERE = Path(__file__).parent
 
-#: Forks a run, kills it after the seconds given, resumes it, ... and finishes it. A process of its own, because a forked
-#: child may not use autograd once its parent has.
+#: Forks a run, kills it after the seconds given, resumes it, ... and finishes it. A process of its own: a forked
+#: child may not use autograd after its parent.
 KILLER = """
 import os, signal, sys, time
 from pathlib import Path
