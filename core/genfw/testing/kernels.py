@@ -280,10 +280,11 @@ class StartSuite(ComponentSuite):
             self._train(part, target, 2)
             request = self.request(target, step=2)
             drawn = part.draw(request)
-            kept = drawn.clone() + 0.5
-            part.store(request, kept)
+            kept = drawn + 0.5
             if spoil:
                 drawn.zero_()
+            part.store(request, kept)
+            if spoil:
                 kept.zero_()
         draws = [part.draw(self.request(target, step=3)) for part in (start, other)]
         assert torch.equal(*draws), "positions that were handed out or in are still tied to the start"
