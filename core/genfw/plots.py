@@ -130,7 +130,7 @@ def draw_samples_2d(
 ) -> None:
     """Scatter points ``(N, 2 or more)`` by their first two coordinates, on equal axes."""
     points = x.detach().cpu().flatten(1)[:, :2].double().numpy()
-    size = float(np.clip(6000 / max(len(points), 1), 0.6, 12))
+    size = float(np.clip(6000 / max(len(points), 1), 0.6, 40))
     axes.scatter(points[:, 0], points[:, 1], s=size, c=colour, alpha=0.5, linewidths=0, rasterized=True)
     axes.set(title=title, aspect="equal")
     if window is not None:
@@ -149,7 +149,7 @@ def save_samples(path: Path, x: Tensor, *, columns: int | None = None, title: st
     shape = tuple(x.shape[1:])
     if is_image(shape):
         path.parent.mkdir(parents=True, exist_ok=True)
-        imsave(path, image_grid(x, columns))
+        imsave(path, image_grid(x, columns), dpi=96)
         return path
     if math.prod(shape) < 2:
         return save_figure(path, lambda canvas: _draw_histogram(canvas, x, title))

@@ -1,0 +1,197 @@
+"""Scalars of a run as small line charts: plain numbers for a template to draw as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+__all__ = ["Chart", "Line", "Tick", "make_charts"]
+
+WIDTH, HEIGHT = 340, 180
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
+#: Points of a line at most; more than there are pixels to tell apart.
+_POINTS = 400
+#: Endings of names that belong in one chart: ``energy/data`` beside ``energy/negatives``.
+_PAIRED = ("data", "negatives")
+_ROW_KEYS = ("stage", "name", "step", "time")
+
+
+@attrs.frozen
+class Tick:
+    """A mark on an axis: where it stands in the drawing, and what it says."""
+
+    place: float
+    text: str
+
+
+@attrs.frozen
+class Line:
+    """One scalar over the steps.
+
+    Arguments:
+        name: The scalar.
+        path: SVG path data.
+        last: Its last value, as text.
+    """
+
+    name: str
+    path: str
+    last: str
+
+
+@attrs.frozen
+class Chart:
+    """One small chart.
+
+    Arguments:
+        title: What is drawn.
+        lines: One or two lines.
+        x_ticks: Marks along the steps.
+        y_ticks: Marks along the values.
+        cut: Note where the scale leaves outliers out; empty where it shows everything.
+        zero: Height of the value 0 where the scale passes it, else ``None``.
+    """
+
+    title: str
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    cut: str
+    zero: float | None
+
+
+def make_charts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[tuple[str, str]]]:
+    """Charts of one stage's rows of ``metrics.jsonl``.
+
+    Arguments:
+        rows: The rows, in order.
+
+    Returns:
+        The charts, losses and energies first; and ``(name, value)`` of scalars that stayed the same throughout.
+    """
+    series: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        step = row.get("step")
+        for name, value in row.items():
+            if name not in _ROW_KEYS and _is_number(value) and _is_number(step):
+                series.setdefault(str(name), []).append((float(step), float(value)))  # type: ignore[arg-type]
+    constant = [
+        (name, short(points[0][1])) for name, points in series.items() if len({value for _, value in points}) == 1
+    ]
+    moving = {name: points for name, points in series.items() if name not in dict(constant)}
+    groups: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name, points in sorted(moving.items(), key=lambda item: _rank(item[0])):
+        prefix, _, ending = name.rpartition("/")
+        groups.setdefault(prefix if prefix and ending in _PAIRED else name, {})[name] = points
+    return [_chart(title, lines) for title, lines in groups.items()], constant
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _rank(name: str) -> tuple[int, str]:
+    first = ("loss", "elbo", "reconstruction", "kl")
+    if name in first:
+        return first.index(name), name
+    return len(first) + (0 if name.startswith("energy") else 1 if name.startswith("chain") else 2), name
+
+
+def _chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Chart:
+    steps = [step for points in series.values() for step, _ in points]
+    low, high, cut = _range(series.values())
+    first, last = min(steps), max(steps)
+
+    def across(step: float) -> float:
+        return LEFT + (step - first) / max(last - first, 1e-12) * (WIDTH - LEFT - RIGHT)
+
+    def up(value: float) -> float:
+        return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    lines = []
+    for name, points in series.items():
+        # Far beyond the scale a line leaves the clipped drawing; where exactly does not matter.
+        places = [(across(step), min(max(up(value), -9999.0), 9999.0)) for step, value in _thinned(points)]
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+        lines.append(Line(name, path, short(points[-1][1])))
+    marks = ticks(low, high, 4)
+    decimals = _decimals(marks)
+    return Chart(
+        title=title,
+        lines=tuple(lines),
+        x_ticks=tuple(Tick(across(mark), short(mark)) for mark in ticks(first, last, 5)),
+        y_ticks=tuple(Tick(up(mark), _fixed(mark, decimals)) for mark in marks),
+        cut=cut,
+        zero=up(0.0) if low < 0.0 < high else None,
+    )
+
+
+def _range(series: Iterable[Sequence[tuple[float, float]]]) -> tuple[float, float, str]:
+    """Ends of the value axis.
+
+    Where the first tenth of the steps or the outermost 2 % of the values would flatten the rest, they are left out, and
+    the note says so.
+    """
+    lines = list(series)
+    values = sorted(value for points in lines for _, value in points)
+    later = sorted(value for points in lines for _, value in points[len(points) // 10 :])
+    edge = len(later) // 50
+    inner_low, inner_high = later[edge], later[-1 - edge]
+    low, high, cut = values[0], values[-1], ""
+    if inner_high > inner_low and high - low > 4.0 * (inner_high - inner_low):
+        cut = f"beyond the scale: {short(low)} to {short(high)} in all"
+        low, high = inner_low, inner_high
+    margin = 0.06 * (high - low) or max(abs(high), 1.0) * 0.5
+    return low - margin, high + margin, cut
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most :data:`_POINTS` points; of each stretch the lowest and the highest stay, so that no spike is lost."""
+    if len(points) <= _POINTS:
+        return list(points)
+    size = math.ceil(2 * len(points) / _POINTS)
+    kept = []
+    for begin in range(0, len(points), size):
+        stretch = points[begin : begin + size]
+        ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
+        kept += sorted(ends)
+    return kept
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About ``count`` round numbers between ``low`` and ``high``."""
+    span = high - low
+    if span <= 0 or not math.isfinite(span):
+        return [low]
+    raw = span / count
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw)
+    first = math.ceil(low / step - 1e-9)
+    return [number * step + 0.0 for number in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _decimals(marks: Sequence[float]) -> int:
+    if len(marks) < 2:
+        return 2
+    return max(0, min(8, -math.floor(math.log10(marks[1] - marks[0]) - 1e-9 + 1e-6)))
+
+
+def _fixed(value: float, decimals: int) -> str:
+    if abs(value) >= 1e5 or (value and decimals > 5):
+        return f"{value:.1e}"
+    text = f"{value:,.{decimals}f}"
+    return text.replace("-", "−") if float(text.replace(",", "")) else text.replace("-", "")
+
+
+def short(value: float) -> str:
+    """A number in few characters, with a real minus sign."""
+    if value == int(value) and abs(value) < 1e7:
+        text = f"{int(value):,}"
+    elif value and (abs(value) >= 1e5 or abs(value) < 1e-3):
+        text = f"{value:.2e}"
+    else:
+        text = f"{value:.4g}"
+    return text.replace("-", "−")
