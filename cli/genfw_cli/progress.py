@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from genfw.interfaces.tracker import RunInfo, Tracker
 
@@ -144,8 +145,19 @@ class PlainProgress(_Progress):
             self.say("  ".join(part for part in parts if part))
 
 
+class _Bars(Progress):
+    """Bars with a line of numbers below them."""
+
+    numbers = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.numbers:
+            yield Text(f"  {self.numbers}", style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class TerminalProgress(_Progress):
-    """A live bar per stage, with rate, time left and scalars.
+    """A live bar per stage with rate and time left, and the newest numbers below.
 
     Arguments:
         stream: A terminal; stderr by default.
@@ -154,13 +166,12 @@ class TerminalProgress(_Progress):
 
     def __init__(self, stream: TextIO | None = None, console: Console | None = None) -> None:
         super().__init__(stream)
-        self.bars = Progress(
+        self.bars = _Bars(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.fields[speed]}"),
             TextColumn("ETA {task.fields[left]}"),
-            TextColumn("{task.fields[scalars]}", style="dim"),
             console=console or Console(file=self.stream),
             refresh_per_second=4,
         )
@@ -176,8 +187,9 @@ class TerminalProgress(_Progress):
         step, steps, speed, left = self.pace(row)
         index = int(row["stage"])
         if index not in self._tasks:
-            self._tasks[index] = self.bars.add_task(self.title(row), total=steps, speed="", left="", scalars="")
-        self.bars.update(self._tasks[index], completed=step, total=steps, speed=speed, left=left, scalars=scalars(row))
+            self._tasks[index] = self.bars.add_task(self.title(row), total=steps, speed="", left="")
+        self.bars.numbers = scalars(row)
+        self.bars.update(self._tasks[index], completed=step, total=steps, speed=speed, left=left)
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""

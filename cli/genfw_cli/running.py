@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from genfw_cli.output import note, number, show_json, table
+from genfw_cli.output import lines, note, number, show_json, table
 
 if TYPE_CHECKING:
     from genfw.engine import RunResult
@@ -51,6 +51,7 @@ def drive(start: Callable[[Tracker], RunResult], as_json: bool) -> None:
             }
         )
     else:
-        rows = [(item.name, f"{number(item.value, item.error)} {item.unit}".rstrip()) for item in result.results]
-        rows += [("run", str(result.directory)), *([("report", str(report))] if report.exists() else [])]
-        table(["", "result"], rows)
+        rows = [(item.name, number(item.value, item.error), item.unit, item.note) for item in result.results]
+        table(["result", "value", "unit", "note"], rows)
+        # Not in the table: a path that is broken into lines can't be copied.
+        lines([f"run\t{result.directory}", *([f"report\t{report}"] if report.exists() else [])])

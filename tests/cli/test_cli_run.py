@@ -1,6 +1,9 @@
 """A run's whole life: `run`, `runs`, `resume`, `sample`, `evaluate`, `report`."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,8 +62,9 @@ def test_faulty_recipe_writes_nothing(call, faulty, tmp_path):
 
 def test_runs_are_listed_with_status(call, done):
     (row,) = call("runs").rows
-    assert row[0] == done["run"]
-    assert row[1:3] == ["tiny", "finished"]
+    assert Path(row[0]).absolute() == Path(done["run"])
+    assert row[0].startswith("runs/tiny/")
+    assert row[1] == "finished"
     (record,) = json.loads(call("runs", "--json").out)
     assert record["path"] == done["run"]
     empty = call("runs", "--root", "nowhere")
@@ -155,3 +159,25 @@ def test_interrupted_run_goes_on(call, tiny, monkeypatch):
     assert resumed.code == 0, resumed.err
     assert json.loads(resumed.out)["status"] == "finished"
     assert "goes on at stage 1 of 1, step 2" in resumed.err
+
+
+def test_a_signal_stops_the_run_and_leaves_the_command_that_goes_on(tiny, tmp_path):
+    code = "import sys; from genfw_cli.main import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["run", str(tiny), "--dir", "r", "--set", "train.0.steps=1000000"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("stage 1/1"):
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == ""
+    assert f"go on with: genfw resume {tmp_path / 'r'}" in err
+    assert "Traceback" not in err
+    assert json.loads((tmp_path / "r" / "STATUS").read_text())["state"] == "interrupted"

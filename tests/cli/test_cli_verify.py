@@ -99,14 +99,22 @@ def test_broken_plugin_can_not_be_verified(call, distribution):
     assert "ZeroDivisionError" in said.err
 
 
-def test_new_plugin_is_written_found_and_verified(call, tmp_path):
+def test_new_plugin_is_written_found_and_verified(call, write, tmp_path, monkeypatch):
     said = call("new", "energy", "double-well")
     assert said.code == 0, said.err
-    folder = tmp_path / said.out.strip()
-    assert (folder / "pyproject.toml").is_file()
+    name = said.out.strip()
+    assert (tmp_path / name / "pyproject.toml").is_file()
     assert "genfw verify energy/double-well" in said.err
+    # Installed, as far as Python can tell.
+    write(f"{name}/w-0.1.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
+    write(f"{name}/w-0.1.0.dist-info/entry_points.txt", "[genfw]\ndouble-well = genfw_double_well\n")
+    monkeypatch.syspath_prepend(tmp_path / name)
+    assert ["energy", "double-well"] in [row[:2] for row in call("list", "energy").rows]
+    verified = call("verify", name)
+    assert verified.code == 0, verified.out
+    assert {row[0] for row in verified.rows} == {"passed"}
     again = call("new", "energy", "double-well")
-    assert again.code != 0
+    assert again.code == 4
     assert "double-well" in again.err
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from genfw_cli.arguments import Json, Root
 from genfw_cli.output import number, show_json, table
 
+#: Numbers in a line: the first that the recipe asks for.
+_NUMBERS = 3
+
 
 def command(root: Root = Path("runs"), as_json: Json = False) -> None:
     """List the runs: how far each came, and its numbers."""
@@ -17,18 +20,22 @@ def command(root: Root = Path("runs"), as_json: Json = False) -> None:
         show_json(found)
         return
     table(
-        ["run", "recipe", "status", "stage", "step", "when", "numbers"],
+        ["run", "status", "stage", "step", "numbers"],
         [
             (
-                run.path.as_posix(),
-                run.name,
+                _short(run.path),
                 run.status,
-                str(run.stage),
+                run.stage,
                 str(run.step),
-                str(run.time),
-                "  ".join(f"{name} {number(value)}" for name, value in run.numbers.items()),
+                "  ".join(f"{name} {number(value)}" for name, value in list(run.numbers.items())[:_NUMBERS]),
             )
             for run in found
         ],
         empty=f"there are no runs in {root}; 'genfw run quickstart' makes one",
     )
+
+
+def _short(path: Path) -> str:
+    """The path from here, where it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
