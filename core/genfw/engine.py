@@ -17,7 +17,7 @@ from genfw import randomness
 from genfw.checkpoint import Checkpoint, write_atomically
 from genfw.compose import Composition, compose, open_recipe
 from genfw.environment import describe_environment, differences
-from genfw.errors import GenfwError, RunError
+from genfw.errors import ContractError, GenfwError, RunError
 from genfw.interfaces.metric import Figure, Result
 from genfw.interfaces.tracker import RunInfo, Tracker
 from genfw.nodes import dump
@@ -36,7 +36,7 @@ from genfw.processes import (
 )
 from genfw.recipe import Recipe, parse_recipe
 from genfw.rundir import RunDirectory, Status
-from genfw.trained import accelerator_of, compose_again, evaluate_run, load_run, sample_run
+from genfw.trained import accelerator_of, compose_again, evaluate_run, load_run, sample_run, write_samples
 from genfw.training import Training
 
 __all__ = ["RunResult", "drive", "evaluate_run", "load_run", "resume", "run", "sample_run"]
@@ -251,9 +251,22 @@ def _conclude(composition: Composition, place: RunDirectory, observers: Observer
     place.write_status(Status("running", "evaluate"))
     observers.event("evaluate", f"{len(composition.metrics)} metrics")
     results = list(evaluate(composition, place.path))
+    _see_samples(composition, place, observers)
     place.write_status(Status("running", "report"))
     write_report(place.path)
     return results
+
+
+def _see_samples(composition: Composition, place: RunDirectory, observers: Observers) -> None:
+    """Leave samples in the run directory where no metric has."""
+    if any(not path.name.startswith("stage") for path in place.samples.glob("*")):
+        return
+    try:
+        write_samples(composition, place.samples, seed=composition.seed)
+    except ContractError as error:  # a model that can't be sampled from as it stands can still be measured
+        message = f"no samples were drawn: {error}"
+        place.append_event("warning", message)
+        observers.event("warning", message)
 
 
 # -- reading recipes --------------------------------------------------------------------------------------------------

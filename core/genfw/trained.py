@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from genfw import randomness
 from genfw.compose import Composition, compose, open_recipe
 from genfw.interfaces.metric import Result
 from genfw.plots import save_samples
@@ -19,7 +20,7 @@ from genfw.rundir import RunDirectory
 from genfw.sampling import draw_samples
 from genfw.training import begin, put_back
 
-__all__ = ["accelerator_of", "compose_again", "evaluate_run", "load_run", "load_weights", "sample_run"]
+__all__ = ["accelerator_of", "compose_again", "evaluate_run", "load_run", "load_weights", "sample_run", "write_samples"]
 
 
 def load_run(
@@ -98,16 +99,29 @@ def sample_run(
     """
     composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
     used = composition.seed if seed is None else seed
+    folder = RunDirectory(directory).samples / f"seed{used}" if out is None else Path(out)
+    with tuned(composition.engine):
+        write_samples(composition, folder, count=count, seed=used)
+    return folder
+
+
+def write_samples(composition: Composition, folder: Path, *, count: int | None = None, seed: int) -> None:
+    """Draw from the model and write what was drawn; see :func:`sample_run`.
+
+    Arguments:
+        composition: The run's parts, trained.
+        folder: Where to write.
+        count: Samples; the recipe's count where absent.
+        seed: Source of all randomness.
+    """
     parameter = next(composition.model.parameters(), torch.empty(0))
     samples = draw_samples(
-        composition.model, composition.sample, count or composition.sample.count, seed=used, device=parameter.device
+        composition.model, composition.sample, count or composition.sample.count, seed=seed, device=parameter.device
     )
-    folder = RunDirectory(directory).samples / f"seed{used}" if out is None else Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     save_samples(folder / "samples.png", samples.x)
     tensors = {"x": samples.x, "position": samples.position, "potential": samples.potential}
     save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / "samples.safetensors")
-    return folder
 
 
 def evaluate_run(
@@ -133,7 +147,7 @@ def evaluate_run(
     place = RunDirectory.open(directory)
     composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
     with place.lock(), tuned(composition.engine):
-        torch.manual_seed(composition.seed)
+        randomness.seed_all(composition.seed)
         results = list(evaluate(composition, place.path, only=only))
         write_report(place.path)
     return results
