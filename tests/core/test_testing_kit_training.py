@@ -193,7 +193,7 @@ class Buffer(Start):
         size: Rows that are kept.
     """
 
-    def __init__(self, size: int = 12) -> None:
+    def __init__(self, size: int = 60) -> None:
         self.size, self.rows = size, torch.zeros(0)
 
     def draw(self, request):
