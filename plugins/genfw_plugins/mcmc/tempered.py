@@ -53,15 +53,16 @@ class Replicas(NamedTuple):
 
 
 class TemperedState(NamedTuple):
-    """The replicas, coldest first, one step size per temperature, and which pairs are next to swap."""
+    """The replicas, coldest first, the temperatures, one step size for each, and which pairs are next to swap."""
 
     replicas: Replicas
+    beta: Tensor
     step_size: StepState
     parity: int
 
     @property
     def _count(self) -> int:
-        return self.replicas.tilt.shape[0] // self.step_size.log_step.shape[0]
+        return self.replicas.tilt.shape[0] // self.beta.shape[0]
 
     @property
     def position(self) -> Tensor:
@@ -132,7 +133,8 @@ class TemperedLangevin(Sampler):
         levels = len(self.betas)
         once = Replicas.at(target, position)
         replicas = Replicas(*(part.repeat(levels, *(1 for _ in part.shape[1:])) for part in once))
-        return TemperedState(replicas, self._step_size.begin(position), 0)
+        beta = torch.tensor(self.betas, dtype=position.dtype, device=position.device)
+        return TemperedState(replicas, beta, self._step_size.begin(position), 0)
 
     def step(self, target: Target, state: TemperedState, generator: torch.Generator) -> tuple[TemperedState, Info]:
         """See :meth:`Sampler.step`."""
@@ -142,10 +144,10 @@ class TemperedLangevin(Sampler):
         order, swapped = self._swap(replicas.tilt.view_as(levels), state.parity, generator)
         acceptance = levels.mean(1)
         if self.betas[-1] == 0.0:  # the base is drawn afresh, there is no step to adapt
-            acceptance = torch.cat([acceptance[:-1], acceptance.new_tensor([self._step_size.target])])
+            acceptance = torch.cat([acceptance[:-1], acceptance.new_full((1,), self._step_size.target)])
         step_size = self._step_size.update(state.step_size, acceptance)
         return (
-            TemperedState(replicas.rows(order), step_size, 1 - state.parity),
+            TemperedState(replicas.rows(order), state.beta, step_size, 1 - state.parity),
             Info(levels[0], accept[:count] | swapped),
         )
 
@@ -155,7 +157,7 @@ class TemperedLangevin(Sampler):
         """One local move of every replica; the state after, and acceptance probability and verdict, each (T * B,)."""
         old = state.replicas
         count = state.position.shape[0]
-        beta = old.tilt.new_tensor(self.betas).repeat_interleave(count)
+        beta = state.beta.repeat_interleave(count)
         h = state.step_size.step.repeat_interleave(count)[:, None]
         gradient = old.base_gradient + beta[:, None] * old.tilt_gradient
         position, xi = propose(old.position, gradient, h, generator)

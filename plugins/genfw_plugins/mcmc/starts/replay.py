@@ -79,8 +79,8 @@ class ReplayStart(Start):
                 "keeps one chain per row of the data set"
             )
         fresh = self.fresh.draw(request)
-        columns = self._columns(request.target.layout).to(fresh.device)
-        buffer, filled = self._allocate(columns.numel(), fresh.device)
+        columns, width = self._columns(request.target.layout, fresh.device)
+        buffer, filled = self._allocate(width, fresh.device)
         generator = request.generator
         # Slots without repetition, so that no two chains write to one.
         slots = torch.randperm(self.size, generator=generator, device=fresh.device)[: request.count]
@@ -97,24 +97,27 @@ class ReplayStart(Start):
         slots = self._slots
         if slots is None or self._buffer is None or self._filled is None or position.shape[0] != request.count:
             raise ContractError("replay: positions to store do not match those drawn")
-        columns = self._columns(request.target.layout).to(position.device)
+        columns, _ = self._columns(request.target.layout, position.device)
         self._buffer[slots] = position[: slots.numel(), columns].to(self.storage)
         self._filled[slots] = True
         self._slots = None
         self.fresh.store(request, position)
 
-    def _columns(self, layout: NoiseLayout) -> Tensor:
+    def _columns(self, layout: NoiseLayout, device: torch.device) -> tuple[Tensor | slice, int]:
+        """Which columns of a position are kept, and how many."""
         if self.groups is None:
-            return torch.arange(layout.size)
+            return slice(None), layout.size
         for wanted in self.groups:
             if not any(_belongs(name, wanted) for name in layout.names):
                 raise ContractError(f"replay: no noise group '{wanted}'; there are {', '.join(layout.names)}")
-        parts = [
-            torch.arange(layout.size)[where]
-            for group, where in layout.slices()
-            if any(_belongs(group.name, wanted) for wanted in self.groups)
-        ]
-        return torch.cat(parts)
+        columns = torch.cat(
+            [
+                torch.arange(where.start, where.stop, device=device)
+                for group, where in layout.slices()
+                if any(_belongs(group.name, wanted) for wanted in self.groups)
+            ]
+        )
+        return columns, columns.numel()
 
     def _allocate(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._buffer is None or self._filled is None:
