@@ -79,7 +79,7 @@ def test_arguments_are_given_by_set(call):
     assert call("verify", "energy/mlp", "--set", "hidden").code == 2
 
 
-@pytest.mark.parametrize("name", ["energy/mlp", "decoder/mlp", "encoder/mlp", "noise"])
+@pytest.mark.parametrize("name", ["energy/mlp", "decoder/mlp", "encoder/mlp", "noise", "adam", "pinwheel"])
 def test_built_in_components_pass(call, name):
     said = call("verify", name)
     assert said.code == 0, said.out
@@ -122,3 +122,15 @@ def test_new_refuses_unknown_kinds(call):
     said = call("new", "enrgy", "x")
     assert said.code == 2
     assert "energy" in said.err
+
+
+def test_what_is_absent_is_left_out_and_no_fault(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENFW_DATA", str(tmp_path))
+    said = call("verify", "dataset/mnist")
+    assert said.code == 0
+    left_out = [row for row in said.rows if row[0] == "left out"]
+    assert left_out
+    assert all("absent" in row[3] for row in left_out)
+    stage = call("verify", "elbo")
+    assert stage.code == 0
+    assert "genfw.testing.StageSuite" in stage.rows[-1][3]
