@@ -87,9 +87,7 @@ def test_core_file_imports_only_what_is_above_it(file):
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize(
-    "file", sorted(PLUGINS.glob("*/**/*.py")), ids=lambda file: str(file.relative_to(PLUGINS))
-)
+@pytest.mark.parametrize("file", sorted(PLUGINS.glob("*/**/*.py")), ids=lambda file: str(file.relative_to(PLUGINS)))
 def test_plugin_imports_genfw_and_itself(file):
     own = file.relative_to(PLUGINS).parts[0]
     for module, line in imports(file):
