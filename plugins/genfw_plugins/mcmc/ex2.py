@@ -37,7 +37,7 @@ class Ex2State(NamedTuple):
 
 
 class Ex2(Sampler):
-    r"""Ex\ :sup:`2`\ MCMC, explore and exploit: one i-SIR move, then some moves of a local kernel.
+    r"""Ex2MCMC, explore and exploit: one i-SIR move, then some moves of a local kernel.
 
     The global move carries mass between modes, the local one settles it within a mode. The target is exactly
     invariant where the local kernel leaves it so (MALA, HMC; not Langevin). A step costs :math:`N` potentials, one
