@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import inspect
 import re
-import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -205,17 +204,6 @@ class Registry:
     def recipe_dirs(self) -> tuple[Path, ...]:
         """Folders in which recipes are found by name, built-in ones first."""
         return self._recipes
-
-    def notify(self, hook: str, **arguments: Any) -> None:
-        """Call a run hook of every plugin; one that raises is reported on stderr once and hears no more."""
-        for implementation in list(getattr(self.manager.hook, hook).get_hookimpls()):
-            try:
-                implementation.function(*(arguments[name] for name in implementation.argnames))
-            except Exception as error:
-                name = implementation.plugin_name
-                self.manager.unregister(name=name)
-                where = where_raised(error, hook)
-                print(f"genfw: plugin {name} hears no more of this run: {one_line(error)} ({where})", file=sys.stderr)
 
 
 def new_manager() -> pluggy.PluginManager:
