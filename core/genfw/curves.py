@@ -168,7 +168,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
         return [low]
     raw = span / count
     magnitude = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= raw)
+    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
     first = math.ceil(low / step - 1e-9)
     return [number * step + 0.0 for number in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -190,7 +190,9 @@ def short(value: float) -> str:
     """A number in few characters, with a real minus sign."""
     if value == int(value) and abs(value) < 1e7:
         text = f"{int(value):,}"
-    elif value and (abs(value) >= 1e5 or abs(value) < 1e-3):
+    elif 1000.0 <= abs(value) < 1e7:
+        text = f"{value:,.0f}"
+    elif value and (abs(value) >= 1e7 or abs(value) < 1e-3):
         text = f"{value:.2e}"
     else:
         text = f"{value:.4g}"

@@ -30,13 +30,14 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 @attrs.frozen
 class _Picture:
-    """A PNG as a data URI, with the size it should be shown in."""
+    """A PNG as a data URI, with the size it should be shown in; a wide one has a row of its own."""
 
     uri: str
     width: int
     height: int
     title: str
     caption: str
+    wide: bool
 
 
 def write_report(directory: str | Path) -> Path:
@@ -234,7 +235,7 @@ def _verdict(value: float | None, error: float | None, paper: float | None, bett
     difference = value - paper
     if error is not None and abs(difference) <= 2.0 * error:
         return "equal within 2 standard errors", ""
-    amount = _number(abs(difference))
+    amount = _number(abs(difference), error or max(abs(paper), 1e-12) * 1e-3)
     if better not in ("higher", "lower"):
         return f"differs by {amount}", ""
     good = (difference > 0) == (better == "higher")
@@ -348,7 +349,7 @@ def _picture(root: Path, relative: str, title: str, caption: str) -> _Picture | 
     width, height = struct.unpack(">II", content[16:24])
     scale = 96.0 / _dots_per_inch(content)
     uri = "data:image/png;base64," + base64.b64encode(content).decode()
-    return _Picture(uri, round(width * scale), round(height * scale), title, caption)
+    return _Picture(uri, round(width * scale), round(height * scale), title, caption, wide=width > 2.6 * height)
 
 
 def _dots_per_inch(content: bytes) -> float:

@@ -295,7 +295,15 @@ def test_ticks_are_round_and_inside(low, high):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (-1.15234, "−1.152"), (12000.0, "12,000"), (1e-7, "1.00e−07"), (123456.7, "1.23e+05"), (0.5, "0.5")],
+    [
+        (0.0, "0"),
+        (-1.15234, "−1.152"),
+        (12000.0, "12,000"),
+        (1e-7, "1.00e−07"),
+        (21409.2, "21,409"),
+        (1.5e9, "1.50e+09"),
+        (0.5, "0.5"),
+    ],
 )
 def test_numbers_in_few_characters(value, text):
     assert short(value) == text

@@ -116,6 +116,7 @@ class ChainDiagnostics(Metric):
             caption = f"One chain per row, after {listed} steps. Values from -1 (black) to 1 (white)."
             figures.append(evaluation.picture("chain", "Along the chain", caption, x.flatten(0, 1), columns=len(steps)))
         elif x[0, 0].numel() >= 2:
+            x = x[:4]  # more paths than these can't be told apart
             caption = f"First two coordinates of {len(x)} chains after {listed} steps; the dot is where a chain ends."
             figures.append(
                 evaluation.figure(

@@ -81,7 +81,7 @@ class LogLikelihood2D(Metric):
         draws: int = 400_000,
         grid: int = 801,
         window: list[float] | None = None,
-        samples: int = 5000,
+        samples: int = 2000,
     ) -> None:
         if window is not None and (len(window) != 4 or window[0] >= window[1] or window[2] >= window[3]):
             raise ContractError(f"a window is [left, right, bottom, top], got {window}")
