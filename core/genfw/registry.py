@@ -10,7 +10,6 @@ import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import attr
 import attrs
