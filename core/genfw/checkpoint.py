@@ -284,8 +284,10 @@ class Checkpoints:
         if not found:
             return
         latest = found[-1].stage
-        healthy = [one for one in found if one.healthy and one.scheduled and one.stage == latest]
-        stay = {one.name for one in healthy[-keep:]} | {found[-1].name} | {one.name for one in found if one.final}
+        # By step: the state that a rollback returned to is saved again, and the older copy serves nobody.
+        healthy = {one.step: one.name for one in found if one.healthy and one.scheduled and one.stage == latest}
+        newest = [healthy[step] for step in sorted(healthy)[-keep:]]
+        stay = {*newest, found[-1].name, *(one.name for one in found if one.final)}
         for one in found:
             waiting = one.healthy is None and one.scheduled and one.stage == latest
             if one.name not in stay and not waiting:

@@ -54,11 +54,13 @@ class Verdict:
         action: What to do now.
         findings: Everything that is ill, whether or not it is new.
         reason: A sentence for the log; empty where nothing is to be said.
+        suspect: Nothing is ill yet, but the gap is past its limit: no checkpoint is called healthy by such a row.
     """
 
     action: Action
     findings: tuple[Finding, ...]
     reason: str = ""
+    suspect: bool = False
 
     @property
     def healthy(self) -> bool:
@@ -97,7 +99,7 @@ class Monitor:
         new = set(kinds) - set(self._known)
         self._known, self._rest = kinds, max(self._rest - 1, 0)
         if not findings:
-            return Verdict("none", ())
+            return Verdict("none", (), suspect=self._over > 0)
         reason = "; ".join(str(finding) for finding in findings)
         action: Action = self.settings.action
         if action == "cut-lr" and "non-finite" in kinds:

@@ -232,7 +232,7 @@ class Workers:
                 # never comes.
                 process.wait(timeout=30 if kind is None else 2)
             except subprocess.TimeoutExpired:
-                process.terminate()
+                process.kill()
                 process.wait()
 
     def failures(self, patience: float = 0.0) -> list[int]:

@@ -200,7 +200,7 @@ class Training:
         if self.rank == 0:
             self.run.append_metrics(row)
             self.observers.log(row)
-            if self.composition.health.enabled:
+            if self.composition.health.enabled and not verdict.suspect:
                 self._judge_checkpoints(verdict.healthy)
             if time.monotonic() - self._status_at > _STATUS_EVERY:
                 self._write_status()

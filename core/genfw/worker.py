@@ -26,8 +26,9 @@ def main(order: str) -> None:
         order: JSON of run directory, rank, world, port, checkpoint, local plugins.
     """
     given = json.loads(order)
-    # The first process decides when to stop; Ctrl-C reaches the whole group of processes.
+    # The first process decides when to stop; Ctrl-C, and a scheduler's signal, reach the whole group of processes.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     rank, world = given["rank"], given["world"]
     run = RunDirectory.open(given["directory"])

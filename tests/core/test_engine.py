@@ -284,6 +284,39 @@ def test_a_rollback_that_did_not_help_goes_further_back(tmp_path):
     assert [int(message.split("to step ")[1].split(",")[0]) for message in backs] == [20, 10, 20]
 
 
+def test_an_energy_trained_ten_times_too_fast_is_brought_back(tmp_path):
+    sections = {
+        "genfw": 1, "name": "fast", "data": {"use": "pinwheel"},
+        "prior": {"use": "standard-normal", "dim": 2}, "decoder": {"use": "mlp", "hidden": [16]},
+        "energy": {"use": "mlp", "on": "data", "hidden": [32, 32]},
+        "train": [{
+            "use": "contrastive", "steps": 60, "batch": 32, "optimizer": {"use": "adam", "lr": 0.3},
+            "negatives": {"sampler": {"use": "langevin", "step_size": 1e-2, "steps": 3}, "start": {"use": "noise"}},
+        }],
+        "engine": {"accelerator": "cpu", "log_every": 4, "checkpoint_every": 8},
+        "health": {"rollbacks": 6, "lr_factor": 0.1},
+    }  # fmt: skip
+    run = RunDirectory(engine.run(sections, directory=tmp_path / "run").directory)
+    kinds = [event["kind"] for event in run.read_events()]
+    assert kinds.count("rollback") >= 1
+    assert run.status().state == "finished"
+    rejected = [abs(json.loads(line)["energy/gap"]) for line in run.rejected.read_text().splitlines()]
+    assert max(rejected) > 100.0
+    assert min(abs(row["energy/gap"]) for row in run.read_metrics()[-3:]) < 100.0
+
+
+def test_a_checkpoint_saved_while_the_gap_is_wide_is_not_returned_to(tmp_path):
+    class Widening(Restless):
+        def step(self, batch, step):
+            report = dict(super().step(batch, step))
+            report["energy/gap"] = torch.tensor(500.0 if step >= 8 and self.run.lr_scale == 1.0 else 1.0)
+            return report
+
+    go(tmp_path / "run", composition(1, stage=Widening, engine_settings={"log_every": 5}))
+    (event,) = [e for e in RunDirectory.open(tmp_path / "run").read_events() if e["kind"] == "rollback"]
+    assert "back from step 20 to step 0" in event["message"]  # not to 10, which was saved with a gap of 300
+
+
 def test_stopping_can_be_success(tmp_path):
     class Incurable(Explosive):
         bears = 0.0

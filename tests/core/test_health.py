@@ -28,6 +28,7 @@ def test_a_healthy_row_leads_to_nothing():
 def test_a_wide_gap_must_last():
     assert actions(gaps(500.0, 500.0, -500.0)) == ["none", "none", "rollback"]
     assert actions(gaps(500.0, 500.0, 1.0, 500.0, 500.0)) == ["none"] * 5
+    assert [verdict.suspect for verdict in verdicts(gaps(500.0, 500.0, 1.0, 500.0))] == [True, True, False, True]
     assert actions(gaps(99.0, 99.0, 99.0, 99.0)) == ["none"] * 4
 
 

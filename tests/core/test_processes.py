@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from run_toys import assert_same
 from genfw import engine
 from genfw.checkpoint import Checkpoints
 from genfw.errors import RunError
+from genfw.interfaces import Tracker
 from genfw.processes import Workers, count_processes, first_device, make_fabric, release, tuned
 from genfw.rundir import RunDirectory
 from genfw.settings import EngineSettings
@@ -109,6 +111,22 @@ def test_a_process_that_fails_ends_the_run_and_it_can_be_resumed(recipe, pair, t
     assert run.status().state == "failed"
     assert run.checkpoints.find("last").step == 5
     run.resolved.write_text(run.resolved.read_text().replace("die_at: 8", "die_at: -1"))
+    assert engine.resume(run.path).status == "finished"
+    for resumed, whole in zip(states(run.path), states(pair), strict=True):
+        assert_same(resumed["model"], whole["model"])
+
+
+def test_a_signal_stops_both_processes_at_one_step(recipe, pair, tmp_path):
+    class Sender(Tracker):
+        def log(self, row):
+            if row["step"] == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(recipe, directory=tmp_path / "two", sets=["engine.devices=2"], trackers=[Sender()])
+    run = RunDirectory.open(tmp_path / "two")
+    assert run.status().state == "interrupted"
+    assert run.checkpoints.find("last").step == 8  # asked after the row of step 4, agreed on at that of step 8
     assert engine.resume(run.path).status == "finished"
     for resumed, whole in zip(states(run.path), states(pair), strict=True):
         assert_same(resumed["model"], whole["model"])
