@@ -40,8 +40,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = ""
         from rich.text import Text
 
         drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            drawn.add_column(column, overflow="fold")
+        for place, column in enumerate(columns):
+            # The first column names the row: other columns are broken into lines before it is.
+            drawn.add_column(column, overflow="fold", no_wrap=place == 0)
         for row in rows:
             drawn.add_row(*(Text(cell) for cell in row))
         Console().print(drawn)

@@ -51,7 +51,11 @@ def drive(start: Callable[[Tracker], RunResult], as_json: bool) -> None:
             }
         )
     else:
-        rows = [(item.name, number(item.value, item.error), item.unit, item.note) for item in result.results]
-        table(["result", "value", "unit", "note"], rows)
+        # What each number means stands in the report; why one is missing is said here.
+        rows = [
+            (item.name, number(item.value, item.error), item.unit if item.value is not None else item.note)
+            for item in result.results
+        ]
+        table(["result", "value", ""], rows)
         # Not in the table: a path that is broken into lines can't be copied.
         lines([f"run\t{result.directory}", *([f"report\t{report}"] if report.exists() else [])])

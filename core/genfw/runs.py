@@ -15,15 +15,16 @@ def find_run(name: str | Path, root: Path | str = "runs") -> Path:
     """The directory of a run.
 
     Arguments:
-        name: A run directory, or its name; ``latest``; or a recipe's name, for its latest run.
+        name: A run directory, as a path or below ``root``; its last part; ``latest``; or a recipe's name, for its
+            latest run.
         root: Where run directories lie.
 
     Raises:
         RunError: No run is called so.
     """
-    path = Path(name)
-    if (path / "resolved.yaml").is_file():
-        return path
+    for path in (Path(name), Path(root) / name):
+        if (path / "resolved.yaml").is_file():
+            return path
     found = sorted(list_runs(root), key=lambda run: (run.time, run.updated))
     chosen = [run for run in found if str(name) in ("latest", run.name, run.path.name)]
     if chosen:

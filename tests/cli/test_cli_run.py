@@ -55,6 +55,12 @@ def test_smoke_run_of_a_shipped_recipe(call):
     assert json.loads(said.out)["status"] == "finished"
 
 
+def test_keys_that_an_override_drops_are_told(call, tiny):
+    said = call("run", tiny, "--set", "train.0.optimizer.use=sgd")
+    assert said.code == 0, said.err
+    assert any(line.startswith("note: ") and "lr" in line for line in said.err.splitlines())
+
+
 def test_faulty_recipe_writes_nothing(call, faulty, tmp_path):
     assert call("run", faulty).code == 3
     assert not (tmp_path / "runs").exists()
@@ -62,9 +68,9 @@ def test_faulty_recipe_writes_nothing(call, faulty, tmp_path):
 
 def test_runs_are_listed_with_status(call, done):
     (row,) = call("runs").rows
-    assert Path(row[0]).absolute() == Path(done["run"])
-    assert row[0].startswith("runs/tiny/")
+    assert Path("runs", row[0]).absolute() == Path(done["run"])
     assert row[1] == "finished"
+    assert find_run(row[0]) == Path("runs", row[0])
     (record,) = json.loads(call("runs", "--json").out)
     assert record["path"] == done["run"]
     empty = call("runs", "--root", "nowhere")

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from genfw_cli.arguments import Json, RecipeName, Root, Sets, Unsets
+from genfw_cli.output import note
 from genfw_cli.session import open_recipe
 
 
@@ -34,6 +35,8 @@ def command(
     from genfw_cli.running import drive
 
     read, registry = open_recipe(ctx, recipe, sets, unsets)
+    for text in read.notes:
+        note(f"note: {text}")
     drive(
         lambda display: engine.run(
             read, root=root, smoke=smoke, trackers=[display], registry=registry, directory=directory

@@ -20,14 +20,13 @@ def command(root: Root = Path("runs"), as_json: Json = False) -> None:
         show_json(found)
         return
     table(
-        ["run", "status", "stage", "step", "numbers"],
+        ["run", "status", "at", "numbers"],
         [
             (
-                _short(run.path),
+                _short(run.path, root),
                 run.status,
-                run.stage,
-                str(run.step),
-                "  ".join(f"{name} {number(value)}" for name, value in list(run.numbers.items())[:_NUMBERS]),
+                f"{run.stage} {run.step}" if run.stage else "",
+                ", ".join(f"{name} {number(value)}" for name, value in list(run.numbers.items())[:_NUMBERS]),
             )
             for run in found
         ],
@@ -35,7 +34,7 @@ def command(root: Root = Path("runs"), as_json: Json = False) -> None:
     )
 
 
-def _short(path: Path) -> str:
-    """The path from here, where it lies below."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+def _short(path: Path, root: Path) -> str:
+    """The part of the path below ``root``, which names the run to every command."""
+    above = root.absolute()
+    return str(path.relative_to(above) if path.is_relative_to(above) else path)
