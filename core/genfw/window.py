@@ -61,7 +61,7 @@ class Window:
         parts = [torch.cat([total, total.new_tensor([float(count)])]) for total, count in self._sums.values()]
         flat = torch.cat([*parts, torch.tensor([float(flag)], device=self.device, dtype=torch.get_default_dtype())])
         if fabric.world_size > 1:
-            flat = fabric.all_reduce(flat, reduce_op="mean")
+            flat = torch.as_tensor(fabric.all_reduce(flat, reduce_op="mean"))
         numbers: list[float] = flat.tolist()
         sums: dict[str, tuple[float, float]] = {}
         for names in self._sums:

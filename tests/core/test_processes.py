@@ -116,6 +116,7 @@ def test_a_process_that_fails_ends_the_run_and_it_can_be_resumed(recipe, pair, t
         assert_same(resumed["model"], whole["model"])
 
 
+@pytest.mark.slow
 def test_a_signal_stops_both_processes_at_one_step(recipe, pair, tmp_path):
     class Sender(Tracker):
         def log(self, row):
