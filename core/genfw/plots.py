@@ -101,7 +101,7 @@ def to_bytes(x: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def image_grid(x: Tensor, columns: int | None = None, *, gap: int = 2) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Tile images into one picture, enlarged by whole pixels until a tile is at least 32 wide.
+    """Tile images into one picture, enlarged by whole pixels until a tile is at least 48 wide.
 
     Arguments:
         x: Images in [-1, 1], with shape ``(N, C, H, W)``.
@@ -115,7 +115,7 @@ def image_grid(x: Tensor, columns: int | None = None, *, gap: int = 2) -> np.nda
     count, height, width = tiles.shape[:3]
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     rows = math.ceil(count / columns)
-    scale = max(1, math.ceil(32 / width))
+    scale = max(1, math.ceil(48 / width))
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = height * scale, width * scale
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8)
