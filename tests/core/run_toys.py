@@ -89,6 +89,19 @@ class Restless(Stage):
         self.average.apply()
 
 
+class Explosive(Restless):
+    """Blows up at step 25 while its learning rate is above what it bears."""
+
+    bears = 5e-3
+
+    def step(self, batch, step):
+        if step == 25 and self.lr * self.run.lr_scale > self.bears:
+            with torch.no_grad():
+                for parameter in self.model.parameters():
+                    parameter.mul_(1e20)
+        return super().step(batch, step)
+
+
 def network():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_toys import assert_same, composition, final_state, flat, go, place
+from run_toys import Explosive, assert_same, composition, final_state, flat, go, place
 
 from genfw import engine
 from genfw.rundir import RunDirectory
@@ -210,8 +210,6 @@ def test_a_kill_after_training_goes_on_with_evaluation(tmp_path, straight, monke
 
 
 def test_a_rollback_survives_a_kill(tmp_path):
-    from test_engine import Explosive
-
     go(tmp_path / "whole", composition(1, stage=Explosive))
     for step in (27, 23):
         path = tmp_path / str(step)
