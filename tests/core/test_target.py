@@ -210,7 +210,9 @@ def test_tempering_walks_from_base_to_target():
     torch.testing.assert_close(target.tempered(0.0).potential(eps), target.base(eps))
     torch.testing.assert_close(target.tempered(1.0).potential(eps), target.potential(eps))
     per_chain = torch.linspace(0, 1, len(eps), dtype=DTYPE)
-    torch.testing.assert_close(target.tempered(per_chain).potential(eps), target.base(eps) + per_chain * target.tilt(eps))
+    torch.testing.assert_close(
+        target.tempered(per_chain).potential(eps), target.base(eps) + per_chain * target.tilt(eps)
+    )
 
 
 def test_chain_freezes_and_restores_even_after_an_error():
