@@ -96,4 +96,4 @@ class DivergenceError(GenfwError):
 
 
 class RunError(GenfwError):
-    """A run directory or checkpoint can't be used: it is absent, damaged, in use by another process, or from another code."""
+    """A run directory or checkpoint can't be used: absent, damaged, in use by another process, or of other code."""

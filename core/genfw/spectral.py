@@ -30,6 +30,8 @@ class SpectralPenalty(nn.Module):
         weight_of: How to read a layer's matrix, where its ``weight`` is made from other parameters.
     """
 
+    started: Tensor
+
     def __init__(
         self,
         layers: Sequence[nn.Module],

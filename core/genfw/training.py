@@ -135,7 +135,8 @@ class Training:
             derive_seed(self.composition.seed, "data", number),
             rank=self.rank,
             world=self.world,
-            prefetch=0 if self.fabric.device.type == "cpu" else 2,
+            # Rows in memory are read faster than a thread could hand them over, unless a device computes meanwhile.
+            prefetch=0 if split.in_memory and self.fabric.device.type == "cpu" else 2,
         )
         ended = start is not None and start.final
         with self.interrupts.held():

@@ -1,4 +1,4 @@
-"""Batches are a pure function of seed and number: epochs are permutations, processes share, reading ahead is the same."""
+"""Batches are a function of seed and number: epochs are permutations, processes share, reading ahead is no change."""
 
 import pytest
 import torch
