@@ -253,7 +253,12 @@ def _conclude(composition: Composition, place: RunDirectory, observers: Observer
     results = list(evaluate(composition, place.path))
     _see_samples(composition, place, observers)
     place.write_status(Status("running", "report"))
-    write_report(place.path)
+    try:
+        write_report(place.path)
+    except Exception as error:  # the page is made from files that are all there: a fault in it must not cost the run
+        message = f"the report was not written ({type(error).__name__}: {error}); `genfw report` writes it again"
+        place.append_event("warning", message)
+        observers.event("warning", message)
     return results
 
 

@@ -20,6 +20,9 @@ from genfw.trained import load_weights
 from genfw.window import Window
 
 
+CONCLUDE = engine._conclude
+
+
 @pytest.fixture(autouse=True)
 def training_alone(monkeypatch):
     """These tests are about training; sampling, metrics and report are tested where they live."""
@@ -140,6 +143,22 @@ def test_a_failure_is_recorded_with_its_reason(tmp_path):
     assert (status.state, status.stage) == ("failed", "restless-0")
     assert "sixteenth step" in status.reason
     assert tracker.told[-1] == ("end", "failed")
+
+
+def test_a_report_that_can_not_be_written_does_not_fail_the_run(tmp_path, monkeypatch):
+    def no_page(_):
+        raise OSError("no room")
+
+    monkeypatch.setattr(engine, "_conclude", CONCLUDE)
+    monkeypatch.setattr(engine, "_see_samples", lambda *_: None)
+    monkeypatch.setattr("genfw.evaluate.evaluate", lambda *_: [])
+    monkeypatch.setattr("genfw.report.write_report", no_page)
+    tracker = Notes()
+    go(tmp_path / "run", trackers=[tracker])
+    assert RunDirectory.open(tmp_path / "run").status().state == "finished"
+    assert [message for kind, message, *_ in tracker.told if kind == "warning"] == [
+        "the report was not written (OSError: no room); `genfw report` writes it again"
+    ]
 
 
 def test_training_needs_data(tmp_path):

@@ -139,22 +139,19 @@ class TemperedLangevin(Sampler):
     def step(self, target: Target, state: TemperedState, generator: torch.Generator) -> tuple[TemperedState, Info]:
         """See :meth:`Sampler.step`."""
         count = state.position.shape[0]
-        replicas, probability, accept = self._move(target, state, generator)
+        replicas, probability = self._move(target, state, generator)
         levels = probability.view(len(self.betas), count)
-        order, swapped = self._swap(replicas.tilt.view_as(levels), state.parity, generator)
+        replicas = replicas.rows(self._swap(replicas.tilt.view_as(levels), state.parity, generator))
         acceptance = levels.mean(1)
         if self.betas[-1] == 0.0:  # the base is drawn afresh, there is no step to adapt
             acceptance = torch.cat([acceptance[:-1], acceptance.new_full((1,), self._step_size.target)])
         step_size = self._step_size.update(state.step_size, acceptance)
-        return (
-            TemperedState(replicas.rows(order), state.beta, step_size, 1 - state.parity),
-            Info(levels[0], accept[:count] | swapped),
-        )
+        after = TemperedState(replicas, state.beta, step_size, 1 - state.parity)
+        # Compared, not deduced: two replicas that swap may stand in the same place, as all do at first.
+        return after, Info(levels[0], (after.position != state.position).any(1))
 
-    def _move(
-        self, target: Target, state: TemperedState, generator: torch.Generator
-    ) -> tuple[Replicas, Tensor, Tensor]:
-        """One local move of every replica; the state after, and acceptance probability and verdict, each (T * B,)."""
+    def _move(self, target: Target, state: TemperedState, generator: torch.Generator) -> tuple[Replicas, Tensor]:
+        """One local move of every replica; the replicas after, and the acceptance probability, (T * B,)."""
         old = state.replicas
         count = state.position.shape[0]
         beta = state.beta.repeat_interleave(count)
@@ -166,8 +163,7 @@ class TemperedLangevin(Sampler):
             position = torch.cat([position[:-count], fresh])
         new = Replicas.at(target, position)
         if self.local == "langevin":
-            one = torch.ones_like(beta)
-            return new, one, one.bool()
+            return new, torch.ones_like(beta)
         ratio = log_ratio(
             (old.position, old.base + beta * old.tilt),
             (new.position, new.base + beta * new.tilt, new.base_gradient + beta[:, None] * new.tilt_gradient),
@@ -177,21 +173,18 @@ class TemperedLangevin(Sampler):
         if self.betas[-1] == 0.0:
             ratio = torch.cat([ratio[:-count], torch.zeros_like(ratio[-count:])])
         probability, accept = metropolis(ratio, generator)
-        return Replicas(*(choose(accept, a, b) for a, b in zip(new, old, strict=True))), probability, accept
+        return Replicas(*(choose(accept, a, b) for a, b in zip(new, old, strict=True))), probability
 
-    def _swap(self, tilt: Tensor, parity: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Which row each place takes after the swaps of one parity, (TB,); which chains at beta = 1 swapped, (B,)."""
+    def _swap(self, tilt: Tensor, parity: int, generator: torch.Generator) -> Tensor:
+        """Which row each place takes after the swaps of one parity, with shape (T * B,)."""
         levels, count = tilt.shape
         order = torch.arange(levels * count, device=tilt.device).view(levels, count)
-        swapped = torch.zeros(count, dtype=torch.bool, device=tilt.device)
         for t in range(parity, levels - 1, 2):
             ratio = (self.betas[t] - self.betas[t + 1]) * (tilt[t] - tilt[t + 1])
             _, accept = metropolis(ratio, generator)
             pair = order[t : t + 2]
             order[t : t + 2] = torch.where(accept, pair.flip(0), pair)
-            if t == 0:
-                swapped = accept
-        return order.flatten(), swapped
+        return order.flatten()
 
     def relocate(
         self, target: Target, state: TemperedState, position: Tensor, generator: torch.Generator
