@@ -1,0 +1,54 @@
+"""Every shipped recipe runs in smoke mode to its report, says what it is, and reads back as it was resolved."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from genfw import engine
+from genfw.compose import check
+from genfw.plugins import load_plugins
+from genfw.recipe import load_recipe
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return load_plugins(enabled=False)
+
+
+@pytest.fixture
+def without_data(monkeypatch, tmp_path):
+    """A user who has no data set yet."""
+    monkeypatch.setenv("GENFW_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.usefixtures("without_data")
+def test_it_runs_in_smoke_mode(name, tmp_path, registry):
+    result = engine.run(name, root=tmp_path, smoke=True, registry=registry)
+    assert result.status == "finished"
+    rows = [json.loads(line) for line in (result.directory / "metrics.jsonl").read_text().splitlines()]
+    stages = load_recipe(FOLDER / f"{name}.yaml", search=registry.recipe_dirs()).plain()["train"]
+    assert {row["stage"] for row in rows} == set(range(len(stages)))
+    assert (result.directory / "report.html").stat().st_size > 10_000
+    failed = {one.name: one.note for one in result.results if one.value is None and "failed" in one.note}
+    assert not failed
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_name_is_its_file_and_it_says_what_it_is(name, registry):
+    recipe = load_recipe(FOLDER / f"{name}.yaml", search=registry.recipe_dirs())
+    assert recipe.name == name
+    assert len(recipe.plain()["description"]) > 40
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_resolved_form_resolves_to_itself(name, registry, tmp_path):
+    resolved = check(load_recipe(FOLDER / f"{name}.yaml", search=registry.recipe_dirs()), registry)
+    (tmp_path / "resolved.yaml").write_text(resolved.dump())
+    again = check(load_recipe(tmp_path / "resolved.yaml"), registry)
+    assert again.plain() == resolved.plain()
