@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genfw.errors import ContractError
+from genfw.freeze import frozen
 from genfw.interfaces.amortizer import Amortizer
 from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.encoder import Encoder
@@ -61,8 +62,8 @@ class Model(nn.Module):
     def data_shape(self) -> Size:
         """Shape of one item, without batch."""
         if self._data_shape is None and self.decoder is not None:
-            with torch.no_grad():
-                # Zero noise, not random: finding a shape must not consume anyone's randomness.
+            with torch.no_grad(), frozen(self.prior, self.decoder):
+                # Zero noise in eval mode: finding a shape must consume no randomness and move no batch statistics.
                 noise = self.anchor.new_zeros(2, self.latent_layout.size)
                 self._data_shape = tuple(self.likelihood(self.latent(noise)).mean.shape[1:])
         if self._data_shape is None:
