@@ -40,3 +40,7 @@ class Prior(nn.Module, abc.ABC):
     @abc.abstractmethod
     def log_prob(self, latent: Latent) -> Tensor:
         r"""Log density :math:`\log p(z)` in nats, with shape :math:`(B,)`."""
+
+    def penalty(self) -> Tensor | None:
+        """A scalar that training may add, weighed by the recipe (spectral norms, say); none by default."""
+        return None

@@ -12,6 +12,7 @@ from genfw.errors import ContractError
 from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.encoder import Encoder
 from genfw.interfaces.energy import Energy
+from genfw.interfaces.prior import Prior
 from genfw.model import Model
 
 __all__ = ["chain_health", "check_schedule", "energy_health", "need", "penalties", "saturation"]
@@ -58,7 +59,7 @@ def energy_health(data: Tensor, negatives: Tensor) -> dict[str, Tensor]:
     return {"energy/data": low, "energy/negatives": high, "energy/gap": high - low}
 
 
-def penalties(parts: Iterable[Energy | Decoder | Encoder | None]) -> Tensor | None:
+def penalties(parts: Iterable[Energy | Prior | Decoder | Encoder | None]) -> Tensor | None:
     """Sum of the penalties that the parts offer; ``None`` where none does."""
     offered = [value for part in parts if part is not None and (value := part.penalty()) is not None]
     return torch.stack(offered).sum() if offered else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -18,7 +20,29 @@ from genfw.target import PriorTarget
 from genfw.types import Batch, Latent
 from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, penalties
 
-__all__ = ["ELBO"]
+__all__ = ["ELBO", "balance_weights"]
+
+
+def balance_weights(kl: Tensor, latent: Latent) -> Tensor:
+    r"""Weights that push groups with little KL less, so that none collapses early.
+
+    .. math:: \gamma_g \propto \frac{\overline{KL_g} + 0.01}{\alpha_g}, \quad \overline{\gamma} = 1,
+
+    with :math:`\alpha_g` the size of the group over the number of groups of that shape. References: NVAE (arXiv
+    2007.03898) App. A.
+
+    Arguments:
+        kl: KL per group in nats, with shape :math:`(B, G)`.
+        latent: Latent whose groups these are.
+
+    Returns:
+        :math:`\gamma`, with shape :math:`(G,)`, without graph.
+    """
+    shapes = [tuple(group.shape[1:]) for group in latent.groups]
+    counts = Counter(shapes)
+    alpha = kl.new_tensor([math.prod(shape) / counts[shape] for shape in shapes])
+    gamma = (kl.detach().abs().mean(0) + 0.01) / alpha
+    return gamma / gamma.mean()
 
 
 class ELBO(Stage):
@@ -41,11 +65,12 @@ class ELBO(Stage):
         kl_start: Its weight at the first step.
         kl_warmup: Steps until it is ``beta``.
         free_bits: Nats per latent group below which the KL is not reduced further.
-        penalty: Weight of the penalties that decoder and encoder offer.
+        penalty: Weight of the penalties that prior, decoder and encoder offer.
         clip: Gradient clipping.
         average: Decay of the average of the weights that the stage leaves in the model; 0 keeps none.
         energy_optimizer: How the energy's weights move; needed with an energy on the latent.
         negatives: Prior chains for the energy; needed with an energy on the latent.
+        balance: Until ``kl_warmup``, weigh the KL of each group by :func:`balance_weights`.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
@@ -65,6 +90,7 @@ class ELBO(Stage):
         average: float = 0.0,
         energy_optimizer: OptimizerFactory | None = None,
         negatives: Chain | None = None,
+        balance: bool = False,
     ) -> None:
         check_schedule(steps, batch)
         need(model, "elbo", "prior", "decoder", "encoder")
@@ -74,7 +100,7 @@ class ELBO(Stage):
             raise ContractError("energy_optimizer and negatives are for an energy on the latent; the recipe has none")
         self.model, self.steps, self.batch, self.optimizer = model, steps, batch, optimizer
         self.beta, self.kl_start, self.kl_warmup, self.free_bits = beta, kl_start, kl_warmup, free_bits
-        self.penalty, self.clip, self.average = penalty, clip, average
+        self.penalty, self.clip, self.average, self.balance = penalty, clip, average, balance
         self.energy_optimizer, self.negatives = energy_optimizer, negatives
 
     def setup(self) -> None:
@@ -108,11 +134,13 @@ class ELBO(Stage):
             negative_log = -model.likelihood(posterior.latent).log_prob(batch.x)
             kl = posterior.kl
             held = kl.clamp_min(self.free_bits) if self.free_bits else kl
+            if self.balance and step < self.kl_warmup:
+                held = held * balance_weights(kl, posterior.latent)
             loss = (negative_log + self.kl_weight(step) * held.sum(1)).mean()
             if model.latent_energies:
                 loss = loss + model.latent_energy(posterior.latent).mean()
             if self.penalty:
-                value = penalties([model.decoder, model.encoder])
+                value = penalties([model.prior, model.decoder, model.encoder])
                 loss = loss if value is None else loss + self.penalty * value
         gradient = self.updater.update(loss, step)
         if self.averaged is not None:
