@@ -9,7 +9,7 @@ import typer
 
 from genfw.component import KINDS
 
-__all__ = ["components", "kinds", "recipes", "recipes_and_components", "runs"]
+__all__ = ["components", "importers", "kinds", "recipes", "recipes_and_components", "runs"]
 
 
 def _quiet(offers: Callable[[typer.Context], Iterable[str]]) -> Callable[[typer.Context, str], list[str]]:
@@ -26,6 +26,12 @@ def _component_names(ctx: typer.Context) -> Iterable[str]:
     from genfw.plugins import load_plugins
 
     return (f"{component.kind}/{component.name}" for component in load_plugins().components)
+
+
+def _importer_names(ctx: typer.Context) -> Iterable[str]:
+    from genfw.plugins import load_plugins
+
+    return (importer.name for importer in load_plugins().importers)
 
 
 def _recipe_names(ctx: typer.Context) -> Iterable[str]:
@@ -47,6 +53,7 @@ def _run_names(ctx: typer.Context) -> Iterable[str]:
 
 kinds = _quiet(lambda ctx: KINDS)
 components = _quiet(_component_names)
+importers = _quiet(_importer_names)
 recipes = _quiet(_recipe_names)
 recipes_and_components = _quiet(lambda ctx: [*_component_names(ctx), *_recipe_names(ctx)])
 runs = _quiet(_run_names)

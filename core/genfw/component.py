@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
-__all__ = ["KINDS", "Component", "Settings"]
+__all__ = ["KINDS", "Component", "Importer", "Settings"]
 
 #: Kind of component -> the interface its class must subclass. Nothing here imports torch.
 KINDS: Mapping[str, str] = {
@@ -85,6 +85,34 @@ class Component:
     version: str = ""
     source: str = ""
     file: str = ""
+
+
+@attrs.frozen
+class Importer:
+    """A kind of published checkpoint that ``genfw import`` can read, or a plugin's part of one.
+
+    Where a checkpoint holds networks of several plugins, each of them offers an importer of the same name, and what
+    they make of the file is put together.
+
+    Arguments:
+        name: Lower-case words joined by ``-``.
+        target: ``package.module:function``, called as ``function(tensors, arguments)`` with every tensor of the file by
+            its path and the file's argument record; it returns a :class:`genfw.importing.Conversion`, without tensors
+            where its part is not in the file.
+        summary: One line for ``genfw import``, of this part.
+        reference: Where such files are published.
+        provider: Distribution that supplies it; filled by the loader.
+        plugin: Entry point that supplies it; filled by the loader.
+        version: Version of that distribution; filled by the loader.
+    """
+
+    name: str = attrs.field(validator=_matches(_NAME, "an importer's name"))
+    target: str = attrs.field(validator=_matches(_TARGET, "an importer's target"))
+    summary: str
+    reference: str = ""
+    provider: str = ""
+    plugin: str = ""
+    version: str = ""
 
 
 class Settings:

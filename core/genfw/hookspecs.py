@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from genfw.component import Component
+    from genfw.component import Component, Importer
     from genfw.interfaces.tracker import RunInfo
 
 __all__ = ["hookimpl", "hookspec"]
@@ -36,6 +36,11 @@ def genfw_components() -> Sequence[Component]:  # type: ignore[empty-body]
 @hookspec
 def genfw_recipes() -> Sequence[Path]:  # type: ignore[empty-body]
     """Folders of recipes that ``genfw run NAME`` and ``extends`` find by name. Called once, at loading."""
+
+
+@hookspec
+def genfw_importers() -> Sequence[Importer]:  # type: ignore[empty-body]
+    """Published checkpoints that ``genfw import`` reads with the plugin's help. Called once, at loading."""
 
 
 @hookspec

@@ -149,6 +149,13 @@ class WeightAverage:
         self.average = {name: value.detach().clone() for name, value in network.state_dict().items()}
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Begin again at the network's weights, after they were set by other means than steps."""
+        for name, value in self.network.state_dict().items():
+            self.average[name].copy_(value)
+        self.updates = 0
+
+    @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the network's weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))

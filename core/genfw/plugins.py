@@ -24,7 +24,7 @@ import attrs
 import pluggy
 
 from genfw import hookspecs
-from genfw.component import Component
+from genfw.component import Component, Importer
 from genfw.errors import PluginError
 from genfw.registry import BrokenPlugin, PluginRecord, Registry, canonical, new_manager, one_line, where_raised
 
@@ -75,7 +75,13 @@ def load_plugins(*, local: Sequence[str | Path] = (), enabled: bool = True, disa
         elif enabled or source.source == "built-in":
             loaded.add(source)
     return Registry(
-        loaded.components, loaded.plugins, loaded.broken, loaded.disabled, dict.fromkeys(loaded.recipes), loaded.manager
+        loaded.components,
+        loaded.plugins,
+        loaded.broken,
+        loaded.disabled,
+        dict.fromkeys(loaded.recipes),
+        loaded.manager,
+        loaded.importers,
     )
 
 
@@ -89,6 +95,7 @@ class _Loaded:
     broken: list[BrokenPlugin] = attrs.field(factory=list)
     disabled: list[str] = attrs.field(factory=list)
     recipes: list[Path] = attrs.field(factory=list)
+    importers: list[Importer] = attrs.field(factory=list)
 
     def add(self, source: _Source) -> None:
         """Load one plugin; all of it, or nothing and a :class:`BrokenPlugin`."""
@@ -96,7 +103,7 @@ class _Loaded:
         try:
             # A plugin that prints while it is imported must not spoil what a program reads from our stdout.
             with contextlib.redirect_stdout(sys.stderr):
-                offered, folders, file = _load(source, self.manager, self.components)
+                offered, folders, importers, file = _load(source, self.manager, self.components)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -108,6 +115,7 @@ class _Loaded:
             return
         self.components += offered
         self.recipes += folders
+        self.importers += importers
         self.plugins.append(
             PluginRecord(
                 name=source.name,
@@ -125,7 +133,7 @@ class _Loaded:
 
 def _load(
     source: _Source, manager: pluggy.PluginManager, present: Sequence[Component]
-) -> tuple[list[Component], list[Path], str]:
+) -> tuple[list[Component], list[Path], list[Importer], str]:
     plugin = source.load()
     manager.register(plugin, source.name)
     hooks = manager.get_hookcallers(plugin) or []
@@ -151,7 +159,20 @@ def _load(
             )
         )
     _refuse_repeats([c for c in present if c.provider == source.distribution], offered)
-    return offered, [Path(folder) for folder in _results(manager, plugin, "genfw_recipes")], file
+    importers: list[Importer] = []
+    for importer in _results(manager, plugin, "genfw_importers"):
+        if not isinstance(importer, Importer):
+            raise PluginError(f"genfw_importers returns genfw.component.Importer objects, got {importer!r}")
+        importers.append(
+            attrs.evolve(
+                importer,
+                target=_resolve_target(importer.target, source, plugin),
+                provider=source.distribution,
+                plugin=source.name,
+                version=source.version,
+            )
+        )
+    return offered, [Path(folder) for folder in _results(manager, plugin, "genfw_recipes")], importers, file
 
 
 def _results(manager: pluggy.PluginManager, plugin: Any, hook: str) -> list[Any]:

@@ -16,7 +16,7 @@ import attrs
 import pluggy
 
 from genfw import hookspecs
-from genfw.component import KINDS, Component
+from genfw.component import KINDS, Component, Importer
 from genfw.errors import PluginError
 
 __all__ = ["BrokenPlugin", "PluginRecord", "Registry", "canonical", "new_manager", "one_line", "where_raised"]
@@ -85,6 +85,7 @@ class Registry:
         disabled: Names of plugins that were found and left out on request.
         recipes: Folders of shipped recipes.
         manager: Holds the plugins' other hooks.
+        importers: Published checkpoints that can be read.
     """
 
     def __init__(
@@ -95,11 +96,13 @@ class Registry:
         disabled: Iterable[str] = (),
         recipes: Iterable[Path] = (),
         manager: pluggy.PluginManager | None = None,
+        importers: Iterable[Importer] = (),
     ) -> None:
         self.components: tuple[Component, ...] = tuple(components)
         self.plugins: tuple[PluginRecord, ...] = tuple(plugins)
         self.broken: tuple[BrokenPlugin, ...] = tuple(broken)
         self.disabled: tuple[str, ...] = tuple(disabled)
+        self.importers: tuple[Importer, ...] = tuple(importers)
         self.manager = manager or new_manager()
         self._recipes: tuple[Path, ...] = tuple(recipes)
         self._classes: dict[str, type] = {}
@@ -131,6 +134,31 @@ class Registry:
             if bare in (component.name, *component.aliases)
             and (not provider or canonical(provider) == canonical(component.provider))
         )
+
+    def find_importers(self, name: str) -> tuple[Importer, ...]:
+        """The importers of one distribution that have this name, one for each part of the checkpoint.
+
+        Arguments:
+            name: Their name, or ``distribution/name``.
+
+        Raises:
+            PluginError: There is none, or several distributions have one.
+        """
+        provider, _, bare = name.rpartition("/")
+        named = [one for one in self.importers if one.name == bare]
+        found = tuple(one for one in named if not provider or canonical(provider) == canonical(one.provider))
+        providers = sorted({f"{one.provider}/{one.name} (version {one.version})" for one in found})
+        if len(providers) > 1:
+            raise PluginError(
+                f"importer '{name}' is offered by {len(providers)} distributions: {', '.join(providers)}; write one of "
+                "them in full"
+            )
+        if found:
+            return found
+        names = sorted({one.name for one in self.importers})
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" - did you mean '{near[0]}'?" if near else f"; there are {', '.join(names) or 'none'}"
+        raise PluginError(f"there is no importer '{name}'{hint}")
 
     def _unknown(self, kind: str, name: str) -> str:
         if kind not in KINDS:

@@ -25,6 +25,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from genfw.errors import ContractError
 from genfw.freeze import frozen
@@ -109,8 +110,11 @@ class Target(abc.ABC):
 
     @contextmanager
     def chain(self) -> Iterator[None]:
-        """Hold for the length of one chain: networks in eval mode, their parameters frozen; all restored afterwards."""
-        with frozen(*self.modules()):
+        """Hold for the length of one chain: networks in eval mode, their parameters frozen; all restored afterwards.
+
+        Weights that are made of other parameters (weight norm, spectral norm) are made once.
+        """
+        with frozen(*self.modules()), parametrize.cached():
             yield
 
     def tempered(self, beta: float | Tensor) -> Tempered:

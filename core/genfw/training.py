@@ -124,11 +124,6 @@ class Training:
         stage = begin(self.composition, self.fabric, number, self.rows)
         self.monitor, self.window = Monitor(self.composition.health), Window(self.fabric.device)
         self.step = 0
-        if start is None:
-            self._event("stage", f"stage {number} '{self.name}' begins: {stage.steps} steps")
-            self._save(stage, healthy=True)
-        else:
-            self._restore(stage, start)
         loader = Loader(
             split,
             stage.batch,
@@ -138,6 +133,12 @@ class Training:
             # Rows in memory are read faster than a thread could hand them over, unless a device computes meanwhile.
             prefetch=0 if split.in_memory and self.fabric.device.type == "cpu" else 2,
         )
+        if start is None:
+            self._event("stage", f"stage {number} '{self.name}' begins: {stage.steps} steps")
+            stage.prepare(lambda step: self._on_device(loader.batch_at(step)))
+            self._save(stage, healthy=True)
+        else:
+            self._restore(stage, start)
         ended = start is not None and start.final
         with self.interrupts.held():
             while not ended and self.step < stage.steps:

@@ -269,6 +269,8 @@ def test_relocated_state_belongs_to_its_new_place_and_keeps_what_was_learned(sam
     [
         (lambda: Langevin(0.0), "step_size must be above 0, got 0.0"),
         (lambda: Langevin(0.1, noise=-1.0), "noise is a factor"),
+        (lambda: Langevin(0.1, clip=0.0), "clip is above 0, got 0.0"),
+        (lambda: Langevin(0.1, bounds=(1.0, -1.0)), r"a lower and an upper end, got \[1.0, -1.0\]"),
         (lambda: MALA(step_size=-1.0), "step_size must be above 0"),
         (lambda: MALA(target=1.0), "between 0 and 1"),
         (lambda: HMC(jitter=1.0), r"jitter lies in \[0, 1\)"),
@@ -284,3 +286,15 @@ def test_relocated_state_belongs_to_its_new_place_and_keeps_what_was_learned(sam
 def test_settings_that_make_no_sense_are_refused(build, message) -> None:
     with pytest.raises(ContractError, match=message):
         build()
+
+
+def test_langevin_cuts_gradients_and_positions_as_igebm_does() -> None:
+    target = FunctionTarget(2, lambda position: position @ torch.tensor([100.0, -0.25]))
+    start = torch.zeros(4, 2)
+    free = run_chain(target, Langevin(0.1, steps=1, noise=0.0), start, generator=generator())
+    torch.testing.assert_close(free.position[0], torch.tensor([-10.0, 0.025]))
+    clipped = run_chain(target, Langevin(0.1, steps=1, noise=0.0, clip=0.5), start, generator=generator())
+    torch.testing.assert_close(clipped.position[0], torch.tensor([-0.05, 0.025]))
+    bound = run_chain(target, Langevin(0.1, steps=3, bounds=(-0.2, 0.3)), start, generator=generator())
+    assert bool((bound.position[:, 0] == -0.2).all())
+    assert bool((bound.position[:, 1] <= 0.3).all())

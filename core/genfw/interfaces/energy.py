@@ -32,6 +32,16 @@ class Energy(nn.Module, abc.ABC):
             Energies :math:`E(v)` in nats, with shape :math:`(B,)`.
         """
 
+    def initialise(self, x: Tensor) -> None:
+        """Set weights that the data decide (lengths of a weight norm), once, before the first step; none by default.
+
+        A stage that trains the energy calls it with the same rows in every process. A subclass that uses it keeps a
+        buffer that says it is done, so that neither a further stage nor a resumed run does it again.
+
+        Arguments:
+            x: Rows that the energy will be trained on, with shape :math:`(B, *)`.
+        """
+
     def penalty(self) -> Tensor | None:
         """A scalar that training may add, weighed by the recipe (the sum of spectral norms); none by default."""
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
@@ -65,6 +65,13 @@ class Stage(abc.ABC):
 
     def setup(self) -> None:
         """Build optimisers and averages, and :meth:`register` them; ``self.run`` is set, weights are on the device."""
+
+    def prepare(self, batch_at: Callable[[int], Batch]) -> None:
+        """Look at data before the first step; told after :meth:`setup`, and never on a stage that goes on.
+
+        Arguments:
+            batch_at: The rows that this process will be given in a step, on its device.
+        """
 
     @abc.abstractmethod
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:

@@ -38,19 +38,35 @@ class Langevin(Sampler):
             :math:`h = s^2/2`.
         steps: Moves in one chain.
         noise: Factor :math:`c` on the noise; 0 descends the gradient, 1 is Langevin.
+        clip: Largest absolute value of an element of the gradient, IGEBM's guard; none where absent. It bends the law
+            that the chain has.
+        bounds: Range that positions are cut to after each move, such as that of pixels in space ``data``.
 
     References:
         G. O. Roberts and R. L. Tweedie, Exponential convergence of Langevin distributions, 1996;
-        VAEBM, Eq. 3; DAMC, Eq. 2.
+        VAEBM, Eq. 3; DAMC, Eq. 2; Y. Du and I. Mordatch, Implicit generation and modeling with energy-based models,
+        2019, for ``clip`` and ``bounds``.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
-    def __init__(self, step_size: float, steps: int = 20, noise: float = 1.0) -> None:
+    def __init__(
+        self,
+        step_size: float,
+        steps: int = 20,
+        noise: float = 1.0,
+        clip: float | None = None,
+        bounds: tuple[float, float] | None = None,
+    ) -> None:
         positive(step_size=step_size, steps=steps)
         if noise < 0:
             raise ContractError(f"noise is a factor from 0 up, got {noise}")
+        if clip is not None and clip <= 0:
+            raise ContractError(f"clip is above 0, got {clip}")
+        if bounds is not None and bounds[0] >= bounds[1]:
+            raise ContractError(f"bounds are a lower and an upper end, got {list(bounds)}")
         self.step_size, self.steps, self.noise = step_size, steps, noise
+        self.clip, self.bounds = clip, bounds
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> LangevinState:
         """See :meth:`Sampler.init`."""
@@ -59,8 +75,11 @@ class Langevin(Sampler):
     def step(self, target: Target, state: LangevinState, generator: torch.Generator) -> tuple[LangevinState, Info]:
         """See :meth:`Sampler.step`."""
         h = self.step_size
-        position = state.position - h * state.gradient
+        gradient = state.gradient if self.clip is None else state.gradient.clamp(-self.clip, self.clip)
+        position = state.position - h * gradient
         if self.noise:
             position = position + self.noise * math.sqrt(2.0 * h) * normal_like(position, generator)
+        if self.bounds is not None:
+            position = position.clamp(*self.bounds)
         one = torch.ones_like(state.potential)
         return self.init(target, position, generator), Info(acceptance=one, moved=one.bool())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -45,9 +45,10 @@ class Contrastive(Stage):
         clip: Gradient clipping; VAEBM clamps at 3 sigmas.
         average: Decay of the average of the energies' weights that the stage leaves in the model; 0 keeps none.
         data_noise: Standard deviation of normal noise added to the data.
+        init_batches: Batches that an energy with a data-dependent initialisation is shown before the first step.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8, "init_batches": 1}
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Contrastive(Stage):
         clip: Clip | None = None,
         average: float = 0.0,
         data_noise: float = 0.0,
+        init_batches: int = 5,
     ) -> None:
         check_schedule(steps, batch)
         need(model, "contrastive", "energy")
@@ -80,7 +82,9 @@ class Contrastive(Stage):
         self.optimizer, self.negatives = optimizer, negatives
         self.space: Space = space
         self.mean, self.l2, self.penalty, self.clip = mean, l2, penalty, clip
-        self.average, self.data_noise = average, data_noise
+        if init_batches < 1:
+            raise ContractError(f"init_batches is at least 1, got {init_batches}")
+        self.average, self.data_noise, self.init_batches = average, data_noise, init_batches
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""
@@ -90,6 +94,19 @@ class Contrastive(Stage):
         self.averaged = WeightAverage(self.model.energies, self.average) if self.average else None
         if self.averaged is not None:
             self.register("average", self.averaged)
+
+    def prepare(self, batch_at: Callable[[int], Batch]) -> None:
+        """Initialise energies that data decide on the first rows, the same ones in every process."""
+        fabric = self.run.fabric
+        x = torch.cat([batch_at(step).x for step in range(self.init_batches)])
+        if fabric.world_size > 1:
+            gathered = fabric.all_gather(x)
+            assert isinstance(gathered, Tensor)
+            x = gathered.flatten(0, 1)
+        for energy in self.model.data_energies:
+            energy.initialise(x)
+        if self.averaged is not None:
+            self.averaged.restart()
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """See :meth:`Stage.step`."""

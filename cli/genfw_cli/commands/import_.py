@@ -1,0 +1,59 @@
+"""``genfw import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genfw_cli import complete
+from genfw_cli.arguments import Json, Out
+from genfw_cli.output import note, show_json, table
+from genfw_cli.session import registry_of
+
+
+def command(
+    ctx: typer.Context,
+    kind: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[KIND]",
+            help="What the file holds, such as vaebm-energy; without it, the kinds there are.",
+            autocompletion=complete.importers,
+        ),
+    ] = None,
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A checkpoint that torch.save wrote.")] = None,
+    out: Out = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a published checkpoint into safetensors and a card.
+
+    Only tensors, plain containers and an argument record are read; nothing in the file is executed. The weights go into
+    a model by genfw.importing.load_into(model, FILE).
+    """
+    registry = registry_of(ctx)
+    if kind is None:
+        if as_json:
+            show_json(registry.importers)
+            return
+        rows = [
+            (one.name, one.summary, one.reference, f"{one.provider} {one.version}".strip())
+            for one in registry.importers
+        ]
+        table(["kind", "what it is", "published at", "from"], rows, empty="no plugin offers an importer")
+        return
+    importers = registry.find_importers(kind)
+    if file is None:
+        raise typer.BadParameter(f"name the file to import as '{kind}'", param_hint="FILE")
+    from genfw.importing import import_checkpoint
+
+    done = import_checkpoint(importers, file, out)
+    if as_json:
+        show_json(done)
+        return
+    print(done.weights)
+    content = done.content
+    note(f"{content['tensors']} tensors, {content['parameters']:,} numbers; card: {done.card}")
+    if content["unused"]:
+        note(f"{len(content['unused'])} tensors of the file are not used; the card names them")

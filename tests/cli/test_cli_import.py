@@ -1,0 +1,127 @@
+"""`genfw import`: published files made from reference weights, whole; kinds from any plugin; refusals."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from genfw.importing import load_into
+from genfw_plugins.resnet_energy.energy import ResNetEnergy
+
+GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
+
+PLUGIN = """
+    from genfw.component import Importer
+    from genfw.hookspecs import hookimpl
+
+    @hookimpl
+    def genfw_importers():
+        return [Importer("plain-energy", "toys:read", "weights that are named as ours", "https://example.org")]
+
+    def read(tensors, arguments):
+        from genfw.importing import Conversion
+        return Conversion({f"energy.{name}": tensors[name] for name in tensors}, {"energy": {"use": "mlp"}})
+"""
+
+
+def golden(name):
+    """One published model's values, or none where they are not at hand."""
+    path = GOLDEN / f"{name}.safetensors"
+    if not path.is_file():
+        return []
+    with safe_open(path, "pt") as file:
+        return [{key: file.get_tensor(key) for key in file.keys()}]  # noqa: SIM118
+
+
+class Shell:
+    def __reduce__(self):
+        return os.system, ("touch witness",)
+
+
+@pytest.mark.parametrize("values", golden("vaebm-energy-cifar10"), ids=["golden"])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_energy_of_vaebm(call, tmp_path, values, zipped):
+    weights = {name.removeprefix("state_dict."): value for name, value in values.items() if name[:6] == "state_"}
+    optimizer = torch.optim.Adam([torch.nn.Parameter(weights["conv1.bias"].clone())])
+    file = {"model": weights, "optimizer": optimizer.state_dict()}
+    torch.save(file, tmp_path / "EBM_17.pth", _use_new_zipfile_serialization=zipped)
+    called = call("import", "vaebm-energy", "EBM_17.pth")
+    assert (called.code, called.rows) == (0, [["vaebm-energy-EBM_17.safetensors"]])
+    assert "card: vaebm-energy-EBM_17.json" in called.err
+    card = json.loads((tmp_path / "vaebm-energy-EBM_17.json").read_text())
+    block = card["architecture"]["energy"]
+    assert block.pop("use") == "resnet"
+    energy = ResNetEnergy((3, 32, 32), **block).eval()
+    kept = load_into(energy, "vaebm-energy-EBM_17.safetensors")
+    assert all(name.startswith("energy.spectral.") for name in kept)
+    assert bool(energy.initialised)
+    torch.testing.assert_close(energy(2 * values["x"] - 1), values["energy"], rtol=1e-4, atol=1e-5)
+
+
+def test_kinds_are_listed(call):
+    assert ["vaebm-energy", "genfw 0.1.0"] in [[row[0], row[-1]] for row in call("import").rows]
+    listed = json.loads(call("import", "--json").out)
+    assert "https://github.com/NVlabs/VAEBM" in [one["reference"] for one in listed]
+
+
+def test_a_plugin_brings_a_kind(call, distribution, tmp_path):
+    distribution("genfw-toys", "toys", PLUGIN)
+    torch.save({"w": torch.ones(2), "b": torch.zeros(1)}, tmp_path / "a.pth")
+    called = call("import", "genfw-toys/plain-energy", "a.pth", "--out", "here.safetensors", "--json")
+    assert called.code == 0
+    done = json.loads(called.out)
+    assert done["weights"] == "here.safetensors"
+    assert done["content"]["importers"] == ["genfw-toys/plain-energy 0.3 (toys:read)"]
+    assert (tmp_path / "here.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("['vaebm']", "genfw_importers returns genfw.component.Importer objects"),
+        ("[Importer('A', 'x:y', '')]", "an importer's name is not well formed: 'A'"),
+    ],
+)
+def test_a_broken_importer_costs_its_plugin_alone(call, distribution, returned, message):
+    module = f"toys_{len(message)}"  # a module that no test before has imported
+    distribution("genfw-toys", module, PLUGIN.split("return [", 1)[0] + f"return {returned}\n")
+    called = call("import")
+    assert called.code == 0
+    assert "genfw-toys" in called.err
+    assert message in called.err
+
+
+def test_two_distributions_may_offer_one_kind(call, distribution, tmp_path):
+    (tmp_path / "a.pth").touch()
+    distribution("genfw-toys", "toys_twice", PLUGIN.replace("plain-energy", "vaebm-energy"))
+    called = call("import", "vaebm-energy", "a.pth")
+    assert called.code == 4
+    assert "genfw-toys/vaebm-energy (version 0.3)" in called.err
+    assert "write one of them in full" in called.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("import", "vaebm-enrgy", "a.pth"), 4, "no importer 'vaebm-enrgy' - did you mean 'vaebm-energy'?"),
+        (("import", "pictures", "a.pth"), 4, "no importer 'pictures'; there are "),
+        (("import", "vaebm-energy"), 2, "name the file to import as 'vaebm-energy'"),
+        (("import", "vaebm-energy", "absent.pth"), 1, "there is no file absent.pth"),
+    ],
+)
+def test_mistakes(call, arguments, code, message):
+    called = call(*arguments)
+    assert called.code == code
+    assert message in called.err
+    assert called.out == ""
+
+
+def test_malicious_files_are_refused(call, tmp_path):
+    torch.save({"model": Shell()}, tmp_path / "bad.pth")
+    called = call("import", "vaebm-energy", "bad.pth")
+    assert called.code == 1
+    assert f"refused: the file asks for '{os.system.__module__}.system' by the opcode GLOBAL" in called.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pth"]
