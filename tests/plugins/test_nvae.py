@@ -9,11 +9,12 @@ import torch
 from genfw.errors import ContractError, DataError
 from genfw.freeze import frozen
 from genfw.interfaces import Energy
+from genfw.interfaces.stage import StageRun
 from genfw.model import Model
 from genfw.target import JointTarget, NoiseTarget
 from genfw.testing import DecoderSuite, EncoderSuite, PriorSuite, StageSuite
 from genfw.testing.tiny import TinyPrior
-from genfw.types import Latent
+from genfw.types import Batch, Latent
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.nvae.decoder import NVAEDecoder
 from genfw_plugins.nvae.encoder import NVAEEncoder
@@ -21,7 +22,7 @@ from genfw_plugins.nvae.laws import PairedFlow
 from genfw_plugins.nvae.network import BatchNorm
 from genfw_plugins.nvae.prior import NVAEPrior, spread_groups
 from genfw_plugins.nvae.published import arguments, convert, load
-from genfw_plugins.nvae.statistics import readjust_batch_norm
+from genfw_plugins.nvae.statistics import ReadjustBatchNorm, readjust_batch_norm
 from genfw_plugins.training.elbo import ELBO, balance_weights
 from genfw_plugins.training.optimizers import Adamax
 
@@ -108,6 +109,15 @@ class TestBalancedELBO(StageSuite):
 
     def make_stage(self, model):
         return ELBO(model, steps=4, batch=8, optimizer=Adamax(), kl_warmup=3, balance=True, penalty=1e-2)
+
+
+class TestReadjustBatchNorm(StageSuite):
+    def make_model(self):
+        prior = small_prior((1, 8, 8))
+        return Model(prior, NVAEDecoder(prior, postprocess_cells=1))
+
+    def make_stage(self, model):
+        return ReadjustBatchNorm(model, temperature=0.7, steps=4, batch=8)
 
 
 class Pull(Energy):
@@ -324,6 +334,22 @@ def test_readjusted_statistics_are_those_of_cold_draws():
     untouched = [name for name, v in model.state_dict().items() if "running" in name and name.startswith("encoder")]
     assert untouched
     assert all(torch.equal(model.state_dict()[name], other.state_dict()[name]) for name in untouched)
+
+
+def test_the_stage_measures_what_the_function_does_and_moves_no_weight():
+    one, other = small_model(shape=(1, 8, 8)), small_model(shape=(1, 8, 8))
+    weights = {name: value.clone() for name, value in one.named_parameters()}
+    readjust_batch_norm(one, 0.5, generator=torch.Generator().manual_seed(0), draws=3, batch=8)
+    stage = ReadjustBatchNorm(other.train(), 0.5, steps=3, batch=8)
+    stage.run = StageRun(None, torch.device("cpu"), torch.Generator().manual_seed(0), dataset_size=8)
+    for step in range(3):
+        stage.step(Batch(torch.zeros(8, 1, 8, 8), torch.arange(8)), step)
+    assert all(torch.equal(value, one.state_dict()[name]) for name, value in other.state_dict().items())
+    assert all(torch.equal(value, weights[name]) for name, value in other.named_parameters())
+    with pytest.raises(ContractError, match="with batch norms in them"):
+        ReadjustBatchNorm(Model(StandardNormal(2)), 0.7)
+    with pytest.raises(ContractError, match=r"temperature=0\.0"):
+        ReadjustBatchNorm(other, 0.0)
 
 
 # -- published weights ------------------------------------------------------------------------------------------------

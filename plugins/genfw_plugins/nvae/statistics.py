@@ -1,24 +1,55 @@
-"""Batch-norm statistics for sampling at a low temperature."""
+"""Batch-norm statistics for sampling at a low temperature: a function, and a stage of it for recipes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from genfw.errors import ContractError
+from genfw.interfaces.stage import Stage
 from genfw.model import Model
+from genfw.types import Batch
 
-__all__ = ["readjust_batch_norm"]
+__all__ = ["ReadjustBatchNorm", "readjust_batch_norm"]
+
+
+def _norms(model: Model) -> list[nn.modules.batchnorm._BatchNorm]:
+    parts = [part for part in (model.prior, model.decoder) if part is not None]
+    return [layer for part in parts for layer in part.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
+@contextmanager
+def _measuring(model: Model) -> Iterator[None]:
+    """Have every batch that goes through count once in the statistics, and put modes back afterwards."""
+    norms = _norms(model)
+    before = [(layer.training, layer.momentum) for layer in norms]
+    try:
+        for layer in norms:
+            layer.momentum = None  # the plain mean over batches
+            layer.train()
+        yield
+    finally:
+        for layer, (training, momentum) in zip(norms, before, strict=True):
+            layer.training, layer.momentum = training, momentum
 
 
 @torch.no_grad()
+def _draw(model: Model, temperature: float, count: int, generator: torch.Generator) -> Tensor:
+    noise = model.latent_layout.draw(count, generator=generator, dtype=model.anchor.dtype)
+    return model.likelihood(model.latent(noise, temperature)).mean
+
+
 def readjust_batch_norm(
     model: Model, temperature: float, *, generator: torch.Generator, draws: int = 500, batch: int = 32
 ) -> None:
     """Measure the batch-norm statistics of prior and decoder anew, on the model's own draws at a temperature.
 
-    Colder latents make other features than those the averages were taken over in training; with statistics of their
-    own, cold samples are sharper and truer in colour. The statistics stay in the model: work on a copy where the old
-    ones are still needed. Modes are restored.
+    Colder latents make other features than those the averages were taken over in training. The statistics stay in the
+    model: work on a copy where the old ones are still needed. Modes are restored.
 
     References: Vahdat & Kautz 2020 (arXiv 2007.03898) section 4.
 
@@ -29,18 +60,45 @@ def readjust_batch_norm(
         draws: Batches drawn; the statistics are their plain mean.
         batch: Items in each.
     """
-    parts = [part for part in (model.prior, model.decoder) if part is not None]
-    norms = [layer for part in parts for layer in part.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    before = [(layer.training, layer.momentum) for layer in norms]
-    layout, like = model.latent_layout, model.anchor
-    try:
-        for layer in norms:
-            layer.reset_running_stats()
-            layer.momentum = None
-            layer.train()
+    for layer in _norms(model):
+        layer.reset_running_stats()
+    with _measuring(model):
         for _ in range(draws):
-            noise = layout.draw(batch, generator=generator, dtype=like.dtype)
-            model.likelihood(model.latent(noise, temperature))
-    finally:
-        for layer, (training, momentum) in zip(norms, before, strict=True):
-            layer.training, layer.momentum = training, momentum
+            _draw(model, temperature, batch, generator)
+
+
+class ReadjustBatchNorm(Stage):
+    """Measure the batch-norm statistics anew for samples at a temperature; the last stage before them. No weight moves.
+
+    For plain generation: an energy, and chains, want the statistics that the generator was trained with.
+
+    References: Vahdat & Kautz 2020, "NVAE" (arXiv 2007.03898) section 4.
+
+    Arguments:
+        model: The composed model; it needs prior and decoder, with batch norms in them.
+        temperature: Factor on the scale of every latent group, that of ``sample.temperature``.
+        steps: Batches drawn; the statistics are their plain mean.
+        batch: Items in each, over all processes.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+
+    def __init__(self, model: Model, temperature: float, steps: int = 500, batch: int = 32) -> None:
+        if model.prior is None or model.decoder is None or not _norms(model):
+            raise ContractError("stage 'readjust-batch-norm' needs a prior and a decoder with batch norms in them")
+        if steps < 1 or batch < 1 or temperature <= 0.0:
+            raise ContractError(
+                "steps and batch are at least 1 and the temperature is above 0, "
+                f"got steps={steps}, batch={batch}, temperature={temperature}"
+            )
+        self.model, self.temperature, self.steps, self.batch = model, temperature, steps, batch
+
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """See :meth:`Stage.step`; the data only say how many to draw."""
+        self.model.eval()
+        if step == 0:
+            for layer in _norms(self.model):
+                layer.reset_running_stats()
+        with _measuring(self.model):
+            x = _draw(self.model, self.temperature, len(batch), self.run.generator)
+        return {"pixel/mean": x.mean(), "pixel/scale": x.std()}
