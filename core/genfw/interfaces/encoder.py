@@ -61,6 +61,20 @@ class Encoder(nn.Module, abc.ABC):
             temperature: Factor on the posterior's scale; 0 gives its centre.
         """
 
+    def embed(self, x: Tensor) -> Tensor:
+        r"""A deterministic description of each item, for networks that are conditioned on data.
+
+        The posterior's centre unless overridden; an encoder that computes a richer one on the way gives that.
+
+        Arguments:
+            x: Data, with shape :math:`(B, *)`.
+
+        Returns:
+            Descriptions, with shape :math:`(B, e)`, differentiable in ``x`` and in the encoder's parameters.
+        """
+        # A generator of its own, for noise that temperature 0 multiplies away: the global one is not drawn from.
+        return self(x, generator=torch.Generator(x.device), temperature=0.0).noise  # type: ignore[no-any-return]
+
     def penalty(self) -> Tensor | None:
         """A scalar that training may add, weighed by the recipe; none by default."""
         return None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genfw.interfaces.encoder import Encoder, Posterior
 from genfw.interfaces.prior import Prior
-from genfw.nets import Activation, mlp
+from genfw.nets import Activation, mlp, normal_posterior
 from genfw.types import Size
 
 __all__ = ["MLPEncoder"]
@@ -38,9 +38,8 @@ class MLPEncoder(Encoder):
         super().__init__()
         # Kept out of the module's children: the prior's weights belong to the model, not to its encoder.
         object.__setattr__(self, "_prior", prior)
-        self._sizes = [math.prod(shape) for shape in prior.noise_shapes]
-        self._shapes = prior.noise_shapes
-        self.net = mlp(math.prod(data_shape), hidden, 2 * sum(self._sizes), activation)
+        size = sum(math.prod(shape) for shape in prior.noise_shapes)
+        self.net = mlp(math.prod(data_shape), hidden, 2 * size, activation)
 
     def forward(
         self,
@@ -52,20 +51,5 @@ class MLPEncoder(Encoder):
     ) -> Posterior:
         """See :meth:`Encoder.forward`."""
         mean, log_scale = self.net(x.flatten(1)).chunk(2, dim=1)
-        if noise is None:
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        noise = temperature * noise
-        eps = mean + log_scale.exp() * noise
         prior: Prior = self.__dict__["_prior"]
-        blocks = [
-            block.unflatten(1, shape) for block, shape in zip(eps.split(self._sizes, 1), self._shapes, strict=True)
-        ]
-        constant = 0.5 * math.log(2 * math.pi) * eps.shape[1]
-        kl = 0.5 * (mean.square() + (2 * log_scale).exp() - 1) - log_scale
-        return Posterior(
-            latent=prior.transform(blocks),
-            noise=eps,
-            log_q=-(0.5 * noise.square() + log_scale).sum(1) - constant,
-            log_p=-0.5 * eps.square().sum(1) - constant,
-            kl=torch.stack([part.sum(1) for part in kl.split(self._sizes, 1)], dim=1),
-        )
+        return normal_posterior(prior, mean, log_scale, noise=noise, generator=generator, temperature=temperature)
