@@ -26,16 +26,17 @@ class AmortizerStart(Start):
         ema: :math:`\rho`; draws come from a copy that follows the amortizer, :math:`\bar\phi \leftarrow (1 - \rho)
             \bar\phi + \rho \phi` (DAMC's moving average). Absent, from the amortizer itself.
         every: Training steps from one move of the copy to the next.
+        given_x: Draw given x for chains of other targets too, as Algorithm 1 of DAMC starts those of the prior.
 
     References:
         DAMC (arXiv 2310.03218), Algorithm 1.
     """
 
-    def __init__(self, amortizer: Amortizer, ema: float | None = None, every: int = 1) -> None:
+    def __init__(self, amortizer: Amortizer, ema: float | None = None, every: int = 1, given_x: bool = False) -> None:
         positive(every=every)
         if ema is not None and not 0.0 < ema <= 1.0:
             raise ContractError(f"ema is the rate at which the copy follows, in (0, 1]; got {ema}")
-        self.amortizer, self.ema, self.every = amortizer, ema, every
+        self.amortizer, self.ema, self.every, self.given_x = amortizer, ema, every, given_x
         # Made at the first use, when the amortizer has the weights and the device that training begins with.
         self._copy: Amortizer | None = None
 
@@ -50,15 +51,15 @@ class AmortizerStart(Start):
         """See :meth:`Start.draw`.
 
         Raises:
-            ContractError: A posterior chain came without its data, or positions are not noise.
+            ContractError: A chain to be started given x came without its data, or positions are not noise.
         """
         if isinstance(request.target, DataTarget | JointTarget):
             raise ContractError("start 'amortizer' gives noise, and positions in this space are data or (z, x)")
         network = self._network()
         with frozen(network), torch.no_grad():
-            if isinstance(request.target, PosteriorTarget):
+            if self.given_x or isinstance(request.target, PosteriorTarget):
                 if request.x is None:
-                    raise ContractError("start 'amortizer' needs the data x of a posterior chain")
+                    raise ContractError("start 'amortizer' needs the data x of the chain")
                 position = network.sample_given(request.x, generator=request.generator)
             else:
                 position = network.sample(request.count, generator=request.generator)

@@ -1,0 +1,63 @@
+"""Parameter names of the published DAMC checkpoints, in our words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+
+__all__ = ["convert"]
+
+_PLACE = re.compile(r"p\.(in|mid|out)_layers\.(\d+)\._layer\.0\.weight")
+_SIDES = {"in": "down", "mid": "middle", "out": "up"}
+
+
+def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename, and stack as our blocks hold them, a published amortizer's weights.
+
+    The published constant token (``xemb``) is left out: nothing reads it beside the token made of noise.
+
+    Arguments:
+        tensors: ``p.*`` of the diffusion network, ``prior_emb.*`` of the null token, ``encoder.*``.
+
+    Returns:
+        The state of a :class:`~genfw_plugins.ddpm.amortizer.DDPM` with ``token: noise``, of the same sizes.
+
+    Raises:
+        ContractError: The names are not those of a published amortizer.
+    """
+    found = [match for name in tensors if (match := _PLACE.fullmatch(name))]
+    if not found or "p.B" not in tensors or "prior_emb.0.weight" not in tensors:
+        raise ContractError(
+            "these are not the weights of a published DAMC amortizer: expected p.B, p.in_layers.*, p.mid_layers.*, "
+            f"p.out_layers.*, prior_emb.* and encoder.*, got {', '.join(sorted(tensors)[:5])}, ..."
+        )
+    state = {name: value for name, value in tensors.items() if name.startswith("encoder.")}
+    state["network.frequencies"] = tensors["p.B"]
+    for theirs, ours in (("1", "0"), ("3", "2")):
+        for part in ("weight", "bias"):
+            state[f"network.time.net.{ours}.{part}"] = tensors[f"p.time_mlp.{theirs}.{part}"]
+    for number in ("0", "2"):
+        for part in ("weight", "bias"):
+            state[f"null.{number}.{part}"] = tensors[f"prior_emb.{number}.{part}"]
+    order = list(_SIDES)
+    places = sorted((order.index(match[1]), int(match[2])) for match in found)
+    conditions = []
+    for place, index in places:
+        side = order[place]
+        theirs = f"p.{side}_layers.{index}"
+        ours = f"network.{_SIDES[side]}" + ("" if side == "mid" else f".{index}")
+        for part in ("weight", "bias"):
+            pair = [tensors[f"{theirs}._layer.0.{part}"], tensors[f"{theirs}._skip.{part}"]]
+            state[f"{ours}.inner.{part}"] = torch.cat(pair)
+        pair = [tensors[f"{theirs}._hyper_gate.weight"], tensors[f"{theirs}._hyper_bias.weight"]]
+        state[f"{ours}.steer.weight"] = torch.cat(pair)
+        state[f"{ours}.gate"] = tensors[f"{theirs}._hyper_gate.bias"]
+        conditions.append(f"{theirs}._layer_ctx.1")
+    for part in ("weight", "bias"):
+        state[f"network.condition.{part}"] = torch.cat([tensors[f"{name}.{part}"] for name in conditions])
+    return state
