@@ -1,5 +1,6 @@
 """`genfw import`: published files made from reference weights, whole; kinds from any plugin; refusals."""
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -8,10 +9,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from genfw.compose import compose
 from genfw.importing import load_into
 from genfw_plugins.resnet_energy.energy import ResNetEnergy
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
+GOLDEN = Path(os.environ.get("GENFW_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))
 
 PLUGIN = """
     from genfw.component import Importer
@@ -36,6 +38,10 @@ def golden(name):
         return [{key: file.get_tensor(key) for key in file.keys()}]  # noqa: SIM118
 
 
+def part(values, prefix):
+    return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+
+
 class Shell:
     def __reduce__(self):
         return os.system, ("touch witness",)
@@ -44,7 +50,7 @@ class Shell:
 @pytest.mark.parametrize("values", golden("vaebm-energy-cifar10"), ids=["golden"])
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_energy_of_vaebm(call, tmp_path, values, zipped):
-    weights = {name.removeprefix("state_dict."): value for name, value in values.items() if name[:6] == "state_"}
+    weights = part(values, "state_dict.")
     optimizer = torch.optim.Adam([torch.nn.Parameter(weights["conv1.bias"].clone())])
     file = {"model": weights, "optimizer": optimizer.state_dict()}
     torch.save(file, tmp_path / "EBM_17.pth", _use_new_zipfile_serialization=zipped)
@@ -61,8 +67,39 @@ def test_energy_of_vaebm(call, tmp_path, values, zipped):
     torch.testing.assert_close(energy(2 * values["x"] - 1), values["energy"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("nvae-*.safetensors")), ids=lambda path: path.stem)
+def test_nvae(call, tmp_path, path):
+    [values] = golden(path.stem)
+    with safe_open(path, "pt") as file:
+        args = json.loads(file.metadata()["args"])
+    weights = part(values, "state_dict.")
+    record = argparse.Namespace(**args)
+    torch.save({"epoch": 3, "state_dict": weights, "args": record, "arch_instance": {"a": ["b"]}}, "checkpoint.pt")
+    called = call("import", "nvae", "checkpoint.pt", "--json")
+    assert called.code == 0, called.err
+    content = json.loads(called.out)["content"]
+    assert all(name.endswith(".weight_normalized") for name in content["unused"])  # copies that layers keep
+    assert content["arguments"] == args
+    recipe = {"genfw": 1, "name": "imported", "data": {"use": "cifar10"}, **content["architecture"]}
+    model = compose(recipe, smoke=False).model.eval()
+    assert all(".weight_penalty." in name for name in load_into(model, "nvae-checkpoint.safetensors"))
+    noise = torch.cat([values[f"sample.eps.{i}"].flatten(1) for i in range(len(model.latent_layout.groups))], dim=1)
+    with torch.no_grad():
+        latent = model.latent(noise)
+    torch.testing.assert_close(latent.groups[-1], values[f"sample.z.{len(latent.groups) - 1}"], rtol=1e-4, atol=1e-4)
+
+
+def test_nvae_without_its_record(call, tmp_path):
+    torch.save({"state_dict": {"prior_ftr0": torch.ones(1)}}, tmp_path / "a.pt")
+    called = call("import", "nvae", "a.pt")
+    assert (called.code, called.out) == (1, "")
+    assert "the checkpoint's argument record has no 'num_preprocess_blocks'" in called.err
+
+
 def test_kinds_are_listed(call):
-    assert ["vaebm-energy", "genfw 0.1.0"] in [[row[0], row[-1]] for row in call("import").rows]
+    kinds = [[row[0], row[-1]] for row in call("import").rows]
+    assert ["nvae", "genfw 0.1.0"] in kinds
+    assert ["vaebm-energy", "genfw 0.1.0"] in kinds
     listed = json.loads(call("import", "--json").out)
     assert "https://github.com/NVlabs/VAEBM" in [one["reference"] for one in listed]
 

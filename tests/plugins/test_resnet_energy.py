@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,8 @@ from genfw_plugins.resnet_energy.published import convert, read
 from genfw_plugins.training.contrastive import Contrastive
 from genfw_plugins.training.optimizers import Adam
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden" / "vaebm-energy-cifar10.safetensors"
+FOLDER = Path(os.environ.get("GENFW_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))
+GOLDEN = FOLDER / "vaebm-energy-cifar10.safetensors"
 SMALL = {"blocks": ["down 4", 4, 6], "norm": "weight"}
 
 

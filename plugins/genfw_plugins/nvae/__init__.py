@@ -1,6 +1,6 @@
 """NVAE (arXiv 2007.03898): a deep hierarchical variational autoencoder, the generator of VAEBM."""
 
-from genfw.component import Component
+from genfw.component import Component, Importer
 from genfw.hookspecs import hookimpl
 from genfw_plugins import builtin_components
 
@@ -9,3 +9,16 @@ from genfw_plugins import builtin_components
 def genfw_components() -> list[Component]:
     """See :func:`genfw.hookspecs.genfw_components`."""
     return builtin_components("nvae")
+
+
+@hookimpl
+def genfw_importers() -> list[Importer]:
+    """See :func:`genfw.hookspecs.genfw_importers`."""
+    return [
+        Importer(
+            "nvae",
+            "genfw_plugins.nvae.published:read",
+            "prior, decoder and encoder of an NVAE (checkpoint.pt)",
+            "https://github.com/NVlabs/NVAE",
+        )
+    ]

@@ -13,9 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from genfw.errors import DataError
+from genfw.importing import Conversion
 from genfw.model import Model
 
-__all__ = ["arguments", "convert", "load"]
+__all__ = ["arguments", "convert", "load", "read"]
 
 #: Published path of a part -> ours; the rest of the path follows.
 PARTS = (
@@ -149,6 +150,7 @@ def arguments(args: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "decoder": {
             "likelihood": likelihood,
             "mixtures": mixtures if likelihood == "mixture" else 10,
+            "levels": 2 ** int(args.get("num_x_bits", 8)),
             "postprocess_cells": args["num_postprocess_cells"],
             "gate": gate,
         },
@@ -161,6 +163,28 @@ def arguments(args: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "gate": gate,
         },
     }
+
+
+def read(tensors: Mapping[str, Tensor], args: Mapping[str, Any]) -> Conversion:
+    """The three parts of a published checkpoint, and the recipe's blocks they fit.
+
+    Arguments:
+        tensors: Every tensor of the file by its path; the network's begin with ``state_dict.``.
+        args: The file's argument record.
+
+    Raises:
+        DataError: A name is none of NVAE's, or the record lacks what describes the network.
+    """
+    # Copies of normalised weights are not read at all, and so told of as unused.
+    kept = [name for name in tensors if name.startswith("state_dict.") and not name.endswith(".weight_normalized")]
+    state = {name.removeprefix("state_dict."): tensors[name] for name in kept}
+    if not state:
+        return Conversion({}, {})
+    try:
+        blocks = arguments(args)
+    except KeyError as error:
+        raise DataError(f"the checkpoint's argument record has no {error}; an NVAE's says how it was built") from error
+    return Conversion(convert(state), {role: {"use": "nvae", **block} for role, block in blocks.items()})
 
 
 def load(model: Model, tensors: Mapping[str, Tensor]) -> None:
