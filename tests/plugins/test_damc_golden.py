@@ -1,6 +1,7 @@
 """The published DAMC networks and walks, number by number; runs where the reference values are at hand."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,21 +11,26 @@ import torch
 from safetensors import safe_open
 
 from genfw.chains import run_chain
-from genfw.errors import ContractError
+from genfw.errors import ContractError, DataError
+from genfw.importing import import_checkpoint, load_into
 from genfw.model import Model
+from genfw.plugins import load_plugins
 from genfw.target import PosteriorTarget, PriorTarget
 from genfw.types import Latent
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.dcgan.decoder import DCGANDecoder
 from genfw_plugins.dcgan.encoder import DCGANEncoder
 from genfw_plugins.dcgan.published import convert as convert_dcgan
+from genfw_plugins.dcgan.published import read as read_dcgan
 from genfw_plugins.ddpm.amortizer import DDPM
 from genfw_plugins.ddpm.published import convert as convert_ddpm
+from genfw_plugins.ddpm.published import read as read_ddpm
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mlp_energy.energy import MLPEnergy
 from genfw_plugins.mlp_energy.published import convert as convert_energy
+from genfw_plugins.mlp_energy.published import read as read_energy
 
-GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
+GOLDEN = Path(os.environ.get("GENFW_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))
 FILES = sorted(GOLDEN.glob("damc-*.safetensors"))
 
 
@@ -154,3 +160,54 @@ def test_langevin(golden, monkeypatch, chain, s):
 def test_strange_weights_are_refused():
     with pytest.raises(ContractError, match=r"not the weights of a published DAMC amortizer.*got gen\.0\.weight"):
         convert_ddpm({"gen.0.weight": torch.zeros(1)})
+
+
+def arguments(block):
+    """What a recipe's block gives to the constructor."""
+    return {name: tuple(v) if isinstance(v, list) else v for name, v in block.items() if name != "use"}
+
+
+def test_a_whole_checkpoint_is_imported(golden, tmp_path):
+    """Saved as the published training loop saves it, with an optimiser and the moving average beside the networks."""
+    parts = {"G": golden.part("decoder."), "E": golden.part("energy."), "Q": golden.part("amortizer.")}
+    saved = {f"{name}_state_dict": state for name, state in parts.items()}
+    saved |= {"Q_dummy_state_dict": {k: v + 1 for k, v in parts["Q"].items()}, "G_optimizer": {"state": {}}, "iter": 7}
+    torch.save(saved, tmp_path / "best.pth.tar")
+    importers = load_plugins(enabled=False).find_importers("damc")
+    done = import_checkpoint(importers, tmp_path / "best.pth.tar", tmp_path / "out.safetensors")
+    assert all(name.startswith(("Q_dummy_state_dict.", "Q_state_dict.xemb")) for name in done.content["unused"])
+    blocks = {role: arguments(block) for role, block in done.content["architecture"].items()}
+    shape, prior = tuple(golden.config["image"]), StandardNormal(golden.config["nz"])
+    layout = Model(prior).latent_layout
+    encoder = DCGANEncoder(shape, **arguments(blocks["amortizer"].pop("encoder")))
+    model = Model(
+        prior,
+        DCGANDecoder(shape, layout, **blocks["decoder"]),
+        energy=MLPEnergy(latent_layout=layout, **blocks["energy"]),
+        amortizer=DDPM(layout, shape, encoder, **blocks["amortizer"]),
+    )
+    load_into(model, done.weights)
+    with torch.no_grad():
+        close(model.likelihood(Latent((golden["z"],))).mean, golden["decoder(z)"])
+        close(model.latent_energy(Latent((golden["z"],))), golden["energy(z)"])
+        close(model.amortizer.encoder.embed(golden["x"]), golden["encoder(x)"])
+        network = model.amortizer.network
+        condition = network.of_time(golden["logsnr"]) + network.of_context(golden["encoder(x)"])
+        close(network(golden["z"], condition), golden["amortizer.eps_pred(z,logsnr,encoder(x))"])
+
+
+def test_an_lebm_checkpoint_is_imported(golden, tmp_path):
+    torch.save({"netG": golden.part("decoder."), "netE": golden.part("energy."), "epoch": 1}, tmp_path / "a.pth")
+    importers = load_plugins(enabled=False).find_importers("lebm")
+    done = import_checkpoint(importers, tmp_path / "a.pth", tmp_path / "out.safetensors")
+    assert done.content["architecture"].keys() == {"decoder", "energy"}
+    assert load_into(golden.model, done.weights, ["decoder", "energy"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("read", "mark"), [(read_dcgan, "gen.0.weight"), (read_energy, "ebm.0.weight"), (read_ddpm, "p.B")]
+)
+def test_reader_leaves_other_files_alone_and_refuses_to_guess(read, mark):
+    assert not read({"conv1.weight": torch.zeros(1)}, {}).tensors
+    with pytest.raises(DataError, match=r"one \w+ was expected"):
+        read({f"a.{mark}": torch.zeros(1), f"b.{mark}": torch.zeros(1)}, {})

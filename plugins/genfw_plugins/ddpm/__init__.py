@@ -1,6 +1,6 @@
 """Amortizer by denoising diffusion, DAMC's."""
 
-from genfw.component import Component
+from genfw.component import Component, Importer
 from genfw.hookspecs import hookimpl
 from genfw_plugins import builtin_components
 
@@ -9,3 +9,16 @@ from genfw_plugins import builtin_components
 def genfw_components() -> list[Component]:
     """See :func:`genfw.hookspecs.genfw_components`."""
     return builtin_components("ddpm")
+
+
+@hookimpl
+def genfw_importers() -> list[Importer]:
+    """See :func:`genfw.hookspecs.genfw_importers`."""
+    return [
+        Importer(
+            "damc",
+            "genfw_plugins.ddpm.published:read",
+            "the amortizer of a DAMC checkpoint (best.pth.tar)",
+            "https://github.com/yuPeiyu98/Diffusion-Amortized-MCMC",
+        ),
+    ]

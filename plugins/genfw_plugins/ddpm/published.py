@@ -1,16 +1,19 @@
-"""Parameter names of the published DAMC checkpoints, in our words."""
+"""Amortizers of the published DAMC checkpoints, in our words."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
+from genfw.errors import ContractError, DataError
+from genfw.importing import Conversion
 
-__all__ = ["convert"]
+__all__ = ["convert", "read"]
 
 _PLACE = re.compile(r"p\.(in|mid|out)_layers\.(\d+)\._layer\.0\.weight")
 _SIDES = {"in": "down", "mid": "middle", "out": "up"}
@@ -61,3 +64,49 @@ def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for part in ("weight", "bias"):
         state[f"network.condition.{part}"] = torch.cat([tensors[f"{name}.{part}"] for name in conditions])
     return state
+
+
+def read(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Conversion:
+    """The amortizer in a published checkpoint, and the recipe's block it fits.
+
+    Beside the network under training (``Q``), which is read, a checkpoint has its moving average (``Q_dummy``).
+
+    Arguments:
+        tensors: Every tensor of the file by its path (``Q_state_dict.p.B``).
+        arguments: The file's argument record, which is not needed.
+
+    Raises:
+        DataError: There are several amortizers in the file, and none of them is ``Q``.
+    """
+    prefixes = [name.removesuffix("p.B") for name in tensors if f".{name}".endswith(".p.B")]
+    if not prefixes:
+        return Conversion({}, {})
+    if len(prefixes) > 1 and "Q_state_dict." not in prefixes:
+        raise DataError(f"one amortizer was expected, or one under Q_state_dict; the file has {', '.join(prefixes)}")
+    prefix = prefixes[0] if len(prefixes) == 1 else "Q_state_dict."
+    # The constant token is not read, and so told of as unused.
+    kept = [name for name in tensors if name.startswith(prefix) and name != f"{prefix}xemb"]
+    own = {name.removeprefix(prefix): tensors[name] for name in kept}
+    layers = [own[f"encoder.net.{number}.weight"] for number in _convolutions(own)]
+    channels = [int(weight.shape[0]) for weight in layers[:-1]]
+    width = math.gcd(*channels)
+    down = sum(name.startswith("p.in_layers.") and name.endswith("._layer.0.weight") for name in own)
+    block = {
+        "use": "ddpm",
+        "token": "noise",
+        "widths": [int(own[f"p.in_layers.{number}._layer.0.weight"].shape[0]) for number in range(down)],
+        "time_features": int(own["p.time_mlp.1.weight"].shape[0]),
+        "encoder": {
+            "use": "dcgan",
+            "width": width,
+            "factors": [each // width for each in channels],
+            "embedding": int(layers[-1].shape[0]),
+        },
+    }
+    return Conversion({f"amortizer.{name}": value for name, value in convert(own).items()}, {"amortizer": block})
+
+
+def _convolutions(own: Mapping[str, Tensor]) -> list[int]:
+    """Numbers of the encoder's convolutions among its layers."""
+    found = (re.fullmatch(r"encoder\.net\.(\d+)\.weight", name) for name in own)
+    return sorted(int(match[1]) for match in found if match is not None and own[match[0]].ndim == 4)

@@ -1,12 +1,16 @@
-"""Parameter names of the published LEBM and DAMC checkpoints, in our words."""
+"""Latent energies of the published LEBM and DAMC checkpoints, in our words."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
-__all__ = ["convert"]
+from genfw.errors import DataError
+from genfw.importing import Conversion
+
+__all__ = ["convert", "read"]
 
 
 def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -17,8 +21,30 @@ def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Returns:
         The state of a :class:`~genfw_plugins.mlp_energy.energy.MLPEnergy` on the latent, with ``leaky-relu`` between
-        two hidden layers.
+        layers of the same sizes.
     """
-    return {
-        f"net.{name.removeprefix('ebm.')}" if name[:4] == "ebm." else name: value for name, value in tensors.items()
-    }
+    return {f"net.{name[4:]}" if name.startswith("ebm.") else name: value for name, value in tensors.items()}
+
+
+def read(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Conversion:
+    """The latent energy in a published checkpoint, and the recipe's block it fits.
+
+    Arguments:
+        tensors: Every tensor of the file by its path (DAMC's ``E_state_dict.ebm.0.weight``; LEBM's
+            ``netE.ebm.0.weight``).
+        arguments: The file's argument record, which is not needed.
+
+    Raises:
+        DataError: There are several energies in the file.
+    """
+    prefixes = [name.removesuffix("ebm.0.weight") for name in tensors if f".{name}".endswith(".ebm.0.weight")]
+    if not prefixes:
+        return Conversion({}, {})
+    if len(prefixes) > 1:
+        raise DataError(f"one energy was expected, the file has {', '.join(prefix + 'ebm' for prefix in prefixes)}")
+    start = prefixes[0] + "ebm."
+    own = {name.removeprefix(prefixes[0]): tensors[name] for name in tensors if name.startswith(start)}
+    layers = [own[name] for name in sorted(own, key=lambda name: int(name.split(".")[1])) if name.endswith(".weight")]
+    hidden = [int(weight.shape[0]) for weight in layers[:-1]]
+    block = {"use": "mlp", "on": "latent", "hidden": hidden, "activation": "leaky-relu"}
+    return Conversion({f"energy.{name}": value for name, value in convert(own).items()}, {"energy": block})
