@@ -317,6 +317,16 @@ def test_balance_weights_follow_the_divergence_and_the_size_of_the_scale():
     assert float(collapsed[0]) < 0.05, "a group with no divergence left is hardly pushed"
 
 
+def test_the_weight_of_the_penalty_falls_by_equal_factors():
+    prior = small_prior()
+    model = Model(prior, NVAEDecoder(prior), NVAEEncoder(prior, 4, 1, 1))
+    settings = {"steps": 4, "batch": 2, "optimizer": Adamax(), "kl_warmup": 2}
+    stage = ELBO(model, penalty=0.01, penalty_start=1.0, **settings)
+    assert [stage.penalty_weight(step) for step in range(4)] == pytest.approx([1.0, 0.1, 0.01, 0.01])
+    with pytest.raises(ContractError, match=r"got penalty_start=1\.0, penalty=0\.0, kl_warmup=2"):
+        ELBO(model, penalty_start=1.0, **settings)
+
+
 def test_readjusted_statistics_are_those_of_cold_draws():
     model = small_model(shape=(1, 8, 8))
     other = copy.deepcopy(model)
@@ -367,6 +377,7 @@ def test_published_arguments_are_read():
     assert settings["prior"]["ada_groups"]
     assert settings["encoder"]["residual"]
     assert arguments({**ARGS, "dataset": "cifar10"})["decoder"]["likelihood"] == "mixture"
+    assert arguments({**ARGS, "num_x_bits": 5})["decoder"]["levels"] == 32
     assert arguments({**ARGS, "dataset": "cifar10", "num_mixture_dec": 1})["decoder"]["likelihood"] == "gaussian"
     with pytest.raises(DataError, match="architecture 'res_mbconv' can be read, the checkpoint has 'res_elu'"):
         arguments({**ARGS, "arch_instance": "res_elu"})

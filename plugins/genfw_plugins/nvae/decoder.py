@@ -31,6 +31,7 @@ class NVAEDecoder(Decoder):
         likelihood: ``gaussian`` with mean and scale per pixel (VAEBM), ``mixture`` of discretised logistics (NVAE on
             colour images), ``bernoulli`` for black and white.
         mixtures: Components of the mixture.
+        levels: Levels of a pixel, for the mixture; the data must be rounded to as many.
         postprocess_cells: Residual cells in each block between the finest scale and the image; the first one doubles.
         gate: Squeeze-and-excitation in the cells.
     """
@@ -42,19 +43,21 @@ class NVAEDecoder(Decoder):
         prior: Prior,
         likelihood: Literal["gaussian", "mixture", "bernoulli"] = "gaussian",
         mixtures: int = 10,
+        levels: int = 256,
         postprocess_cells: int = 2,
         gate: bool = True,
     ) -> None:
         super().__init__()
         top_down = nvae_prior(prior, "decoder")
-        if postprocess_cells < 1 or mixtures < 1:
+        if postprocess_cells < 1 or mixtures < 1 or levels < 2:
             raise ContractError(
-                f"postprocess_cells and mixtures are at least 1, got {postprocess_cells} and {mixtures}"
+                "postprocess_cells and mixtures are at least 1 and levels at least 2, "
+                f"got {postprocess_cells}, {mixtures} and {levels}"
             )
         # Kept out of the module's children: the prior's weights belong to the model, not to its decoder.
         object.__setattr__(self, "_prior", top_down)
         self.data_shape, self.padded = top_down.data_shape, top_down.padded
-        self.likelihood, self.mixtures = likelihood, mixtures
+        self.likelihood, self.levels = likelihood, levels
         width, cells = top_down.context_shape[0], []
         for _ in range(top_down.blocks):
             cells.append(InvertedCell(width, width // 2, 3, gate))
@@ -99,7 +102,7 @@ class NVAEDecoder(Decoder):
         if self.likelihood == "bernoulli":
             return Bernoulli(raw)
         if self.likelihood == "mixture":
-            return LogisticMixture.of(raw, self.data_shape[0])
+            return LogisticMixture.of(raw, self.data_shape[0], self.levels)
         law = DiagonalNormal.of(raw)
         return Gaussian(law.mean, law.scale)
 

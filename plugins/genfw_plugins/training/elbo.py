@@ -71,6 +71,8 @@ class ELBO(Stage):
         energy_optimizer: How the energy's weights move; needed with an energy on the latent.
         negatives: Prior chains for the energy; needed with an energy on the latent.
         balance: Until ``kl_warmup``, weigh the KL of each group by :func:`balance_weights`.
+        penalty_start: Weight of the penalties at the first step, which goes to ``penalty`` by equal factors until
+            ``kl_warmup``; ``penalty`` throughout where absent.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
@@ -91,6 +93,7 @@ class ELBO(Stage):
         energy_optimizer: OptimizerFactory | None = None,
         negatives: Chain | None = None,
         balance: bool = False,
+        penalty_start: float | None = None,
     ) -> None:
         check_schedule(steps, batch)
         need(model, "elbo", "prior", "decoder", "encoder")
@@ -98,6 +101,12 @@ class ELBO(Stage):
             raise ContractError("with an energy on the latent, stage 'elbo' needs energy_optimizer and negatives")
         if not model.latent_energies and (energy_optimizer is not None or negatives is not None):
             raise ContractError("energy_optimizer and negatives are for an energy on the latent; the recipe has none")
+        if penalty_start is not None and (penalty_start <= 0.0 or penalty <= 0.0 or kl_warmup < 1):
+            raise ContractError(
+                "penalty_start goes to penalty until kl_warmup, all of them above 0, "
+                f"got penalty_start={penalty_start}, penalty={penalty}, kl_warmup={kl_warmup}"
+            )
+        self.penalty_start = penalty_start
         self.model, self.steps, self.batch, self.optimizer = model, steps, batch, optimizer
         self.beta, self.kl_start, self.kl_warmup, self.free_bits = beta, kl_start, kl_warmup, free_bits
         self.penalty, self.clip, self.average, self.balance = penalty, clip, average, balance
@@ -124,6 +133,13 @@ class ELBO(Stage):
         progress = min(step / self.kl_warmup, 1.0) if self.kl_warmup else 1.0
         return self.kl_start + (self.beta - self.kl_start) * progress
 
+    def penalty_weight(self, step: int) -> float:
+        """Weight of the penalties at a step."""
+        if self.penalty_start is None:
+            return self.penalty
+        progress = min(step / self.kl_warmup, 1.0)
+        return float(self.penalty_start ** (1.0 - progress) * self.penalty**progress)
+
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """See :meth:`Stage.step`."""
         model = self.model
@@ -141,7 +157,7 @@ class ELBO(Stage):
                 loss = loss + model.latent_energy(posterior.latent).mean()
             if self.penalty:
                 value = penalties([model.prior, model.decoder, model.encoder])
-                loss = loss if value is None else loss + self.penalty * value
+                loss = loss if value is None else loss + self.penalty_weight(step) * value
         gradient = self.updater.update(loss, step)
         if self.averaged is not None:
             self.averaged.update()
