@@ -19,7 +19,6 @@ from genfw.rundir import RunDirectory
 from genfw.trained import load_weights
 from genfw.window import Window
 
-
 CONCLUDE = engine._conclude
 
 
