@@ -110,6 +110,8 @@ def import_checkpoint(importers: Sequence[Importer], file: str | Path, out: str 
     """
     file, kind = Path(file), importers[0].name
     target = Path(f"{kind}-{file.stem}.safetensors") if out is None else Path(out)
+    if target.suffix != ".safetensors":
+        raise DataError(f"weights are written as safetensors, so --out ends in .safetensors; got {target}")
     for path in (target, target.with_suffix(".json")):
         if path.exists():
             raise DataError(f"{path} is there already; name another file with --out")

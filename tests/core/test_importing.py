@@ -345,6 +345,8 @@ def test_import_writes_weights_and_card(published, tmp_path):
     assert card["parameters"] == sum(value.numel() for value in stored.values())
     with pytest.raises(DataError, match="is there already; name another file with --out"):
         import_checkpoint([importer(read_tiny)], published)
+    with pytest.raises(DataError, match=r"--out ends in \.safetensors; got a\.json"):
+        import_checkpoint([importer(read_tiny)], published, "a.json")
 
 
 def test_weights_arrive_in_a_model_and_in_a_part(published):
