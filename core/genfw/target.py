@@ -301,8 +301,8 @@ class JointTarget(Target):
     r"""The model over :math:`(z, x)`: :math:`U = E - \log p(x \mid z) - \log p(z)`, as in VAEBM App. B.1.
 
     Arguments:
-        model: The model; its prior must be without ``context`` (the position holds z and nothing else), its latent
-            groups shaped like their noise.
+        model: The model; its latent groups must be shaped like their noise. The position holds z and nothing else: a
+            decoder that reads the prior's ``context`` must be able to compute it from z.
     """
 
     def __init__(self, model: Model) -> None:
