@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from genfw.errors import DataError
 from genfw.importing import Conversion
+from genfw.published import sequential
 
 __all__ = ["convert", "read"]
 
@@ -40,14 +40,9 @@ def read(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Convers
     Raises:
         DataError: There are several generators in the file.
     """
-    prefixes = [name.removesuffix("gen.0.weight") for name in tensors if f".{name}".endswith(".gen.0.weight")]
-    if not prefixes:
+    own, layers = sequential(tensors, "gen", "generator")
+    if not layers:
         return Conversion({}, {})
-    if len(prefixes) > 1:
-        raise DataError(f"one generator was expected, the file has {', '.join(prefix + 'gen' for prefix in prefixes)}")
-    start = prefixes[0] + "gen."
-    own = {name.removeprefix(prefixes[0]): tensors[name] for name in tensors if name.startswith(start)}
-    layers = [own[name] for name in sorted(own, key=lambda name: int(name.split(".")[1])) if name.endswith(".weight")]
     widths = [int(weight.shape[1]) for weight in layers[:-1]]
     width = math.gcd(*widths)
     block = {

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from genfw.errors import DataError
 from genfw.importing import Conversion
+from genfw.published import sequential
 
 __all__ = ["convert", "read"]
 
@@ -37,14 +37,9 @@ def read(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Convers
     Raises:
         DataError: There are several energies in the file.
     """
-    prefixes = [name.removesuffix("ebm.0.weight") for name in tensors if f".{name}".endswith(".ebm.0.weight")]
-    if not prefixes:
+    own, layers = sequential(tensors, "ebm", "energy")
+    if not layers:
         return Conversion({}, {})
-    if len(prefixes) > 1:
-        raise DataError(f"one energy was expected, the file has {', '.join(prefix + 'ebm' for prefix in prefixes)}")
-    start = prefixes[0] + "ebm."
-    own = {name.removeprefix(prefixes[0]): tensors[name] for name in tensors if name.startswith(start)}
-    layers = [own[name] for name in sorted(own, key=lambda name: int(name.split(".")[1])) if name.endswith(".weight")]
     hidden = [int(weight.shape[0]) for weight in layers[:-1]]
     block = {"use": "mlp", "on": "latent", "hidden": hidden, "activation": "leaky-relu"}
     return Conversion({f"energy.{name}": value for name, value in convert(own).items()}, {"energy": block})
