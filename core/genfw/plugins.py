@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -225,6 +224,8 @@ def _local_source(path: Path) -> _Source:
         raise PluginError(f"there is no plugin file {path}")
     text = path.read_bytes()
     # The text is part of the module's name: an edited plugin is loaded anew, an unchanged one only once.
+    import hashlib  # only local plugins need it, and `genfw list` should not wait for it
+
     digest = hashlib.sha256(str(path).encode() + b"\0" + text).hexdigest()[:8]
     name = f"genfw_local_{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{digest}"
 
