@@ -124,6 +124,7 @@ class Chain(Settings):
         step: int = 0,
         steps: int | None = None,
         keep_every: int = 0,
+        shared: Tensor | None = None,
     ) -> ChainResult:
         r"""Draw starts, run the chains, and tell the starts where they ended.
 
@@ -136,8 +137,10 @@ class Chain(Settings):
             step: Training step, for the starts' schedules.
             steps: Moves; the sampler's own where absent.
             keep_every: See :func:`run_chain`.
+            shared: Where other chains of the same training step began, with shape :math:`(N, D)`, for the start
+                ``shared``; chain i is offered row i, and from chain N on they begin again at row 0.
         """
-        requests = self._requests(target, self.count or count, generator, x, index, step)
+        requests = self._requests(target, self.count or count, generator, x, index, step, shared)
         position = torch.cat([start.draw(request) for start, request in requests])
         result = run_chain(target, self.sampler, position, generator=generator, steps=steps, keep_every=keep_every)
         row = 0
@@ -154,6 +157,7 @@ class Chain(Settings):
         x: Tensor | None,
         index: Tensor | None,
         step: int,
+        shared: Tensor | None,
     ) -> list[tuple[Start, StartRequest]]:
         requests, row = [], 0
         for number, start in enumerate(self.starts):
@@ -172,6 +176,9 @@ class Chain(Settings):
                         None if x is None else x[rows],
                         None if index is None or rows is None else index[rows],
                         step,
+                        None
+                        if shared is None
+                        else shared[torch.arange(row, row + share, device=shared.device) % shared.shape[0]],
                     ),
                 )
             )

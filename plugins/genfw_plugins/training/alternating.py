@@ -71,7 +71,8 @@ class Alternating(Stage):
         batch: Rows per step over all processes.
         optimizer: How the weights of prior and decoder move; absent, the generator stays as it is.
         posterior: Kernel and start of the posterior chains.
-        prior: Kernel and start of the prior chains; needed with an energy on the latent.
+        prior: Kernel and start of the prior chains; needed with an energy on the latent. The start ``shared`` begins
+            them where the posterior chains of the same step began.
         energy_optimizer: How the energy's weights move; needed with an energy on the latent.
         amortize: How the amortizer is fitted; needed with one, unless another stage does it.
         l2: Weight of the mean squared energies.
@@ -164,7 +165,7 @@ class Alternating(Stage):
         )
         report = {f"posterior/{name.removeprefix('chain/')}": value for name, value in chain_health(positive).items()}
         # Prior chains run before anything moves: both expectations are of the model as it is now.
-        negative = self._prior_chains(batch, step)
+        negative = self._prior_chains(batch, step, positive.start)
         if negative is not None:
             report.update(chain_health(negative))
             report.update(self._train_energy(positive, negative, step))
@@ -177,7 +178,7 @@ class Alternating(Stage):
                 chain.after_update(step)
         return report
 
-    def _prior_chains(self, batch: Batch, step: int) -> ChainResult | None:
+    def _prior_chains(self, batch: Batch, step: int, shared: Tensor) -> ChainResult | None:
         if self.prior is None:
             return None
         return self.prior.run(
@@ -187,6 +188,7 @@ class Alternating(Stage):
             x=batch.x,
             index=batch.index,
             step=step,
+            shared=shared,
         )
 
     def _train_energy(self, positive: ChainResult, negative: ChainResult, step: int) -> dict[str, Tensor]:

@@ -1,0 +1,177 @@
+"""Algorithm 1 of DAMC: one draw of the amortizer's average begins both chains of an item."""
+
+from __future__ import annotations
+
+import copy
+
+import attrs
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from genfw.chains import Chain
+from genfw.errors import ContractError
+from genfw.interfaces import StartRequest
+from genfw.interfaces.stage import StageRun
+from genfw.model import Model
+from genfw.target import PosteriorTarget, PriorTarget, make_target
+from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyPrior
+from genfw.types import Batch
+from genfw_plugins.ddpm.amortizer import DDPM
+from genfw_plugins.mcmc.langevin import Langevin, LangevinState
+from genfw_plugins.mcmc.starts.amortizer import AmortizerStart
+from genfw_plugins.mcmc.starts.mixture import MixtureStart
+from genfw_plugins.mcmc.starts.noise import NoiseStart
+from genfw_plugins.mcmc.starts.shared import SharedStart
+from genfw_plugins.mlp_energy.energy import MLPEnergy
+from genfw_plugins.training.alternating import Alternating, Amortize
+from genfw_plugins.training.optimizers import Adam
+
+ITEMS = 4
+
+
+class Watched(Langevin):
+    """Langevin that remembers the target and the position that each chain began with."""
+
+    def __init__(self) -> None:
+        super().__init__(step_size=1e-2, steps=2)
+        self.began: list[tuple[str, Tensor]] = []
+
+    def plan(self, steps: int) -> None:
+        self.fresh = True
+
+    def init(self, target, position, generator) -> LangevinState:
+        if self.fresh:
+            self.began.append((type(target).__name__, position.clone()))
+            self.fresh = False
+        return super().init(target, position, generator)
+
+
+class Counted(DDPM):
+    """A diffusion model whose copies too count into one list how often they are sampled."""
+
+    calls: list[Tensor]
+
+    def __deepcopy__(self, memo):
+        other = Counted.__new__(Counted)
+        memo[id(self)] = other
+        other.__dict__ = {k: self.calls if k == "calls" else copy.deepcopy(v, memo) for k, v in self.__dict__.items()}
+        return other
+
+    def sample_given(self, x, *, generator):
+        self.calls.append(super().sample_given(x, generator=generator))
+        return self.calls[-1]
+
+
+def build():
+    """A DAMC stage in small, as a recipe with the start `shared` composes it."""
+    torch.manual_seed(0)
+    prior = TinyPrior()
+    layout = Model(prior).latent_layout
+    amortizer = Counted(layout, (2,), TinyEncoder(prior), steps=3, token="constant", widths=(8,), time_features=8)
+    amortizer.calls = []
+    model = Model(
+        prior,
+        TinyDecoder(),
+        energy=MLPEnergy(latent_layout=layout, on="latent", hidden=(8,)),
+        amortizer=amortizer,
+    )
+    sampler = Watched()
+    stage = Alternating(
+        model,
+        steps=20,
+        batch=ITEMS,
+        posterior=Chain(sampler, AmortizerStart(amortizer, ema=0.5, every=2)),
+        prior=Chain(sampler, [SharedStart(), NoiseStart()], count=2 * ITEMS),
+        optimizer=Adam(lr=1e-2),
+        energy_optimizer=Adam(lr=1e-2),
+        amortize=Amortize(Adam(lr=0.05), updates=2),
+    )
+    stage.run = StageRun(Fabric(accelerator="cpu"), torch.device("cpu"), torch.Generator().manual_seed(0), 100)
+    stage.setup()
+    return model, stage, sampler
+
+
+def batch_at(step: int) -> Batch:
+    return Batch(torch.randn(ITEMS, 2, generator=torch.Generator().manual_seed(step)), torch.arange(ITEMS))
+
+
+def test_one_draw_of_the_average_begins_both_chains_of_every_item() -> None:
+    model, stage, sampler = build()
+    for step in range(5):
+        stage.step(batch_at(step), step)
+    for step in range(5):
+        (posterior, first), (prior, second) = sampler.began[2 * step : 2 * step + 2]
+        assert (posterior, prior) == (PosteriorTarget.__name__, PriorTarget.__name__)
+        assert torch.equal(first, second[:ITEMS])  # item by item the same, on its way to two laws
+        assert second.shape == (2 * ITEMS, 2)
+        assert not torch.isin(second[ITEMS:], first).any()  # the others begin in noise
+        assert torch.equal(first, model.amortizer.calls[step])
+    assert len(model.amortizer.calls) == 5  # and so the network is walked once in a step
+    # They come from the average: the amortizer itself would have drawn others from the same noise.
+    x, position = batch_at(9).x, []
+    for start in (stage.posterior.starts[0], AmortizerStart(model.amortizer)):
+        asked = StartRequest(ITEMS, PosteriorTarget(model, x), torch.Generator().manual_seed(1), x)
+        position.append(start.draw(asked))
+    own = [value.clone() for value in model.amortizer.parameters()]
+    average = list(stage.posterior.starts[0]._network().parameters())
+    assert max(float((a - b).detach().abs().max()) for a, b in zip(own, average, strict=True)) > 1e-3
+    assert not torch.allclose(*position)
+
+
+@pytest.mark.parametrize("stop", [3, 4])  # between two moves of the average, and at one
+def test_goes_on_bit_for_bit(stop) -> None:
+    model, stage, _ = build()
+    for step in range(stop):
+        stage.step(batch_at(step), step)
+    state, weights = copy.deepcopy(stage.state_dict()), copy.deepcopy(model.state_dict())
+    generator = stage.run.generator.get_state()
+    rows = [stage.step(batch_at(step), step) for step in range(stop, 8)]
+
+    model_again, again, _ = build()
+    model_again.load_state_dict(weights)
+    again.load_state_dict(state)
+    again.run.generator.set_state(generator)
+    for step, row in zip(range(stop, 8), rows, strict=True):
+        repeated = again.step(batch_at(step), step)
+        assert {k: v.item() for k, v in repeated.items()} == {k: v.item() for k, v in row.items()}
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, model_again.state_dict()[name]), name
+
+
+def shared_request(count: int, shared: Tensor | None) -> StartRequest:
+    return StartRequest(count, make_target(build()[0], "prior"), torch.Generator().manual_seed(0), shared=shared)
+
+
+def test_more_chains_than_draws_begin_again_at_the_first() -> None:
+    draws = torch.randn(3, 2)
+    chain = Chain(Langevin(step_size=1e-2, steps=1), [SharedStart(), SharedStart()])
+    target = make_target(build()[0], "prior")
+    result = chain.run(target, 8, generator=torch.Generator().manual_seed(0), shared=draws)
+    assert torch.equal(result.start, draws[[0, 1, 2, 0, 1, 2, 0, 1]])
+
+
+def test_a_mixture_hands_each_chain_its_own_draw() -> None:
+    draws = torch.randn(40, 2)
+    position = MixtureStart([SharedStart(), NoiseStart()]).draw(shared_request(40, draws))
+    same = (position == draws).all(1)
+    assert 8 < int(same.sum()) < 32
+    assert not (position == draws)[~same].any()
+
+
+def test_completes_positions_with_the_decoders_noise() -> None:
+    model = build()[0]
+    target = make_target(Model(model.prior, model.decoder, energy=MLPEnergy((2,), on="data", hidden=(4,))), "noise")
+    asked = attrs.evolve(shared_request(3, torch.ones(3, 2)), target=target)
+    position = SharedStart().draw(asked)
+    assert position.shape == (3, 4)
+    assert (position[:, :2] == 1.0).all()
+    assert position[:, 2:].unique().numel() == 6
+
+
+def test_refuses_where_there_is_nothing_to_share() -> None:
+    with pytest.raises(ContractError, match=r"here there are none; it goes under prior in the stage 'alternating'"):
+        SharedStart().draw(shared_request(3, None))
+    with pytest.raises(ContractError, match=r"start 'shared' gives positions of shape \(3, 5\)"):
+        SharedStart().draw(shared_request(3, torch.zeros(3, 5)))
