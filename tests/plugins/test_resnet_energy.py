@@ -320,3 +320,22 @@ def test_run_that_stops_goes_on_bit_for_bit(tmp_path):
 def torch_state(folder, name="stage0-step000006"):
     with safe_open(folder / "checkpoints" / name / "state.safetensors", "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def test_batch_norm_sees_the_batch_in_training_alone():
+    torch.manual_seed(0)
+    energy = ResNetEnergy((3, 8, 8), blocks=["down 8", 8], norm="spectral", batch_norm=True)
+    x = images(6)
+    energy.train()
+    with torch.no_grad():
+        for _ in range(20):
+            energy(x)
+        assert not torch.allclose(energy(x)[:2], energy(x[:2]), atol=1e-3)
+        energy.eval()
+        torch.testing.assert_close(energy(x)[:2], energy(x[:2]), atol=1e-5, rtol=1e-5)
+    assert sum(isinstance(part, torch.nn.BatchNorm2d) for part in energy.modules()) == 4
+
+
+def test_batch_norm_beside_weight_norm_is_refused():
+    with pytest.raises(ContractError, match="batch_norm goes with norm 'spectral' or 'none'"):
+        ResNetEnergy((3, 8, 8), blocks=[8], batch_norm=True)

@@ -54,6 +54,8 @@ class ResNetEnergy(Energy):
         width: Factor on all channels.
         activation: ``swish`` is divided by 1.1; ``leaky-relu`` has slope 0.2.
         norm: ``weight`` (with data-dependent initialisation), ``spectral`` or ``none``.
+        batch_norm: Batch norms in the blocks beside the norm of the weights, as the critic of VAEBM's WGAN has; not
+            with weight norm, whose initialisation does their work.
         input_range: Range of numbers the network is given: images in :math:`[-1, 1]` are mapped onto it.
         clamp: Cut what exceeds :math:`[-1, 1]` off first, as VAEBM does with pixels that were generated.
         init_scale: Standard deviation that the data-dependent initialisation gives every layer's output.
@@ -61,6 +63,7 @@ class ResNetEnergy(Energy):
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"width": 0.0625}
+    initialised: Tensor
 
     def __init__(
         self,
@@ -71,6 +74,7 @@ class ResNetEnergy(Energy):
         width: float = 1.0,
         activation: Activation = "swish",
         norm: Norm = "weight",
+        batch_norm: bool = False,
         input_range: tuple[float, float] = (0.0, 1.0),
         clamp: bool = False,
         init_scale: float = 0.2,
@@ -88,6 +92,8 @@ class ResNetEnergy(Energy):
                 f"width and init_scale are above 0 and spectral_iterations at least 0, got {width}, {init_scale} and "
                 f"{spectral_iterations}"
             )
+        if batch_norm and norm == "weight":
+            raise ContractError("batch_norm goes with norm 'spectral' or 'none'; weight norm is set by the data itself")
         halvings = sum(down for _, down in plan)
         if min(data_shape[1:]) >> halvings < 1:
             raise ContractError(
@@ -101,7 +107,7 @@ class ResNetEnergy(Energy):
         self.blocks = nn.ModuleList()
         for channels, down in plan:
             after = _scaled(channels, width)
-            self.blocks.append(ResBlock(before, after, down, activation, norm))
+            self.blocks.append(ResBlock(before, after, down, activation, norm, batch_norm))
             before = after
         self.head = nn.Linear(before, 1)
         self.register_buffer("initialised", torch.tensor(norm != "weight"))

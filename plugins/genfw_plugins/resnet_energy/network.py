@@ -115,7 +115,8 @@ class ResBlock(nn.Module):
 
     .. math:: h \leftarrow a(\mathrm{pool}(c_2(a(c_1(h))) + s(h)))
 
-    The shortcut :math:`s` is a 1x1 convolution where the block halves or changes the channels.
+    The shortcut :math:`s` is a 1x1 convolution where the block halves or changes the channels. With ``batch_norm``, a
+    batch norm follows :math:`c_1` and :math:`c_2`.
 
     Arguments:
         inputs: Channels in.
@@ -123,19 +124,24 @@ class ResBlock(nn.Module):
         down: Halve height and width by averaging.
         activation: :math:`a`.
         norm: How weights are normalised.
+        batch_norm: Normalise each convolution's output over the batch.
     """
 
-    def __init__(self, inputs: int, outputs: int, down: bool, activation: Activation, norm: Norm) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, down: bool, activation: Activation, norm: Norm, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         self.down = down
         self.act = activate(activation)
         self.conv1 = NormedConv(inputs, outputs, 3, norm)
         self.conv2 = NormedConv(outputs, outputs, 3, norm)
+        self.norm1 = nn.BatchNorm2d(outputs) if batch_norm else nn.Identity()
+        self.norm2 = nn.BatchNorm2d(outputs) if batch_norm else nn.Identity()
         self.skip = NormedConv(inputs, outputs, 1, norm, bias=False) if down or inputs != outputs else None
 
     def forward(self, h: Tensor) -> Tensor:
         """From :math:`(B, C, H, W)` to the block's channels and size."""
-        branch = self.conv2(self.act(self.conv1(h)))
+        branch = self.norm2(self.conv2(self.act(self.norm1(self.conv1(h)))))
         return self._join(branch, h if self.skip is None else self.skip(h))
 
     def initialise(self, h: Tensor, scale: float) -> Tensor:

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from genfw.chains import ChainResult
 from genfw.errors import ContractError
+from genfw.freeze import frozen
 from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.encoder import Encoder
 from genfw.interfaces.energy import Energy
+from genfw.interfaces.optimizer import OptimizerFactory
 from genfw.interfaces.prior import Prior
+from genfw.interfaces.stage import StageRun
 from genfw.model import Model
+from genfw.optim import Updater
+from genfw.types import Batch
 
-__all__ = ["chain_health", "check_schedule", "energy_health", "need", "penalties", "saturation"]
+__all__ = [
+    "chain_health",
+    "check_schedule",
+    "energy_health",
+    "generator_loss",
+    "generator_updater",
+    "initialise_energies",
+    "need",
+    "penalties",
+    "saturation",
+]
 
 
 def need(model: Model, stage: str, *roles: str) -> None:
@@ -63,3 +79,64 @@ def penalties(parts: Iterable[Energy | Prior | Decoder | Encoder | None]) -> Ten
     """Sum of the penalties that the parts offer; ``None`` where none does."""
     offered = [value for part in parts if part is not None and (value := part.penalty()) is not None]
     return torch.stack(offered).sum() if offered else None
+
+
+def initialise_energies(model: Model, fabric: Fabric, batch_at: Callable[[int], Batch], batches: int) -> None:
+    """Initialise energies that data decide on the first rows, the same ones in every process.
+
+    Arguments:
+        model: With energies on data.
+        fabric: Processes.
+        batch_at: The rows that this process is given in a step.
+        batches: Batches to show.
+    """
+    x = torch.cat([batch_at(step).x for step in range(batches)])
+    if fabric.world_size > 1:
+        gathered = fabric.all_gather(x)
+        assert isinstance(gathered, Tensor)
+        x = gathered.flatten(0, 1)
+    for energy in model.data_energies:
+        energy.initialise(x)
+
+
+def generator_updater(model: Model, factory: OptimizerFactory, run: StageRun, steps: int) -> Updater:
+    """An optimiser over the weights of prior and decoder, those that have any.
+
+    Raises:
+        ContractError: Neither has weights.
+    """
+    parts: list[nn.Module] = [part for part in (model.prior, model.decoder) if part is not None]
+    return Updater(parts, factory, run, steps)
+
+
+def generator_loss(
+    model: Model, count: int, generator: torch.Generator, fabric: Fabric, *, mean: bool = False
+) -> Tensor:
+    r"""Mean energy of fresh draws of the generator, :math:`\overline{E(x_\theta(\epsilon))}`, a scalar with graph.
+
+    Only prior and decoder are given gradients. Their batch norms use the statistics they have, so that what is
+    descended is the generator that chains walk through.
+
+    Arguments:
+        model: With prior, decoder and an energy on data.
+        count: Draws.
+        generator: Source of the noise.
+        fabric: Precision.
+        mean: Score the decoder's mean instead of a draw from it.
+    """
+    parts = [part for root in (model.prior, model.decoder) if root is not None for part in root.modules()]
+    modes = [part.training for part in parts]
+    for part in parts:
+        part.training = False
+    try:
+        # The graph outlives the block; what was frozen when it was made gets no gradient from it.
+        with frozen(model.energies), fabric.autocast():
+            if mean:
+                noise = model.latent_layout.draw(count, generator=generator, dtype=model.anchor.dtype)
+                x = model.likelihood(model.latent(noise)).mean
+            else:
+                x = model.data(model.noise_layout.draw(count, generator=generator, dtype=model.anchor.dtype))
+            return model.data_energy(x).mean()
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode

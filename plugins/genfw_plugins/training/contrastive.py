@@ -17,20 +17,37 @@ from genfw.model import Model
 from genfw.optim import Clip, Updater, WeightAverage
 from genfw.target import Space, make_target
 from genfw.types import Batch
-from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, penalties, saturation
+from genfw_plugins.training._common import (
+    chain_health,
+    check_schedule,
+    energy_health,
+    generator_loss,
+    generator_updater,
+    initialise_energies,
+    need,
+    penalties,
+    saturation,
+)
 
 __all__ = ["Contrastive"]
 
 
 class Contrastive(Stage):
-    r"""Train the energies on data by their likelihood; prior, decoder and encoder stay as they are.
+    r"""Train the energies on data by their likelihood; prior, decoder and encoder stay as they are, unless asked for.
 
     The gradient of the log likelihood is :math:`-\nabla E(x^+) + \nabla E(x^-)` with data :math:`x^+` and chain ends
     :math:`x^-`; the loss is
 
     .. math:: \overline{E(x^+)} - \overline{E(x^-)} + l_2 \overline{E(x^+)^2 + E(x^-)^2} + w \sum_l \sigma_{\max}(W_l).
 
-    References: VAEBM (arXiv 2010.00654) Eq. 7 and App. E; Du & Mordatch 2019 (IGEBM) for space ``data``.
+    With a ``generator_optimizer`` the generator follows: after the energies have moved, prior and decoder descend the
+    reverse divergence :math:`KL[p_\theta \| h]`, whose gradient (VAEBM Eq. 21) is that of
+
+    .. math:: \overline{E(x_\theta(\epsilon))}, \quad \epsilon \sim N(0, I),
+
+    with fresh noise and the energies held still. Batch norms of the generator keep their statistics, as in the chains.
+
+    References: VAEBM (arXiv 2010.00654) Eq. 7, App. C and App. E; Du & Mordatch 2019 (IGEBM) for space ``data``.
 
     Arguments:
         model: The composed model.
@@ -46,6 +63,7 @@ class Contrastive(Stage):
         average: Decay of the average of the energies' weights that the stage leaves in the model; 0 keeps none.
         data_noise: Standard deviation of normal noise added to the data.
         init_batches: Batches that an energy with a data-dependent initialisation is shown before the first step.
+        generator_optimizer: How the weights of prior and decoder move; they stay as they are where absent.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8, "init_batches": 1}
@@ -65,6 +83,7 @@ class Contrastive(Stage):
         average: float = 0.0,
         data_noise: float = 0.0,
         init_batches: int = 5,
+        generator_optimizer: OptimizerFactory | None = None,
     ) -> None:
         check_schedule(steps, batch)
         need(model, "contrastive", "energy")
@@ -78,7 +97,14 @@ class Contrastive(Stage):
             )
         if mean and space == "data":
             raise ContractError("mean: true needs a decoder; chains in space 'data' have none")
+        if generator_optimizer is not None:
+            if space == "data":
+                raise ContractError(
+                    "generator_optimizer moves the generator that the energies tilt; chains in space 'data' have none"
+                )
+            need(model, "contrastive", "prior", "decoder")
         self.model, self.steps, self.batch = model, steps, batch
+        self.generator_optimizer = generator_optimizer
         self.optimizer, self.negatives = optimizer, negatives
         self.space: Space = space
         self.mean, self.l2, self.penalty, self.clip = mean, l2, penalty, clip
@@ -94,17 +120,14 @@ class Contrastive(Stage):
         self.averaged = WeightAverage(self.model.energies, self.average) if self.average else None
         if self.averaged is not None:
             self.register("average", self.averaged)
+        self.generator_updater: Updater | None = None
+        if self.generator_optimizer is not None:
+            self.generator_updater = generator_updater(self.model, self.generator_optimizer, self.run, self.steps)
+            self.register("generator_updater", self.generator_updater)
 
     def prepare(self, batch_at: Callable[[int], Batch]) -> None:
-        """Initialise energies that data decide on the first rows, the same ones in every process."""
-        fabric = self.run.fabric
-        x = torch.cat([batch_at(step).x for step in range(self.init_batches)])
-        if fabric.world_size > 1:
-            gathered = fabric.all_gather(x)
-            assert isinstance(gathered, Tensor)
-            x = gathered.flatten(0, 1)
-        for energy in self.model.data_energies:
-            energy.initialise(x)
+        """See :func:`initialise_energies`."""
+        initialise_energies(self.model, self.run.fabric, batch_at, self.init_batches)
         if self.averaged is not None:
             self.averaged.restart()
 
@@ -134,8 +157,12 @@ class Contrastive(Stage):
         gradient = self.updater.update(loss, step)
         if self.averaged is not None:
             self.averaged.update()
-        self.negatives.after_update(step)
         report = {"loss": loss.detach(), "gradient": gradient, **energy_health(data, chain), **chain_health(result)}
+        if self.generator_updater is not None:
+            loss = generator_loss(model, len(batch), generator, self.run.fabric)
+            report["generator/loss"] = loss.detach()
+            report["generator/gradient"] = self.generator_updater.update(loss, step)
+        self.negatives.after_update(step)
         report["chain/saturation"] = saturation(negative)
         if self.space != "noise":
             # Only noise has a base whose expected square is 1.
