@@ -9,17 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as Canvas
-from matplotlib.image import imsave
 from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.types import Size
+
+# matplotlib is imported where something is drawn: to check a recipe, or refuse it, its metrics are imported, and those
+# need this name for their annotations alone.
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
+else:
+    Canvas = "matplotlib.figure.Figure"
 
 __all__ = [
     "INK",
@@ -72,8 +75,12 @@ def save_figure(
         size: Width and height in inches.
         dpi: Pixels per inch.
     """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     with rc_context(_STYLE):  # type: ignore[arg-type,unused-ignore]  # newer matplotlib types the keys
-        canvas = Canvas(figsize=size, layout="constrained")
+        canvas = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(canvas)
         draw(canvas)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,6 +156,8 @@ def save_samples(path: Path, x: Tensor, *, columns: int | None = None, title: st
     shape = tuple(x.shape[1:])
     if is_image(shape):
         path.parent.mkdir(parents=True, exist_ok=True)
+        from matplotlib.image import imsave
+
         imsave(path, image_grid(x, columns), dpi=96)
         return path
     if math.prod(shape) < 2:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,20 @@ def ask(*arguments, cwd, **environment):
 )
 def test_no_torch_after(arguments, tmp_path):
     said = ask(*arguments, cwd=tmp_path)
+    assert said.stderr.splitlines()[-1] == "imported"
+
+
+def test_a_recipe_is_checked_without_what_only_a_run_needs(tmp_path):
+    code = ASK.replace('"torch", "numpy", ', '"torchvision", ')
+    everything = "for name in sys.argv[1:]: main(['check', name])"
+    recipes = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    said = subprocess.run(
+        [sys.executable, "-c", code.replace("try:\n    main(sys.argv[1:])", f"try:\n    {everything}"), *recipes],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert said.stderr.splitlines()[-1] == "imported"
 
 

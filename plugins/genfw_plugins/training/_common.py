@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from genfw.chains import ChainResult
@@ -20,6 +20,9 @@ from genfw.interfaces.stage import StageRun
 from genfw.model import Model
 from genfw.optim import Updater
 from genfw.types import Batch
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 __all__ = [
     "chain_health",
