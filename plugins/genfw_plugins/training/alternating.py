@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from genfw.chains import Chain, ChainResult
-from genfw.component import Settings
 from genfw.errors import ContractError
 from genfw.interfaces.optimizer import OptimizerFactory
 from genfw.interfaces.stage import Stage
@@ -17,39 +16,10 @@ from genfw.model import Model
 from genfw.optim import Clip, Updater, WeightAverage
 from genfw.target import PosteriorTarget, PriorTarget
 from genfw.types import Batch
+from genfw_plugins.training._amortize import Amortization, Amortize
 from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need
 
 __all__ = ["Alternating", "Amortize"]
-
-
-class Amortize(Settings):
-    r"""How an amortizer is fitted to the posterior chains of each step (DAMC Algorithm 1, line 7).
-
-    Arguments:
-        optimizer: How the amortizer's weights move.
-        updates: :math:`M`, steps of the optimiser per training step, each on the same chain ends with fresh diffusion
-            noise.
-        drop_condition: Share of items whose x is hidden, so that the same network learns the unconditional law.
-        clip: Gradient clipping.
-        average: Decay of the average of the amortizer's weights that the stage leaves in the model; 0 keeps none.
-    """
-
-    smoke: ClassVar[Mapping[str, Any]] = {"updates": 1}
-
-    def __init__(
-        self,
-        optimizer: OptimizerFactory,
-        updates: int = 6,
-        drop_condition: float = 0.2,
-        clip: Clip | None = None,
-        average: float = 0.0,
-    ) -> None:
-        if updates < 1:
-            raise ContractError(f"updates must be at least 1, got {updates}")
-        if not 0.0 <= drop_condition <= 1.0:
-            raise ContractError(f"drop_condition is a share, in [0, 1], got {drop_condition}")
-        self.optimizer, self.updates, self.drop_condition = optimizer, updates, drop_condition
-        self.clip, self.average = clip, average
 
 
 class Alternating(Stage):
@@ -118,7 +88,7 @@ class Alternating(Stage):
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""
-        model, run = self.model, self.run
+        model = self.model
         self.generator = nn.ModuleList([part for part in (model.prior, model.decoder) if part is not None])
         self.averages: list[WeightAverage] = []
         self.register("posterior", self.posterior)
@@ -129,14 +99,9 @@ class Alternating(Stage):
             self.energy_updater = self._updater(
                 "energy", model.energies, self.energy_optimizer, self.clip, self.average
             )
-        self.amortizer_updater: Updater | None = None
+        self.amortization: Amortization | None = None
         if self.amortize is not None and model.amortizer is not None:
-            # Its schedule counts its own updates: M to a step.
-            self.amortizer_updater = Updater(
-                [model.amortizer], self.amortize.optimizer, run, self.steps * self.amortize.updates, self.amortize.clip
-            )
-            self.register("amortizer", self.amortizer_updater)
-            self._average("amortizer", model.amortizer, self.amortize.average)
+            self.amortization = Amortization(model.amortizer, self.amortize, self)
 
     def _updater(
         self, name: str, network: nn.Module, factory: OptimizerFactory | None, clip: Clip | None, average: float
@@ -170,7 +135,8 @@ class Alternating(Stage):
             report.update(chain_health(negative))
             report.update(self._train_energy(positive, negative, step))
         report.update(self._train_generator(positive, batch, step))
-        report.update(self._train_amortizer(positive, batch, step))
+        if self.amortization is not None:
+            report.update(self.amortization.fit(positive.position, batch.x, step))
         for average in self.averages:
             average.update()
         for chain in (self.posterior, self.prior):
@@ -218,22 +184,9 @@ class Alternating(Stage):
             report["gradient"] = self.generator_updater.update(loss, step)
         return report
 
-    def _train_amortizer(self, positive: ChainResult, batch: Batch, step: int) -> dict[str, Tensor]:
-        amortizer, settings, updater = self.model.amortizer, self.amortize, self.amortizer_updater
-        if amortizer is None or settings is None or updater is None:
-            return {}
-        amortizer.train()
-        generator = self.run.generator
-        total = batch.x.new_zeros(())
-        for update in range(settings.updates):
-            hidden = torch.rand(len(batch), generator=generator, device=generator.device) < settings.drop_condition
-            with self.run.fabric.autocast():
-                loss = amortizer.loss(positive.position, batch.x, generator=generator, hidden=hidden).mean()
-            updater.update(loss, step * settings.updates + update)
-            total = total + loss.detach()
-        return {"amortizer/loss": total / settings.updates}
-
     def finish(self) -> None:
         """See :meth:`Stage.finish`."""
         for average in self.averages:
             average.apply()
+        if self.amortization is not None:
+            self.amortization.finish()

@@ -1,0 +1,108 @@
+"""How stages fit an amortizer to positions that chains have reached."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genfw.component import Settings
+from genfw.errors import ContractError
+from genfw.interfaces.amortizer import Amortizer
+from genfw.interfaces.optimizer import OptimizerFactory
+from genfw.interfaces.stage import Stage
+from genfw.optim import Clip, Updater, WeightAverage
+
+__all__ = ["Amortization", "Amortize"]
+
+
+class Amortize(Settings):
+    r"""How an amortizer is fitted to the chain ends of each step (DAMC Algorithm 1, line 7).
+
+    Arguments:
+        optimizer: How the amortizer's weights move.
+        updates: :math:`M`, steps of the optimiser per training step, each on the same chain ends with fresh diffusion
+            noise.
+        drop_condition: Share of items whose x is hidden, so that the same network learns the unconditional law.
+        clip: Gradient clipping.
+        average: Decay of the average of the amortizer's weights that the stage leaves in the model; 0 keeps none.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"updates": 1}
+
+    def __init__(
+        self,
+        optimizer: OptimizerFactory,
+        updates: int = 6,
+        drop_condition: float = 0.2,
+        clip: Clip | None = None,
+        average: float = 0.0,
+    ) -> None:
+        if updates < 1:
+            raise ContractError(f"updates must be at least 1, got {updates}")
+        if not 0.0 <= drop_condition <= 1.0:
+            raise ContractError(f"drop_condition is a share, in [0, 1], got {drop_condition}")
+        self.optimizer, self.updates, self.drop_condition = optimizer, updates, drop_condition
+        self.clip, self.average = clip, average
+
+
+class Amortization:
+    r"""The fit of one amortizer in one stage: :math:`M` descents of its loss per training step (DAMC Eq. 8).
+
+    Its optimiser and weight average are registered with the stage, under ``amortizer`` and ``amortizer_average``.
+
+    Arguments:
+        amortizer: :math:`q_\phi`.
+        settings: How it is fitted.
+        stage: The stage, in its ``setup``.
+    """
+
+    def __init__(self, amortizer: Amortizer, settings: Amortize, stage: Stage) -> None:
+        self.amortizer, self.settings, self.run = amortizer, settings, stage.run
+        # Its schedule counts its own updates: M to a step.
+        total = stage.steps * settings.updates
+        self.updater = Updater([amortizer], settings.optimizer, stage.run, total, settings.clip)
+        stage.register("amortizer", self.updater)
+        self.average: WeightAverage | None = None
+        if settings.average:
+            self.average = WeightAverage(amortizer, settings.average)
+            stage.register("amortizer_average", self.average)
+
+    def fit(self, position: Tensor, x: Tensor | None, step: int) -> dict[str, Tensor]:
+        r"""Move the amortizer towards the law of ``position``, then the average of its weights.
+
+        Arguments:
+            position: Chain ends, with shape :math:`(B, D)`.
+            x: What they are conditioned on, with shape :math:`(B, *)`; ``None`` for the unconditional law.
+            step: Training step, from 0.
+
+        Returns:
+            The mean loss, named ``amortizer/loss``.
+        """
+        settings, generator = self.settings, self.run.generator
+        self.amortizer.train()
+        total = position.new_zeros(())
+        for update in range(settings.updates):
+            hidden = None
+            if x is not None:
+                chance = torch.rand(len(x), generator=generator, device=generator.device)
+                hidden = chance < settings.drop_condition
+            with self.run.fabric.autocast():
+                loss = self.amortizer.loss(position, x, generator=generator, hidden=hidden).mean()
+            self.updater.update(loss, step * settings.updates + update)
+            total = total + loss.detach()
+        if self.average is not None:
+            self.average.update()
+        return {"amortizer/loss": total / settings.updates}
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """The amortizer carries the weights that :meth:`finish` would leave in it, inside the block."""
+        return contextlib.nullcontext() if self.average is None else self.average.applied()
+
+    def finish(self) -> None:
+        """Leave the average in the amortizer, where there is one."""
+        if self.average is not None:
+            self.average.apply()
