@@ -20,7 +20,7 @@ from genfw import __version__
 if TYPE_CHECKING:
     from genfw.plugins import Registry
 
-__all__ = ["describe_environment", "differences"]
+__all__ = ["code_digest", "describe_environment", "differences"]
 
 _PACKAGES = (
     "torch",
@@ -53,11 +53,11 @@ def describe_environment(registry: Registry | None = None, folder: Path | None =
                 "version": one.version,
                 "source": one.source,
                 "file": one.file,
-                "code": _code(Path(one.file).parent, one.source),
+                "code": code_digest(Path(one.file).parent, one.source),
             }
             for one in (registry.plugins if registry is not None else ())
         ],
-        "code": _code(Path(__file__).parent),
+        "code": code_digest(Path(__file__).parent),
         "git": _git(folder or Path.cwd()),
         "hardware": {
             "platform": platform.platform(),
@@ -107,7 +107,7 @@ def _version(package: str) -> str | None:
 
 
 @functools.cache
-def _code(folder: Path, source: str = "built-in") -> str:
+def code_digest(folder: Path, source: str = "built-in") -> str:
     """Hash over the Python files of a package; a local plugin's version is its hash already."""
     if source == "local" or not folder.is_dir():
         return ""

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import re
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import torch
+from torch import Tensor
 
 import genfw
 from genfw.checkpoint import write_atomically
+from genfw.describe import describe
 from genfw.errors import ContractError, GenfwError
 from genfw.freeze import frozen
-from genfw.interfaces.dataset import Dataset
+from genfw.interfaces.dataset import Dataset, Split
 from genfw.interfaces.metric import Figure, Metric, Result
 from genfw.model import Model
 from genfw.plots import Canvas, save_figure, save_samples
 from genfw.randomness import kept_apart
 from genfw.rundir import RunDirectory
-from genfw.sampling import Samples, draw_samples
+from genfw.sampling import Samples, draw_batches, draw_samples
 from genfw.seeding import derive_seed
 from genfw.settings import SampleSettings
 from genfw.types import Batch
@@ -87,6 +88,16 @@ class Evaluation:
             )
         return self._samples[count]
 
+    def sample_batches(self, count: int) -> Iterator[Samples]:
+        """The samples of :meth:`samples` batch by batch, with no more than one batch in memory.
+
+        Arguments:
+            count: Samples in all.
+        """
+        yield from draw_batches(
+            self.model, self.settings, count, seed=derive_seed(self.seed, "evaluate"), device=self.device
+        )
+
     def rows(self, split: str = "test", count: int | None = None) -> Batch:
         """Rows of the data set without augmentation, on the CPU.
 
@@ -98,6 +109,13 @@ class Evaluation:
         Raises:
             ContractError: The recipe has no data set.
         """
+        rows, index = self.row_numbers(split, count)
+        x, label = rows.get(index)
+        # A run in double precision sets the default type for its length.
+        return Batch(x.to(torch.get_default_dtype()), index, label)
+
+    def row_numbers(self, split: str = "test", count: int | None = None) -> tuple[Split, Tensor]:
+        """The split that :meth:`rows` reads, and the numbers of the rows it takes, for those who read bit by bit."""
         if self.data is None:
             raise ContractError("this metric compares with data, and the recipe has no 'data:' section")
         rows = self.data.split(split)
@@ -105,9 +123,7 @@ class Evaluation:
         if count is not None and count < len(rows):
             generator = torch.Generator().manual_seed(derive_seed(0, "rows", split, count))
             index = torch.randperm(len(rows), generator=generator)[:count].sort().values
-        x, label = rows.get(index)
-        # A run in double precision sets the default type for its length.
-        return Batch(x.to(torch.get_default_dtype()), index, label)
+        return rows, index
 
     def generator(self, name: str) -> torch.Generator:
         """A fresh generator on the model's device; the same name gives the same stream."""
@@ -195,32 +211,6 @@ def _checked(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise ContractError(f"a figure's name is made of letters, digits, '-' and '_', got '{name}'")
     return name
-
-
-def describe(component: object) -> str:
-    """A component as one line: ``langevin(step_size=0.005, steps=10)``.
-
-    Arguments:
-        component: The block of a recipe, said in full; or an object, of which the scalars are said that its
-            constructor takes and it still holds.
-    """
-    if isinstance(component, Mapping):
-        name = str(component.get("use") or component.get("ref") or "")
-        arguments = {key: value for key, value in component.items() if key not in ("use", "ref")}
-    else:
-        name = type(component).__name__
-        arguments = {key: getattr(component, key, None) for key in inspect.signature(type(component)).parameters}
-        arguments = {key: value for key, value in arguments.items() if isinstance(value, bool | int | float | str)}
-    parts = [f"{key}={_brief(value)}" for key, value in arguments.items() if value is not None]
-    return f"{name}({', '.join(parts)})" if parts else name
-
-
-def _brief(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return describe(value)
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(_brief(item) for item in value)}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def evaluate(composition: Composition, directory: Path | str, *, only: Sequence[str] = ()) -> list[Result]:

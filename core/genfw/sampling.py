@@ -20,7 +20,7 @@ from genfw.seeding import derive_seed
 from genfw.settings import SampleSettings
 from genfw.target import Target, make_target
 
-__all__ = ["Samples", "draw_samples", "draw_starts", "preserved", "synchronise"]
+__all__ = ["Samples", "draw_batches", "draw_samples", "draw_starts", "preserved", "synchronise"]
 
 #: Chains whose way from start to end is decoded for the report.
 TRACED_CHAINS = 8
@@ -92,19 +92,9 @@ def draw_samples(
     Raises:
         ContractError: The model has no such space, or the settings contradict one another.
     """
-    if count < 1:
-        raise ContractError(f"draw at least 1 sample, got {count}")
-    target = make_target(model, settings.space)
-    parts: list[Stateful] = [*settings.starts, *([] if settings.sampler is None else [settings.sampler])]
     synchronise(device)
     began = time.perf_counter()
-    batches: list[Samples] = []
-    for number, first in enumerate(range(0, count, settings.batch)):
-        generator = torch.Generator(device).manual_seed(derive_seed(seed, "sample", number))
-        keep_every = settings.keep_every if number == 0 else 0
-        with preserved(*parts), target.chain(), torch.no_grad():
-            size = min(settings.batch, count - first)
-            batches.append(_draw_batch(model, target, settings, size, generator, keep_every))
+    batches = list(draw_batches(model, settings, count, seed=seed, device=device))
     synchronise(device)
     accepted = [(batch.acceptance, len(batch)) for batch in batches if batch.acceptance is not None]
     return Samples(
@@ -117,6 +107,50 @@ def draw_samples(
         kept=batches[0].kept,
         seconds=time.perf_counter() - began,
     )
+
+
+def draw_batches(
+    model: Model,
+    settings: SampleSettings,
+    count: int,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world: int = 1,
+) -> Iterator[Samples]:
+    """The batches of :func:`draw_samples` one by one: the same samples, and no more than a batch of them in memory.
+
+    Several processes may share them out. A batch does not depend on who draws it, so all processes together draw what
+    one alone does.
+
+    Arguments:
+        model: See :func:`draw_samples`.
+        settings: See :func:`draw_samples`.
+        count: Items wanted over all batches and processes.
+        seed: Source of all randomness.
+        device: Where chains run.
+        rank: Number of this process, which draws batches ``rank``, ``rank + world``, ....
+        world: Count of processes.
+
+    Returns:
+        The batches, each of ``settings.batch`` items, the last one with what is left.
+    """
+    if count < 1:
+        raise ContractError(f"draw at least 1 sample, got {count}")
+    if not 0 <= rank < world:
+        raise ContractError(f"process {rank} is none of {world}")
+    target = make_target(model, settings.space)
+    parts: list[Stateful] = [*settings.starts, *([] if settings.sampler is None else [settings.sampler])]
+    firsts = range(0, count, settings.batch)
+    for number in range(rank, len(firsts), world):
+        generator = torch.Generator(device).manual_seed(derive_seed(seed, "sample", number))
+        keep_every = settings.keep_every if number == 0 else 0
+        with preserved(*parts), target.chain(), torch.no_grad():
+            size = min(settings.batch, count - firsts[number])
+            drawn = _draw_batch(model, target, settings, size, generator, keep_every)
+        # Outside of the block: whoever takes the batch finds modes, flags and states as they were.
+        yield drawn
 
 
 def _draw_batch(
