@@ -87,7 +87,7 @@ def mmd(a: Tensor, b: Tensor, bandwidths: Sequence[float], chunk: int = 1024) ->
 
     The kernel is the mean of :math:`e^{-|u - v|^2 / 2 \ell^2}` over the bandwidths. The means run over all pairs, a
     point and itself among them, so that the root is real; two sets of :math:`N` draws of one law are then about
-    :math:`\sqrt{2 (1 - ar k) / N}` apart.
+    :math:`\sqrt{2 (1 - \bar k) / N}` apart.
 
     References:
         A. Gretton et al., A kernel two-sample test, 2012.
