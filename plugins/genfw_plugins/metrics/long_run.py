@@ -1,0 +1,310 @@
+"""What becomes of chains that run far longer than those of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from genfw.chains import ChainResult, run_chain
+from genfw.errors import ContractError
+from genfw.evaluate import Evaluation, describe
+from genfw.interfaces.metric import Figure, Metric, Result
+from genfw.interfaces.sampler import Sampler
+from genfw.plots import SERIES, Canvas, is_image
+from genfw.sampling import draw_starts, preserved
+from genfw.target import Target, make_target
+
+__all__ = ["LongRun", "drift", "look"]
+
+#: Numbers of a trace that are kept at most.
+_BUDGET = 2**27
+#: States of a chain whose images are measured.
+_LOOKS = 24
+
+
+class LongRun(Metric):
+    r"""Chains from fresh noise, far beyond the length of training: do they keep to the data, or drift off?
+
+    Chains of the longest of ``steps`` are looked at after each of ``steps``; every result's name ends in that number.
+
+    - ``energy-drift``: mean potential in the last quarter of the steps less that in the second quarter, in nats, with
+      its standard error over the chains. Chains that have arrived report none (a few standard errors at most);
+    - ``norm-drift``: the same of :math:`|\epsilon_z|^2 / D_z`, and ``norm`` its mean over the last quarter (1 for the
+      base);
+    - ``diverged``: share of chains whose potential or position is no longer finite; the others are averages over the
+      rest;
+    - of images: ``saturation``, the share of numbers within ``margin`` of -1 or 1, less the same share of the data;
+      ``contrast``, the mean over images of the standard deviation of an image's numbers, over that of the data; and
+      ``variation``, the mean absolute difference of neighbouring pixels, over that of the data. Chains that
+      oversaturate lift the first two.
+
+    References:
+        Yu et al., DAMC (NeurIPS 2023), Figures 4, S11 and S12 (200 and 2,500 steps); Nijkamp et al., On the anatomy of
+        MCMC-based maximum likelihood learning of energy-based models (AAAI 2020), for oversaturation.
+
+    Arguments:
+        steps: Chain lengths to look after.
+        sampler: Kernel; that of the recipe's ``sample:`` section where absent.
+        chains: Chains.
+        fresh: Begin in fresh draws of the base; otherwise where the recipe's ``sample:`` section says.
+        split: Split of data that images are compared with.
+        count: Rows of it.
+        margin: Distance from -1 or 1 at which a number counts as saturated.
+        show: Chains in the pictures.
+    """
+
+    smoke: ClassVar[dict[str, Any]] = {"steps": [8, 16], "chains": 4, "count": 16, "show": 2}
+
+    def __init__(
+        self,
+        steps: tuple[int, ...] = (200, 2500),
+        sampler: Sampler | None = None,
+        chains: int = 64,
+        fresh: bool = True,
+        split: str = "test",
+        count: int = 1000,
+        margin: float = 0.05,
+        show: int = 6,
+    ) -> None:
+        if not steps or min(steps) < 8 or len(set(steps)) < len(steps):
+            raise ContractError(f"steps are chain lengths of at least 8, each once; got {list(steps)}")
+        if chains < 2 or count < 2 or show < 0:
+            raise ContractError(
+                f"chains and count are at least 2, show is not negative; got {chains}, {count} and {show}"
+            )
+        if not 0.0 < margin < 1.0:
+            raise ContractError(f"margin lies between 0 and 1, got {margin}")
+        self.steps, self.sampler, self.chains, self.fresh = tuple(sorted(steps)), sampler, chains, fresh
+        self.split, self.count, self.margin, self.show = split, count, margin, show
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        """See :meth:`Metric.compute`."""
+        settings = evaluation.settings
+        sampler = self.sampler or settings.sampler
+        if sampler is None:
+            raise ContractError("the recipe samples without a chain; name one under 'sampler' of metric 'long-run'")
+        target = make_target(evaluation.model, settings.space)
+        starts = () if self.fresh else settings.starts
+        generator = evaluation.generator("long-run")
+        with preserved(sampler, *starts), target.chain(), torch.no_grad():
+            position = draw_starts(target, starts, self.chains, generator)
+            every = self._every(target)
+            chain = run_chain(target, sampler, position, generator=generator, steps=self.steps[-1], keep_every=every)
+            views = self._views(evaluation, target, chain)
+        written = describe(sampler)
+        protocol = evaluation.protocol(
+            chains=self.chains,
+            space=settings.space,
+            sampler=written,
+            start="fresh draws of the base" if not starts else ", ".join(describe(start) for start in starts),
+            decoder="mean",
+            thinning=every,
+        )
+        reference = self._reference(evaluation) if views else None
+        results = [result for steps in self.steps for result in self._drifts(target, chain, steps, protocol)]
+        if views and reference is not None:
+            protocol = {**protocol, "split": self.split, "count": self.count, "margin": self.margin}
+            results += [result for steps in self.steps for result in self._looks(views, reference, steps, protocol)]
+        figures = self._figures(evaluation, target, chain, views, reference)
+        return [attrs.evolve(results[0], figures=figures), *results[1:]]
+
+    def _every(self, target: Target) -> int:
+        """Steps between kept states: a divisor of every length, some 20 states of the shortest, within the budget."""
+        common = math.gcd(*self.steps)
+        fit = [number for number in range(1, common + 1) if common % number == 0]
+        least = self.steps[-1] * self.chains * target.layout.size / _BUDGET
+        wanted = [number for number in fit if number <= max(1.0, self.steps[0] / 20)]
+        return next((number for number in fit if number >= max(least, wanted[-1])), fit[-1])
+
+    # -- drift --------------------------------------------------------------------------------------------------------
+
+    def _drifts(self, target: Target, chain: ChainResult, steps: int, protocol: dict[str, Any]) -> list[Result]:
+        upto = chain.kept.index(steps) + 1
+        potential = chain.potentials[:upto].double()
+        norm = _norm(target, chain.trace[:upto])
+        finite = potential.isfinite().all(0) & norm.isfinite().all(0)
+        facts = {**protocol, "chain_steps": steps}
+        lost = 1.0 - float(finite.double().mean())
+        results = [Result(f"diverged-{steps}", lost, "", facts, better="lower")]
+        if int(finite.sum()) < 2:
+            note = f"{int((~finite).sum())} of {self.chains} chains left the finite numbers; take smaller steps."
+            return [Result(f"energy-drift-{steps}", None, "nats", facts, note=note), *results]
+        kept = chain.kept[:upto]
+        energy = drift(potential[:, finite], kept)
+        spread = drift(norm[:, finite], kept)
+        last = norm[:, finite][[step > 0.75 * steps for step in kept]].mean(0)
+        note = "From the second to the last quarter of the steps."
+        results += [
+            Result(f"norm-drift-{steps}", spread[0], "", facts, spread[1], note=note),
+            Result(f"norm-{steps}", float(last.mean()), "", facts, _error(last), note="1 in the base."),
+        ]
+        within = "no drift beyond noise" if abs(energy[0]) <= 3.0 * energy[1] else "the chains are on the move"
+        note = f"{note} {abs(energy[0]) / max(energy[1], 1e-300):.1f} standard errors: {within}."
+        return [Result(f"energy-drift-{steps}", energy[0], "nats", facts, energy[1], note=note), *results]
+
+    # -- images -------------------------------------------------------------------------------------------------------
+
+    def _views(self, evaluation: Evaluation, target: Target, chain: ChainResult) -> dict[int, Tensor]:
+        """Images of all chains after some steps, every one of :attr:`steps` among them; none of other data."""
+        if not is_image(tuple(evaluation.model.data_shape)):
+            return {}
+        # Early steps change most: the looks lie closer together there.
+        picked = (torch.linspace(0, 1, _LOOKS).square() * (len(chain.kept) - 1)).round().long().tolist()
+        numbers = sorted({*picked, *(chain.kept.index(steps) for steps in self.steps)})
+        return {
+            chain.kept[number]: target.to_data(chain.trace[number].nan_to_num(), mean=True).cpu() for number in numbers
+        }
+
+    def _reference(self, evaluation: Evaluation) -> tuple[float, ...] | None:
+        if evaluation.data is None:
+            return None
+        x = evaluation.rows(self.split, self.count).x
+        return tuple(float(values.mean()) for values in look(x, self.margin))
+
+    def _looks(
+        self, views: dict[int, Tensor], reference: tuple[float, ...], steps: int, protocol: dict[str, Any]
+    ) -> list[Result]:
+        saturation, contrast, variation = look(views[steps], self.margin)
+        facts = {**protocol, "chain_steps": steps}
+        share = f"Share of the images {float(saturation.mean()):.4f}, of the data {reference[0]:.4f}."
+        results = [
+            Result(
+                f"saturation-{steps}",
+                float(saturation.mean()) - reference[0],
+                "",
+                facts,
+                _error(saturation),
+                note=share,
+            )
+        ]
+        for name, values, base in (("contrast", contrast, reference[1]), ("variation", variation, reference[2])):
+            if base == 0.0:
+                results.append(Result(f"{name}-{steps}", None, "×", facts, note="The data have none."))
+                continue
+            note = f"Images {float(values.mean()):.4f}, data {base:.4f}."
+            results.append(
+                Result(f"{name}-{steps}", float(values.mean()) / base, "×", facts, _error(values) / base, note=note)
+            )
+        return results
+
+    # -- figures ------------------------------------------------------------------------------------------------------
+
+    def _figures(
+        self,
+        evaluation: Evaluation,
+        target: Target,
+        chain: ChainResult,
+        views: dict[int, Tensor],
+        reference: tuple[float, ...] | None,
+    ) -> list[Figure]:
+        lengths = " and ".join(f"{steps:,}" for steps in self.steps)
+        caption = (
+            f"Potential (nats) and squared length of the latent noise over its dimension, along {self.chains} chains: "
+            f"median and the middle 90 %. Dotted lines stand after {lengths} steps."
+        )
+        curves = {
+            "potential (nats)": chain.potentials.cpu().double(),
+            "|ε|² / D": _norm(target, chain.trace).cpu(),
+        }
+        figures = [
+            evaluation.figure(
+                "long-run-trace", "Long chains", caption, lambda canvas: self._draw(canvas, chain.kept, curves),
+                size=(6.4, 4.4),
+            )
+        ]  # fmt: skip
+        if not views:
+            return figures
+        if reference is not None:
+            measured = {step: [float(values.mean()) for values in look(x, self.margin)] for step, x in views.items()}
+            caption = (
+                f"Images along {self.chains} chains against {self.count:,} of the data (dashed): share of saturated "
+                "numbers, standard deviation within an image, mean difference of neighbouring pixels."
+            )
+            figures.append(
+                evaluation.figure(
+                    "long-run-looks", "Saturation and contrast along the chain", caption,
+                    lambda canvas: _draw_looks(canvas, measured, reference), size=(6.4, 2.6),
+                )
+            )  # fmt: skip
+        for steps in self.steps if self.show else ():
+            shown = [step for step in views if step <= steps]
+            picked = [shown[number] for number in torch.linspace(0, len(shown) - 1, min(10, len(shown))).round().int()]
+            x = torch.stack([views[step][: self.show] for step in picked], dim=1)
+            listed = ", ".join(str(step) for step in picked)
+            caption = f"One chain per row, after {listed} steps. Values from -1 (black) to 1 (white)."
+            figures.append(
+                evaluation.picture(
+                    f"long-run-{steps}", f"{steps:,} steps", caption, x.flatten(0, 1), columns=len(picked)
+                )
+            )
+        return figures
+
+    def _draw(self, canvas: Canvas, kept: Sequence[int], curves: dict[str, Tensor]) -> None:
+        panels = canvas.subplots(len(curves), 1, sharex=True)
+        shares = torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)
+        for panel, (name, values) in zip(panels, curves.items(), strict=True):
+            # What left the finite numbers would swallow the axis.
+            seen = values.clamp(-1e12, 1e12).nan_to_num()
+            low, middle, high = seen.quantile(shares, dim=1).numpy()
+            panel.fill_between(kept, low, high, color=SERIES[0], alpha=0.15, linewidth=0)
+            panel.plot(kept, middle, color=SERIES[0])
+            for steps in self.steps[:-1]:
+                panel.axvline(steps, color=SERIES[1], linestyle=":", linewidth=1.0)
+            panel.set(ylabel=name, xlim=(kept[0], kept[-1]))
+        panels[-1].set(xlabel="chain step")
+
+
+def drift(values: Tensor, kept: Sequence[int]) -> tuple[float, float]:
+    r"""Mean of the last quarter of the steps less that of the second quarter, and its standard error over chains.
+
+    The first quarter is left to arrive in. The chains are independent of each other, so that the error is right
+    whatever the correlation along a chain.
+
+    Arguments:
+        values: A quantity along chains, with shape :math:`(K, B)`.
+        kept: Step numbers of its rows.
+    """
+    last = kept[-1]
+    early = torch.tensor([0.25 * last < step <= 0.5 * last for step in kept])
+    late = torch.tensor([step > 0.75 * last for step in kept])
+    moved = values[late.to(values.device)].mean(0) - values[early.to(values.device)].mean(0)
+    return float(moved.mean()), _error(moved)
+
+
+def look(x: Tensor, margin: float) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Saturation, contrast and variation of images :math:`(B, C, H, W)`, each with shape :math:`(B,)`.
+
+    Arguments:
+        x: Images in [-1, 1].
+        margin: Distance from -1 or 1 at which a number counts as saturated.
+    """
+    x = x.double()
+    saturation = (x.abs() >= 1.0 - margin).double().flatten(1).mean(1)
+    across, down = x.diff(dim=-1).abs(), x.diff(dim=-2).abs()
+    variation = 0.5 * (across.flatten(1).mean(1) + down.flatten(1).mean(1))
+    return saturation, x.flatten(1).std(1), variation
+
+
+def _norm(target: Target, trace: Tensor) -> Tensor:
+    """Squared length of the latent part of positions over its dimension, with shape ``(K, B)``."""
+    width = sum(group.size for group in target.layout.groups if group.name.startswith("z.")) or target.layout.size
+    # The latent groups come first in every layout that has any.
+    return trace[..., :width].double().square().mean(-1)
+
+
+def _error(values: Tensor) -> float:
+    return float(values.double().std()) / math.sqrt(len(values))
+
+
+def _draw_looks(canvas: Canvas, measured: dict[int, list[float]], reference: tuple[float, ...]) -> None:
+    panels: Sequence[Any] = canvas.subplots(1, 3)
+    names = ("saturated share", "contrast", "variation")
+    for number, (panel, name) in enumerate(zip(panels, names, strict=True)):
+        panel.plot(list(measured), [values[number] for values in measured.values()], color=SERIES[0])
+        panel.axhline(reference[number], color="#8c959f", linestyle="--", linewidth=1.0)
+        panel.set(title=name, xlabel="chain step", xlim=(min(measured), max(measured)))
