@@ -10,13 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from genfw.errors import DataError
 from genfw.evaluate import Evaluation
+from genfw.files import sync_file
 from genfw.interfaces import Split
 
-__all__ = ["cache_folder", "digest_of_settings", "digest_of_split", "digest_of_tensors", "read_split"]
+__all__ = [
+    "cache_folder",
+    "digest_of_settings",
+    "digest_of_split",
+    "digest_of_tensors",
+    "read_split",
+    "save_tensors",
+]
 
 #: Rows read at once.
 _CHUNK = 2048
@@ -47,6 +56,18 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 def digest_of_settings(settings: Mapping[str, Any]) -> str:
     """SHA-256 of JSON scalars by name."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file that is whole, or is not there; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part)
+        sync_file(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_split(split: Split) -> Iterator[tuple[Tensor, Tensor | None]]:

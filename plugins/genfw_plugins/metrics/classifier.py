@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 
 import attrs
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from genfw.data import Loader
 from genfw.errors import ContractError, DataError
-from genfw.files import sync_file, write_atomically
+from genfw.files import write_atomically
 from genfw.freeze import frozen
 from genfw.interfaces import Dataset, Split
 from genfw.randomness import kept_apart
 from genfw.seeding import derive_seed
 from genfw.types import Size
-from genfw_plugins.metrics._content import digest_of_settings, digest_of_split, digest_of_tensors, read_split
+from genfw_plugins.metrics._content import (
+    digest_of_settings,
+    digest_of_split,
+    digest_of_tensors,
+    read_split,
+    save_tensors,
+)
 
 __all__ = ["ClassifierNetwork", "TrainedClassifier", "trained_classifier"]
 
@@ -189,14 +194,7 @@ def _finished(network: ClassifierNetwork, accuracy: float, classes: int, data_sh
 
 def _save(trained: TrainedClassifier, path: Path, settings: dict[str, int]) -> None:
     """The JSON comes last and names the weights' hash: a pair is whole, or is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
-        save_file({name: value.cpu().contiguous() for name, value in trained.network.state_dict().items()}, part)
-        sync_file(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    save_tensors(path, trained.network.state_dict())
     facts = {"accuracy": trained.accuracy, "digest": trained.digest, "classes": trained.classes, "settings": settings}
     write_atomically(path.with_suffix(".json"), json.dumps(facts, indent=2) + "\n")
 
