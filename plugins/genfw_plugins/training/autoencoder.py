@@ -1,0 +1,101 @@
+"""A deterministic autoencoder, held in shape by penalties instead of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from genfw.errors import ContractError
+from genfw.interfaces.optimizer import OptimizerFactory
+from genfw.interfaces.stage import Stage
+from genfw.model import Model
+from genfw.optim import Clip, Updater, WeightAverage
+from genfw.types import Batch
+from genfw_plugins.training._common import check_schedule, need
+
+__all__ = ["Autoencoder"]
+
+
+class Autoencoder(Stage):
+    r"""Train encoder and decoder to give data back, with the encoder's centre :math:`\mu(x)` as the latent noise.
+
+    .. math:: \overline{\|x - E[x \mid z]\|^2} + \frac{\beta}{2} \overline{|\mu(x)|^2} + \lambda \sum_w w^2,
+        \quad z = T_z(\mu(x)),
+
+    the last sum over the decoder's weights (RAE-L2). The latents get no law in this stage: fit one afterwards (stage
+    ``distill`` with start ``encoder`` at temperature 0), and draw from that.
+
+    References:
+        From variational to deterministic autoencoders (Ghosh et al., 2020), https://arxiv.org/abs/1903.12436
+
+    Arguments:
+        model: The composed model; it needs prior, decoder and encoder.
+        steps: Training steps.
+        batch: Rows per step over all processes.
+        optimizer: How the weights of prior, decoder and encoder move.
+        latent_l2: :math:`\beta`.
+        decoder_l2: :math:`\lambda`.
+        clip: Gradient clipping.
+        average: Decay of the average of the weights that the stage leaves in the model; 0 keeps none.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+
+    def __init__(
+        self,
+        model: Model,
+        steps: int,
+        batch: int,
+        optimizer: OptimizerFactory,
+        latent_l2: float = 1e-4,
+        decoder_l2: float = 1e-7,
+        clip: Clip | None = None,
+        average: float = 0.0,
+    ) -> None:
+        check_schedule(steps, batch)
+        need(model, "autoencoder", "prior", "decoder", "encoder")
+        if latent_l2 < 0 or decoder_l2 < 0:
+            raise ContractError(f"latent_l2 and decoder_l2 are weights from 0 up, got {latent_l2} and {decoder_l2}")
+        self.model, self.steps, self.batch, self.optimizer = model, steps, batch, optimizer
+        self.latent_l2, self.decoder_l2, self.clip, self.average = latent_l2, decoder_l2, clip, average
+
+    def setup(self) -> None:
+        """See :meth:`Stage.setup`."""
+        model = self.model
+        self.networks = nn.ModuleList([p for p in (model.prior, model.decoder, model.encoder) if p is not None])
+        self.updater = Updater([self.networks], self.optimizer, self.run, self.steps, self.clip)
+        self.register("updater", self.updater)
+        self.averaged = WeightAverage(self.networks, self.average) if self.average else None
+        if self.averaged is not None:
+            self.register("average", self.averaged)
+
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """See :meth:`Stage.step`."""
+        model = self.model
+        assert model.encoder is not None  # refused in __init__
+        assert model.decoder is not None
+        self.networks.train()
+        with self.run.fabric.autocast():
+            centre = model.encoder(batch.x, generator=self.run.generator, temperature=0.0)
+            error = (batch.x - model.likelihood(centre.latent).mean).flatten(1).square()
+            size = centre.noise.square().sum(1)
+            weights = torch.stack([weight.square().sum() for weight in model.decoder.parameters()]).sum()
+            loss = error.sum(1).mean() + 0.5 * self.latent_l2 * size.mean() + self.decoder_l2 * weights
+        gradient = self.updater.update(loss, step)
+        if self.averaged is not None:
+            self.averaged.update()
+        return {
+            "loss": loss.detach(),
+            "mse": error.detach().mean(),
+            # Of any scale that the decoder likes; no law is asked of it.
+            "latent/square": size.detach().mean(),
+            "gradient": gradient,
+        }
+
+    def finish(self) -> None:
+        """See :meth:`Stage.finish`."""
+        if self.averaged is not None:
+            self.averaged.apply()
