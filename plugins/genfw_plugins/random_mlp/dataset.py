@@ -1,0 +1,81 @@
+"""Data drawn from a law pushed through a random, fixed network."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+from genfw.interfaces import Dataset, Split
+from genfw.nets import Activation
+from genfw.seeding import derive_seed
+from genfw.types import Size
+from genfw_plugins.random_mlp.network import RandomMLP
+
+__all__ = ["RandomMLPData"]
+
+
+class _Rows(Split):
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        return self.x[index], None
+
+
+class RandomMLPData(Dataset):
+    r"""Draws of the model that has decoder ``random-mlp``: :math:`x = g(z) + \sigma \epsilon`, :math:`z` from ``law``.
+
+    A row for each row of the law's splits. With the same ``seed``, ``hidden``, ``activation``, ``sigma``,
+    ``weight_std`` and ``bias_std`` as the decoder, the posterior that the model has given a row is exact: the row was
+    made so.
+
+    References:
+        DAMC (arXiv 2310.03218), App. E.1.
+
+    Arguments:
+        law: The law of :math:`z`; a data set whose items are vectors.
+        size: Numbers in a row.
+        hidden: Width of each hidden layer of :math:`g`.
+        activation: Between the layers.
+        sigma: :math:`\sigma`.
+        weight_std: Standard deviation of the weights.
+        bias_std: Standard deviation of the biases.
+        seed: Which network, and which noise.
+    """
+
+    def __init__(
+        self,
+        law: Dataset,
+        size: int = 2,
+        hidden: tuple[int, ...] = (128, 128, 128),
+        activation: Activation = "relu",
+        sigma: float = 0.25,
+        weight_std: float = 0.2,
+        bias_std: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        if size < 1 or sigma <= 0:
+            raise ContractError(f"size is at least 1 and sigma above 0, got {size} and {sigma}")
+        self.law, self.size, self.sigma, self.seed = law, size, sigma, seed
+        inputs = math.prod(law.data_shape)
+        self.net = RandomMLP(inputs, hidden, size, activation, weight_std, bias_std, seed)
+
+    @property
+    def data_shape(self) -> Size:
+        """See :attr:`genfw.interfaces.Dataset.data_shape`."""
+        return (self.size,)
+
+    def split(self, name: str) -> Split:
+        """See :meth:`genfw.interfaces.Dataset.split`."""
+        rows = self.law.split(name)
+        z, _ = rows.get(torch.arange(len(rows)))
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "random-mlp", name))
+        with torch.no_grad():
+            mean = self.net(z.flatten(1).float())
+        return _Rows(mean + self.sigma * torch.randn(mean.shape, generator=generator))

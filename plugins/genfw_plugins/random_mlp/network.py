@@ -1,0 +1,65 @@
+"""Fully connected layers with normal weights, which decoder and data set make alike from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genfw.errors import ContractError
+from genfw.nets import Activation, activation_layer
+from genfw.seeding import derive_seed
+
+__all__ = ["RandomMLP"]
+
+
+class RandomMLP(nn.Module):
+    r"""Fully connected layers with weights :math:`N(0, w^2)` and biases :math:`N(0, b^2)`, drawn once.
+
+    They are buffers: saved with the model, and out of every optimiser's reach.
+
+    Arguments:
+        inputs: Width of the input.
+        hidden: Width of each hidden layer.
+        outputs: Width of the output.
+        activation: Between the layers.
+        weight_std: :math:`w`.
+        bias_std: :math:`b`.
+        seed: Says which network; the same arguments give the same one.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: Sequence[int],
+        outputs: int,
+        activation: Activation,
+        weight_std: float,
+        bias_std: float,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        widths = [inputs, *hidden, outputs]
+        if min(widths) < 1:
+            raise ContractError(f"every layer needs a width of at least 1, got {widths}")
+        if weight_std <= 0 or bias_std < 0:
+            raise ContractError(f"weight_std is above 0 and bias_std from 0 up, got {weight_std} and {bias_std}")
+        generator = torch.Generator().manual_seed(derive_seed(seed, "random-mlp"))
+        for number, (before, after) in enumerate(pairwise(widths)):
+            weight = torch.randn(after, before, generator=generator, dtype=torch.float32)
+            bias = torch.randn(after, generator=generator, dtype=torch.float32)
+            self.register_buffer(f"weight{number}", weight_std * weight)
+            self.register_buffer(f"bias{number}", bias_std * bias)
+        self.layers = len(widths) - 1
+        self.between = activation_layer(activation)
+
+    def forward(self, z: Tensor) -> Tensor:
+        r"""Map :math:`(B, \text{inputs})` to :math:`(B, \text{outputs})`."""
+        for number in range(self.layers):
+            if number:
+                z = self.between(z)
+            z = F.linear(z, self.get_buffer(f"weight{number}"), self.get_buffer(f"bias{number}"))
+        return z
