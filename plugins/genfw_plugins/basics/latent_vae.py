@@ -21,8 +21,8 @@ class LatentVAE(Amortizer):
     r"""VAE of positions: :math:`u \sim N(0, I)`, :math:`\epsilon \sim N(g(u), \gamma^2 I)`; it is blind to x.
 
     Its loss is the negative evidence lower bound, :math:`-\log p(\epsilon \mid u) + KL[q(u \mid \epsilon) \| p(u)]`,
-    with one :math:`u` from a normal :math:`q`. Fitted to an encoder's draws it is the second stage of a two-stage VAE: where
-    the latents fill their space, it learns their law even though the first prior did not hold.
+    with one :math:`u` from a normal :math:`q`. Fitted to an encoder's draws it is the second stage of a two-stage
+    VAE: where the latents fill their space, it learns their law even though the first prior did not hold.
 
     References:
         Diagnosing and enhancing VAE models (Dai and Wipf, 2019), https://arxiv.org/abs/1903.05789
@@ -83,8 +83,9 @@ class LatentVAE(Amortizer):
         code = mean + log_scale.exp() * self._noise(len(position), self.dim, generator)
         kl = (0.5 * (mean.square() + (2 * log_scale).exp() - 1) - log_scale).sum(1)
         gamma = self.scale
-        error: Tensor = (position - self.decoder(code)).square().sum(1) / (2 * gamma.square())
-        return error + self.size * (gamma.log() + 0.5 * math.log(2 * math.pi)) + kl
+        error = (position - self.decoder(code)).square().sum(1) / (2 * gamma.square())
+        total: Tensor = error + self.size * (gamma.log() + 0.5 * math.log(2 * math.pi)) + kl
+        return total
 
     def _noise(self, count: int, width: int, generator: torch.Generator) -> Tensor:
         like = self.log_scale

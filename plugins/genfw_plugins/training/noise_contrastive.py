@@ -27,7 +27,8 @@ class NoiseContrastive(Stage):
     r"""Train one energy on the latent to tell posterior latents :math:`z^+` from draws :math:`z^-` of the prior so far.
 
     The prior before energy :math:`k`, counted from 0, is :math:`p_k(z) \propto p_0(z) e^{-E_0(z) - \dots -
-    E_{k-1}(z)}`, the aggregated posterior is :math:`q(z) = \mathbb{E}_x\, q(z \mid x)`. The energy descends the logistic loss
+    E_{k-1}(z)}`, the aggregated posterior is :math:`q(z) = \mathbb{E}_x\, q(z \mid x)`. The energy descends the
+    logistic loss
 
     .. math:: \overline{\log(1 + e^{E_k(z^+)})} + \overline{\log(1 + e^{-E_k(z^-)})},
 
