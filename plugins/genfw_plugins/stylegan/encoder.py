@@ -1,0 +1,122 @@
+"""From an image to the styles that a StyleGAN makes it of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from genfw.errors import ContractError
+from genfw.importing import load_into
+from genfw.interfaces.encoder import Encoder, Posterior
+from genfw.interfaces.prior import Prior
+from genfw.nets import normal_posterior
+from genfw.types import Size
+from genfw_plugins.stylegan.inspector import Inspector
+from genfw_plugins.stylegan.prior import StyleGANPrior
+
+__all__ = ["StyleGANEncoder"]
+
+
+class StyleGANEncoder(Encoder):
+    r"""Styles of an image, :math:`w = f(x)`, and a normal around them in the prior's noise.
+
+    The posterior is :math:`q(\epsilon_z \mid x) = N(T_z^{-1}(f(x)), s^2)` with one learned scale :math:`s` for every
+    number of the styles, the same for all images; at temperature 0 it is the published encoder. With ``embedding`` it
+    is a description of that length for an amortizer, and there is no posterior.
+
+    References:
+        Zhu et al. 2020, in-domain GAN inversion (arXiv 2004.00049); DAMC (arXiv 2310.03218) App. D.
+
+    Arguments:
+        data_shape: Shape of one image, :math:`C, H, H`.
+        prior: The model's prior, a 'stylegan' one; a posterior needs it.
+        channels_base: Channels of the first maps, doubled in every block,
+        channels_max: and the most there are.
+        scale: What every :math:`s` begins with.
+        embedding: Length of the description; absent, the encoder is a posterior.
+        weights: What ``genfw import stylegan`` has written, if an encoder was in the file.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"channels_base": 2, "channels_max": 4, "weights": None}
+
+    def __init__(
+        self,
+        data_shape: Size,
+        prior: Prior | None = None,
+        channels_base: int = 64,
+        channels_max: int = 1_024,
+        scale: float = 0.1,
+        embedding: int | None = None,
+        weights: Path | None = None,
+    ) -> None:
+        super().__init__()
+        if len(data_shape) != 3 or data_shape[1] != data_shape[2]:
+            raise ContractError(f"encoder 'stylegan' reads square images (C, H, H), not {tuple(data_shape)}")
+        if min(channels_base, channels_max) < 1 or scale <= 0.0:
+            raise ContractError(
+                "channels_base and channels_max are at least 1 and scale above 0, "
+                f"got {channels_base}, {channels_max} and {scale}"
+            )
+        if embedding is not None:
+            prior, outputs = None, embedding
+        elif isinstance(prior, StyleGANPrior):
+            outputs = math.prod(prior.noise_shapes[0])
+        else:
+            raise ContractError(
+                "encoder 'stylegan' gives styles of prior 'stylegan', or with embedding a description; the prior is "
+                f"{'absent' if prior is None else f'a {type(prior).__name__}'}"
+            )
+        # Kept out of the module's children: the prior's statistics belong to the model, not to its encoder.
+        object.__setattr__(self, "_prior", prior)
+        channels, side, _ = data_shape
+        self.net = Inspector(side, channels, channels_base, channels_max, outputs)
+        self.log_scale = None if prior is None else nn.Parameter(torch.full((outputs,), math.log(scale)))
+        if weights is not None:
+            load_into(self, weights)
+
+    def styles(self, x: Tensor) -> Tensor:
+        """Styles of images, shaped like the prior's.
+
+        Raises:
+            ContractError: The encoder was made with ``embedding``.
+        """
+        return self.net(x).reshape(len(x), *self._posterior_of().noise_shapes[0])  # type: ignore[no-any-return]
+
+    def _posterior_of(self) -> StyleGANPrior:
+        prior: StyleGANPrior | None = self.__dict__["_prior"]
+        if prior is None:
+            raise ContractError("this encoder describes x (embedding) and has no posterior; leave embedding out")
+        return prior
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        temperature: float = 1.0,
+    ) -> Posterior:
+        """See :meth:`Encoder.forward`.
+
+        Raises:
+            ContractError: The encoder was made with ``embedding``.
+        """
+        prior = self._posterior_of()
+        mean = prior.inverse(self.styles(x))
+        assert self.log_scale is not None  # there is one wherever there is a prior
+        # Of the generator's noise, where it is in the latent, x says nothing here: it stays standard normal.
+        log_scale = functional.pad(self.log_scale, (0, mean.shape[1] - len(self.log_scale))).expand_as(mean)
+        return normal_posterior(prior, mean, log_scale, noise=noise, generator=generator, temperature=temperature)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """See :meth:`Encoder.embed`."""
+        if self.__dict__["_prior"] is None:
+            vector: Tensor = self.net(x)
+            return vector
+        return self._posterior_of().inverse(self.styles(x))
