@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import nn
+from torch.nn.utils import parametrize
 
-__all__ = ["frozen"]
+from genfw.interfaces.decoder import Decoder
+from genfw.interfaces.energy import Energy
+
+__all__ = ["frozen", "held"]
 
 
 @contextmanager
@@ -30,3 +34,18 @@ def frozen(*modules: nn.Module | None) -> Iterator[None]:
             part.training = mode
         for parameter, flag in requires:
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def held(*modules: nn.Module | None) -> Iterator[None]:
+    """Hold ``modules`` for the length of a chain: :func:`frozen`, and whatever depends on weights alone made once.
+
+    That is weights made of other parameters (weight norm, spectral norm), and what an energy or a decoder prepares in
+    its ``for_chain``.
+    """
+    with frozen(*modules), parametrize.cached(), ExitStack() as stack:
+        for module in modules:
+            for part in () if module is None else module.modules():
+                if isinstance(part, Energy | Decoder):
+                    stack.enter_context(part.for_chain())
+        yield

@@ -25,10 +25,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from genfw.errors import ContractError
-from genfw.freeze import frozen
+from genfw.freeze import held
 from genfw.model import Model
 from genfw.types import Latent, NoiseGroup, NoiseLayout
 
@@ -112,9 +111,9 @@ class Target(abc.ABC):
     def chain(self) -> Iterator[None]:
         """Hold for the length of one chain: networks in eval mode, their parameters frozen; all restored afterwards.
 
-        Weights that are made of other parameters (weight norm, spectral norm) are made once.
+        What depends on weights alone is made once; see :func:`genfw.freeze.held`.
         """
-        with frozen(*self.modules()), parametrize.cached():
+        with held(*self.modules()):
             yield
 
     def tempered(self, beta: float | Tensor) -> Tempered:
@@ -225,6 +224,14 @@ class PriorTarget(NoiseTarget):
     def tilt(self, position: Tensor) -> Tensor:
         """See :meth:`Target.tilt`."""
         return self.model.latent_energy(self.model.latent(position))
+
+    def tilt_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Target.tilt_and_grad`."""
+        energies = self.model.latent_energies
+        if len(energies) != 1 or self.model.prior is None or not self.model.prior.identity:
+            return super().tilt_and_grad(position)
+        # The energy reads the position itself, and may know its own gradient.
+        return energies[0].value_and_grad(position)
 
 
 class PosteriorTarget(NoiseTarget):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -27,6 +29,13 @@ class Decoder(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, latent: Latent) -> Likelihood:
         r"""The density :math:`p(x \mid z)` for each latent of the batch."""
+
+    @contextmanager
+    def for_chain(self) -> Iterator[None]:
+        """Held while a chain runs, in eval mode with frozen parameters: whatever weights alone decide may be made ready
+        here, once for all steps, and ``forward`` may use it. Values and gradients stay the same; nothing by default.
+        """
+        yield
 
     def penalty(self) -> Tensor | None:
         """A scalar that training may add, weighed by the recipe (spectral norms, say); none by default."""

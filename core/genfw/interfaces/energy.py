@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["Energy"]
@@ -31,6 +34,24 @@ class Energy(nn.Module, abc.ABC):
         Returns:
             Energies :math:`E(v)` in nats, with shape :math:`(B,)`.
         """
+
+    def value_and_grad(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Energies :math:`(B,)` and their gradient :math:`(B, *)` in ``v``, both without graph.
+
+        By autograd; override it where a closed form is cheaper.
+        """
+        with torch.enable_grad():
+            v = v.detach().requires_grad_(True)
+            energy: Tensor = self(v)
+            (gradient,) = torch.autograd.grad(energy.sum(), v)
+        return energy.detach(), gradient
+
+    @contextmanager
+    def for_chain(self) -> Iterator[None]:
+        """Held while a chain runs, in eval mode with frozen parameters: whatever weights alone decide may be made ready
+        here, once for all steps, and ``forward`` may use it. Values and gradients stay the same; nothing by default.
+        """
+        yield
 
     def initialise(self, x: Tensor) -> None:
         """Set weights that the data decide (lengths of a weight norm), once, before the first step; none by default.

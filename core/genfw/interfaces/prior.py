@@ -20,6 +20,10 @@ class Prior(nn.Module, abc.ABC):
     batch do not influence one another in eval mode.
     """
 
+    #: Whether the latent is its noise, :math:`T_z(\epsilon_z) = \epsilon_z` in one group at temperature 1; chains then
+    #: need not differentiate through it.
+    identity: bool = False
+
     @property
     @abc.abstractmethod
     def noise_shapes(self) -> tuple[Size, ...]:

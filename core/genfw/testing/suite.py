@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genfw.catalogue import class_problems
+from genfw.freeze import held
 from genfw.statetree import join_tree, split_tree
 from genfw.types import StateTree
 
@@ -192,6 +193,27 @@ class ModuleSuite(ComponentSuite):
         assert abs(float(difference - expected)) < 1e-3 * scale, (
             f"along one direction the result changes by {float(difference):.6g}, autograd says {float(expected):.6g}"
         )
+
+    def test_a_chain_changes_nothing(self) -> None:
+        """What is made ready for a chain gives the same values and gradients, and is gone after it."""
+        module = self.prepared()
+        v = self.inputs(module, 3)
+
+        def value_and_gradient() -> Tensor:
+            point = v.clone().requires_grad_(True)
+            result = self.apply(module, point)
+            (gradient,) = torch.autograd.grad((result * torch.linspace(0.5, 1.5, result.shape[1])).sum(), point)
+            return torch.cat([result.detach().flatten(), gradient.flatten()])
+
+        outside = value_and_gradient()
+        with held(module):
+            self._assert_close(value_and_gradient(), outside, "inside a chain it computes something else")
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.mul_(1.1)
+        moved = value_and_gradient()
+        with held(module):
+            self._assert_close(value_and_gradient(), moved, "a chain goes on with the weights of an earlier one")
 
     def test_gradient_reaches_every_parameter(self) -> None:
         """Every weight takes part."""

@@ -21,6 +21,8 @@ class StandardNormal(Prior):
         dim: Size of the latent.
     """
 
+    identity = True
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         if dim < 1:

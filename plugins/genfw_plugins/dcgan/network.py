@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from genfw.errors import ContractError
 from genfw_plugins.dcgan.presets import Last
 
-__all__ = ["Project", "generator", "generator_side", "inspector", "inspector_side"]
+__all__ = ["Gather", "Project", "generator", "generator_side", "inspector", "inspector_side"]
 
 SLOPE = 0.2
 
@@ -34,6 +34,25 @@ class Project(nn.ConvTranspose2d):
         assert self.bias is not None  # never switched off
         maps: Tensor = (z.flatten(1) @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])
         return maps + self.bias[:, None, None]
+
+
+class Gather(nn.Conv2d):
+    r"""Convolution as large as its map: a matrix product, :math:`(B, C, k, k) \to (B, e, 1, 1)`.
+
+    Weights and their initialisation are those of :class:`torch.nn.Conv2d`; the product is faster.
+
+    Arguments:
+        channels: :math:`C`.
+        outputs: :math:`e`.
+        sides: :math:`k`, of both axes.
+    """
+
+    def __init__(self, channels: int, outputs: int, sides: tuple[int, int]) -> None:
+        super().__init__(channels, outputs, sides)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Map a batch of feature maps to vectors."""
+        return nn.functional.linear(maps.flatten(1), self.weight.flatten(1), self.bias)[:, :, None, None]
 
 
 def generator_side(start: int, factors: Sequence[int], last: Last) -> int:
@@ -104,4 +123,4 @@ def inspector(
         layers.append(nn.Conv2d(before, after, 4, 2, 1) if layers else nn.Conv2d(before, after, 3, 1, 1))
         layers.append(nn.InstanceNorm2d(after, affine=True) if normalise else nn.Identity())
         layers.append(nn.LeakyReLU(SLOPE))
-    return nn.Sequential(*layers, nn.Conv2d(widths[-1], outputs, (left[0], left[1])), nn.Flatten())
+    return nn.Sequential(*layers, Gather(widths[-1], outputs, (left[0], left[1])), nn.Flatten())

@@ -16,6 +16,7 @@ from genfw.types import NoiseLayout, Size
 from genfw_plugins.ddpm.network import MLPUNet
 from genfw_plugins.ddpm.schedule import CosineSchedule, alpha_sigma
 from genfw_plugins.ddpm.solvers import ancestral, ddim, dpm_solver
+from genfw_plugins.ddpm.walk import Walk
 
 __all__ = ["DDPM", "Solver"]
 
@@ -48,6 +49,8 @@ class DDPM(Amortizer):
         log_snr: Range of the log signal-to-noise ratio, noise first.
         widths: Outputs of the network's blocks on the way down.
         time_features: Length of the time embedding.
+        draw_precision: What matrix products are computed in when drawing; positions stay in the model's. ``bf16`` pays
+            where the processor multiplies in it.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 4}
@@ -65,6 +68,7 @@ class DDPM(Amortizer):
         log_snr: tuple[float, float] = (-5.1, 9.8),
         widths: tuple[int, ...] = (128, 256, 256),
         time_features: int = 128,
+        draw_precision: Literal["model", "bf16"] = "model",
     ) -> None:
         super().__init__()
         if steps < 2:
@@ -74,7 +78,7 @@ class DDPM(Amortizer):
         if guidance < 0.0:
             raise ContractError(f"guidance is a weight from 0 up, got {guidance}")
         self.size, self.steps, self.solver = latent_layout.size, steps, solver
-        self.variance, self.guidance = variance, guidance
+        self.variance, self.guidance, self.precision = variance, guidance, draw_precision
         self.schedule = CosineSchedule(*log_snr)
         self.encoder = encoder
         with frozen(encoder), torch.no_grad():
@@ -132,16 +136,15 @@ class DDPM(Amortizer):
 
     def _walk(self, count: int, context: Tensor, hidden: Tensor | None, generator: torch.Generator) -> Tensor:
         log_snr = self.schedule.grid(self.steps, even=self.solver != "ancestral")
-        network = self.network
-        # All there is to know of times and contexts before the first step; each step adds two rows.
-        time = network.of_time(log_snr.to(network.frequencies))
-        given = network.of_context(context)
-        null = None if hidden is None else network.of_context(hidden)
+        dtype = torch.bfloat16 if self.precision == "bf16" else None
+        time = self.network.of_time(log_snr.to(self.network.frequencies))
+        given = Walk(self.network, time, context, dtype)
+        null = None if hidden is None else Walk(self.network, time, hidden, dtype)
 
         def predict(position: Tensor, step: int) -> Tensor:
-            noise: Tensor = network(position, time[step] + given)
+            noise = given(position, step)
             if null is not None:
-                noise = noise + self.guidance * (noise - network(position, time[step] + null))
+                noise = noise + self.guidance * (noise - null(position, step))
             return noise
 
         position = self._noise(count, generator)

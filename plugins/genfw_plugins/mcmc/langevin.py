@@ -76,9 +76,9 @@ class Langevin(Sampler):
         """See :meth:`Sampler.step`."""
         h = self.step_size
         gradient = state.gradient if self.clip is None else state.gradient.clamp(-self.clip, self.clip)
-        position = state.position - h * gradient
+        position = torch.add(state.position, gradient, alpha=-h)
         if self.noise:
-            position = position + self.noise * math.sqrt(2.0 * h) * normal_like(position, generator)
+            position.add_(normal_like(position, generator), alpha=self.noise * math.sqrt(2.0 * h))
         if self.bounds is not None:
             position = position.clamp(*self.bounds)
         one = torch.ones_like(state.potential)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
+from genfw.closed import MLPByHand, Pullback, closed_form
 from genfw.errors import ContractError
 from genfw.interfaces.energy import Energy
 from genfw.nets import Activation, mlp
@@ -56,11 +60,41 @@ class MLPEnergy(Energy):
             if spectral_iterations
             else None
         )
+        self._prepared: MLPByHand | None = None
 
     def forward(self, v: Tensor) -> Tensor:
         """See :meth:`Energy.forward`."""
+        if self._prepared is not None:
+            return closed_form(self._by_hand, v)
         energy: Tensor = self.net(self.input_scale * v.flatten(1)).squeeze(1)
         return energy
+
+    def value_and_grad(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Energy.value_and_grad`."""
+        with torch.no_grad():
+            energy, pullback = self._by_hand(v)
+            return energy, pullback(torch.ones_like(energy))
+
+    def _by_hand(self, v: Tensor) -> tuple[Tensor, Pullback]:
+        scale = self.input_scale
+        flat = v.flatten(1) if scale == 1.0 else scale * v.flatten(1)
+        # Outside a chain the weights may have moved since the last call.
+        energy, pull = (self._prepared or MLPByHand(self.net))(flat)
+
+        def pullback(gradient: Tensor) -> Tensor:
+            slope = pull(gradient[:, None])
+            return (slope if scale == 1.0 else slope.mul_(scale)).view_as(v)
+
+        return energy.squeeze(1), pullback
+
+    @contextmanager
+    def for_chain(self) -> Iterator[None]:
+        """See :meth:`Energy.for_chain`: the gradient is computed in closed form."""
+        before, self._prepared = self._prepared, MLPByHand(self.net)
+        try:
+            yield
+        finally:
+            self._prepared = before
 
     def penalty(self) -> Tensor | None:
         """Sum of the layers' spectral norms, where ``spectral_iterations`` asks for it."""

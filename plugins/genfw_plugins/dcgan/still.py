@@ -1,0 +1,111 @@
+"""The generator made ready for a chain: weights laid out once, gradient by hand."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genfw.closed import ByHand, Pullback
+from genfw_plugins.dcgan.network import Project
+from genfw_plugins.dcgan.winograd import WinogradDoubling
+
+__all__ = ["StillGenerator"]
+
+#: Least saving of multiplications for which Winograd's transforms are worth their passes over memory, and least
+#: channels on both sides; below them the plain sum is as fast.
+SAVING, CHANNELS = 1.3, 64
+
+
+class StillGenerator:
+    r"""What :func:`genfw_plugins.dcgan.network.generator` computes, with its pull-back, on the weights of now.
+
+    Maps lie channels last. On a CPU, wide layers that double the side go through
+    :class:`~genfw_plugins.dcgan.winograd.WinogradDoubling` in full precision.
+
+    Arguments:
+        layers: The generator.
+        dtype: What maps and weights are kept in; latents and images stay as they are.
+    """
+
+    def __init__(self, layers: nn.Sequential, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._layers: list[ByHand] = []
+        side = 1
+        for layer, following in pairwise([*layers, None]):
+            if isinstance(layer, Project):
+                side = layer.kernel_size[0]
+                self._layers.append(_project(layer, dtype))
+            elif isinstance(layer, nn.ConvTranspose2d):
+                self._layers.append(_convolve(layer, side, dtype))
+                side *= layer.stride[0]
+            elif isinstance(layer, nn.LeakyReLU):
+                self._layers.append(_leaky_relu(layer.negative_slope))
+            elif not isinstance(layer, nn.Tanh) or following is not None:
+                raise TypeError(f"no gradient is written for the layer {layer}")
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Pullback]:
+        r"""Images :math:`(B, C, H, W)` of latents :math:`(B, d)`, and the pull-back from them."""
+        pullbacks: list[Pullback] = []
+        h = z.to(self.dtype)
+        for layer in self._layers:
+            h, pullback = layer(h)
+            pullbacks.append(pullback)
+        image = h.permute(0, 3, 1, 2).to(z.dtype, memory_format=torch.contiguous_format, copy=True).tanh_()
+
+        def pull(gradient: Tensor) -> Tensor:
+            gradient = torch.ops.aten.tanh_backward(gradient, image)
+            gradient = gradient.permute(0, 2, 3, 1).to(self.dtype, memory_format=torch.contiguous_format)
+            for pullback in reversed(pullbacks):
+                gradient = pullback(gradient)
+            return gradient.to(z.dtype)
+
+        return image, pull
+
+
+def _project(layer: Project, dtype: torch.dtype) -> ByHand:
+    assert layer.bias is not None  # never switched off
+    inputs, channels, side, _ = layer.weight.shape
+    weight = layer.weight.detach().permute(0, 2, 3, 1).reshape(inputs, -1).to(dtype)
+    bias = layer.bias.detach().repeat(side * side).to(dtype)
+
+    def forward(z: Tensor) -> tuple[Tensor, Pullback]:
+        maps = torch.addmm(bias, z, weight).view(-1, side, side, channels)
+        return maps, lambda g: g.reshape(len(g), -1) @ weight.t()
+
+    return forward
+
+
+def _leaky_relu(slope: float) -> ByHand:
+    def forward(h: Tensor) -> tuple[Tensor, Pullback]:
+        out = F.leaky_relu_(h, slope)
+        return out, lambda g: torch.ops.aten.leaky_relu_backward(g, out, slope, True)
+
+    return forward
+
+
+def _convolve(layer: nn.ConvTranspose2d, side: int, dtype: torch.dtype) -> ByHand:
+    assert layer.bias is not None  # never switched off
+    weight, bias = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
+    stride, padding = int(layer.stride[0]), int(layer.padding[0])
+    full = dtype in (torch.float32, torch.float64) and weight.device.type == "cpu"
+    if stride == 2 and full and WinogradDoubling.saving(side) >= SAVING and min(weight.shape[:2]) >= CHANNELS:
+        return WinogradDoubling(weight, bias, side)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+
+    def forward(h: Tensor) -> tuple[Tensor, Pullback]:
+        maps = F.conv_transpose2d(_first(h), weight, bias, stride, padding)
+        # The transpose of a transposed convolution is the convolution with the same weights.
+        return _last(maps), lambda g: _last(F.conv2d(_first(g), weight, None, stride, padding))
+
+    return forward
+
+
+def _first(h: Tensor) -> Tensor:
+    return h.permute(0, 3, 1, 2)
+
+
+def _last(h: Tensor) -> Tensor:
+    return h.permute(0, 2, 3, 1).contiguous()
