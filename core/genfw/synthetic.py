@@ -13,6 +13,8 @@ from genfw.types import Size
 
 __all__ = ["Synthetic"]
 
+_SPLITS = ("train", "test", "validation", "held-out")
+
 
 class Synthetic(Dataset):
     r"""Random fields of any shape in [-1, 1].
@@ -39,9 +41,9 @@ class Synthetic(Dataset):
         return self._shape
 
     def split(self, name: str) -> Split:
-        """``train``, ``test`` and ``validation``."""
-        if name not in ("train", "test", "validation"):
-            raise DataError(f"synthetic data has no split '{name}'; there are train, test, validation")
+        """``train``, ``test``, ``validation``, and ``held-out`` for the classes that a set may hold out."""
+        if name not in _SPLITS:
+            raise DataError(f"synthetic data has no split '{name}'; there are {', '.join(_SPLITS)}")
         return _Split(self, name, self.rows if name == "train" else self.rows // 4)
 
 
