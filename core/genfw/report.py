@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
-import struct
 import time
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import attrs
-import jinja2
 import yaml
 
 from genfw.checkpoint import write_atomically
-from genfw.curves import HEIGHT, WIDTH, make_charts, short
+from genfw.curves import HEIGHT, WIDTH, make_charts
+from genfw.page import Picture, digits, embed, render, words
 from genfw.rundir import RunDirectory, Status
 
 __all__ = ["write_report"]
 
 #: Snapshots of training that are shown at most.
 _SNAPSHOTS = 12
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@attrs.frozen
-class _Picture:
-    """A PNG as a data URI, with the size it should be shown in; a wide one has a row of its own."""
-
-    uri: str
-    width: int
-    height: int
-    title: str
-    caption: str
-    wide: bool
-
-
-def write_report(directory: str | Path) -> Path:
+def write_report(directory: str | Path, out: Path | None = None) -> Path:
     """Write ``report.html`` into a run directory.
 
     Works on unfinished and failed runs too: what is not there yet is said to be missing. The page loads nothing from
@@ -48,6 +32,7 @@ def write_report(directory: str | Path) -> Path:
 
     Arguments:
         directory: The run directory.
+        out: Where else to write the page.
 
     Returns:
         The page.
@@ -56,13 +41,10 @@ def write_report(directory: str | Path) -> Path:
         RunError: It is no run directory.
     """
     run = RunDirectory.open(directory)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": _number, "plain": _plain, "clock": _clock}
-    template = environment.from_string(files("genfw").joinpath("report.html.j2").read_text(encoding="utf-8"))
-    write_atomically(run.report, template.render(_facts(run)), durable=False)
-    return run.report
+    path = run.report if out is None else out
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, render("report.html.j2", _facts(run)), durable=False)
+    return path
 
 
 def _facts(run: RunDirectory) -> dict[str, Any]:
@@ -207,16 +189,16 @@ def _inner(label: str, block: Any) -> list[str]:
 def _result(record: Mapping[str, Any]) -> dict[str, Any]:
     value, error, paper = (_real(record.get(key)) for key in ("value", "error", "paper"))
     verdict, good = _verdict(value, error, paper, str(record.get("better", "")))
-    protocol = [(str(key), _plain(item)) for key, item in _mapping(record.get("protocol")).items()]
+    protocol = [(str(key), words(item)) for key, item in _mapping(record.get("protocol")).items()]
     settings = record.get("settings")
     return {
         "name": str(record.get("name", "")),
         "metric": str(record.get("metric", "")),
         "value": value,
-        "text": _number(value, error),
-        "error": "" if error is None else _number(error, error),
+        "text": digits(value, error),
+        "error": "" if error is None else digits(error, error),
         "unit": str(record.get("unit", "")),
-        "paper": "" if paper is None else _number(paper),
+        "paper": "" if paper is None else digits(paper),
         "verdict": verdict,
         "good": good,
         "note": str(record.get("note", "")),
@@ -235,7 +217,7 @@ def _verdict(value: float | None, error: float | None, paper: float | None, bett
     difference = value - paper
     if error is not None and abs(difference) <= 2.0 * error:
         return "equal within 2 standard errors", ""
-    amount = _number(abs(difference), error or max(abs(paper), 1e-12) * 1e-3)
+    amount = digits(abs(difference), error or max(abs(paper), 1e-12) * 1e-3)
     if better not in ("higher", "lower"):
         return f"differs by {amount}", ""
     good = (difference > 0) == (better == "higher")
@@ -253,34 +235,6 @@ def _real(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
-
-
-def _number(value: float | None, error: float | None = None) -> str:
-    """A number with as many digits as its standard error leaves meaningful, or four."""
-    if value is None:
-        return "–"
-    if error and error > 0 and abs(value) < 1e5:
-        decimals = max(0, min(8, 1 - math.floor(math.log10(error))))
-        return f"{value:.{decimals}f}".replace("-", "−")
-    return short(value)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return short(float(value)) if abs(value) < 1e7 else str(value)
-    return str(value)
-
-
-def _clock(seconds: float | None) -> str:
-    """Seconds as ``1 h 02 min``, ``3 min 20 s`` or ``8 s``."""
-    if seconds is None:
-        return ""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
 
 
 # -- curves -----------------------------------------------------------------------------------------------------------
@@ -311,18 +265,18 @@ def _stages(recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
 # -- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def _pictures(root: Path, records: Sequence[Mapping[str, Any]]) -> list[_Picture]:
+def _pictures(root: Path, records: Sequence[Mapping[str, Any]]) -> list[Picture]:
     """The figures that results name, each once, in order."""
-    pictures: dict[str, _Picture] = {}
+    pictures: dict[str, Picture] = {}
     for record in records:
         for figure in map(_mapping, record.get("figures") or []):
             path, title, caption = (str(figure.get(key, "")) for key in ("path", "title", "caption"))
-            if path not in pictures and (picture := _picture(root, path, title, caption)) is not None:
+            if path not in pictures and (picture := embed(root, path, title, caption)) is not None:
                 pictures[path] = picture
     return list(pictures.values())
 
 
-def _snapshots(run: RunDirectory) -> list[_Picture]:
+def _snapshots(run: RunDirectory) -> list[Picture]:
     """Samples drawn during training, evenly thinned."""
     found = sorted(
         run.samples.glob("stage*-step*.png"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)]
@@ -333,29 +287,6 @@ def _snapshots(run: RunDirectory) -> list[_Picture]:
     for path in found:
         stage, step = (int(number) for number in re.findall(r"\d+", path.stem)[:2])
         title = f"stage {stage + 1}, step {step:,}"
-        if (picture := _picture(run.path, f"samples/{path.name}", title, "")) is not None:
+        if (picture := embed(run.path, f"samples/{path.name}", title, "")) is not None:
             pictures.append(picture)
     return pictures
-
-
-def _picture(root: Path, relative: str, title: str, caption: str) -> _Picture | None:
-    path = (root / relative).resolve()
-    # A plugin's figure may be named anything; the page shows files of this run and no others.
-    if not relative or not path.is_relative_to(root.resolve()) or not path.is_file():
-        return None
-    content = path.read_bytes()
-    if not content.startswith(_PNG) or len(content) < 33:
-        return None
-    width, height = struct.unpack(">II", content[16:24])
-    scale = 96.0 / _dots_per_inch(content)
-    uri = "data:image/png;base64," + base64.b64encode(content).decode()
-    return _Picture(uri, round(width * scale), round(height * scale), title, caption, wide=width > 2.6 * height)
-
-
-def _dots_per_inch(content: bytes) -> float:
-    """Resolution that a PNG asks to be shown at; 96, one pixel to one, where it does not say."""
-    place = content.find(b"pHYs", 0, 4096)
-    if place < 0:
-        return 96.0
-    across, _, unit = struct.unpack(">IIB", content[place + 4 : place + 13])
-    return across * 0.0254 if unit == 1 and across else 96.0

@@ -24,6 +24,7 @@ NAMES = (
     "sample",
     "evaluate",
     "report",
+    "compare",
     "list",
     "show",
     "check",

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from genfw_cli.arguments import Root, RunName
+import typer
+
+from genfw_cli import complete
+from genfw_cli.arguments import Out, Root
 
 
-def command(run: RunName, root: Root = Path("runs")) -> None:
-    """Write a run's report anew, from its files alone.
+def command(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="A run directory, its name, 'latest', or a recipe's name for its latest run; several are compared.",
+            autocompletion=complete.runs,
+        ),
+    ],
+    out: Out = None,
+    root: Root = Path("runs"),
+) -> None:
+    """Write a run's report anew, from its files alone; of several runs, a page that compares them.
 
-    Prints the page's path.
+    Prints the page's path: report.html in the run's directory, comparison.html in the folder of runs for several.
     """
-    from genfw.report import write_report
     from genfw.runs import find_run
 
-    print(write_report(find_run(run, root)))
+    found = [find_run(run, root) for run in runs]
+    if len(found) == 1:
+        from genfw.report import write_report
+
+        print(write_report(found[0], out))
+    else:
+        from genfw.comparison import write_comparison
+
+        print(write_comparison(found, out or root / "comparison.html"))

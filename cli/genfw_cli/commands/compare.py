@@ -1,0 +1,71 @@
+"""``genfw compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from genfw_cli import complete
+from genfw_cli.arguments import Json, Root
+from genfw_cli.output import heading, number, show_json, table
+
+if TYPE_CHECKING:
+    from genfw.compare import Comparison
+
+
+def command(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Run directories, their names, 'latest', or recipes' names for their latest runs.",
+            autocompletion=complete.runs,
+        ),
+    ],
+    across: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--across", metavar="KEY", help="Rank over runs that differ in this part of the protocol; repeatable."
+        ),
+    ] = None,
+    root: Root = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Put runs side by side, and the papers' numbers.
+
+    Only numbers whose protocols agree are ranked; where they differ, it is said in what. Numbers of one letter agree.
+    """
+    from genfw.compare import compare_runs
+    from genfw.runs import find_run
+
+    comparison = compare_runs([find_run(run, root) for run in runs], across=across or ())
+    if as_json:
+        show_json(comparison)
+    else:
+        _print(comparison)
+
+
+def _print(comparison: Comparison) -> None:
+    rows = []
+    for row in comparison.rows:
+        parted = len({one.group for one in row.numbers if one.group}) > 1
+        for one in sorted(row.numbers, key=lambda one: (one.group or "~", one.rank or 0)):
+            rank = "" if one.rank is None else f"{one.rank}{'=' if one.tied else ''}"
+            place = f"{one.group}{rank}" if parted else rank
+            note = one.note if one.value is None or comparison.runs[one.run].smoke else ""
+            rows.append((row.name, comparison.runs[one.run].label, number(one.value, one.error), row.unit, place, note))
+        rows += [
+            (row.name, paper.source, number(paper.value), row.unit, "", "the paper's; its protocol is not recorded")
+            for paper in row.papers
+        ]
+    table(
+        ["result", "run", "value", "unit", "rank", ""],
+        rows,
+        empty="none of these runs has been evaluated; 'genfw evaluate RUN' does it",
+    )
+    reasons = [(row.name, row.reason) for row in comparison.rows if row.reason]
+    if reasons:
+        heading("Not ranked together")
+        table(["result", "why"], reasons)

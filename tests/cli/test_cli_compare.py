@@ -1,0 +1,59 @@
+"""`compare`, and `report` of several runs."""
+
+import json
+
+import pytest
+
+from genfw.rundir import RunDirectory
+
+
+@pytest.fixture
+def runs(call, tiny):
+    """Two runs of one recipe: one shows the decoder's mean, the other draws from it."""
+    made = []
+    for mean in ("true", "false"):
+        sets = ["--set", f"sample.mean={mean}", "--set", "evaluate=[{use: sampling-speed, batch: 4, repeats: 1}]"]
+        said = call("run", tiny, *sets, "--json")
+        assert said.code == 0, said.err
+        made.append(json.loads(said.out)["run"])
+    return made
+
+
+def test_mean_against_sample_is_not_ranked_and_the_reason_is_said(call, runs):
+    said = call("compare", *runs)
+    assert said.code == 0
+    rows = [row for row in said.rows if row[0] == "samples-per-second" and len(row) == 6]
+    assert [row[4] for row in rows] == ["A", "B"]
+    (why,) = [row[1] for row in said.rows if row[0] == "samples-per-second" and len(row) == 2]
+    assert why.startswith("protocols differ: decoder is mean in tiny ")
+    assert ", sample in tiny " in why
+    # The same for a program, and over runs that are to be compared in just that.
+    facts = json.loads(call("compare", *runs, "--json", "--across", "decoder").out)
+    assert [run["name"] for run in facts["runs"]] == ["tiny", "tiny"]
+    (row,) = [row for row in facts["rows"] if row["name"] == "samples-per-second"]
+    assert sorted(number["rank"] for number in row["numbers"]) == [1, 2]
+    assert [one["bars"] for one in row["differences"] if one["key"] == "decoder"] == [False]
+
+
+def test_a_page_on_several_runs_and_a_table_for_a_person(call, runs, tmp_path, terminal):
+    said = call("report", *runs)
+    assert (said.code, said.out) == (0, "runs/comparison.html\n")
+    assert "Not ranked together" in call("compare", *runs).out
+    assert "decoder is mean in tiny" in (tmp_path / "runs" / "comparison.html").read_text()
+    said = call("report", *runs, "--out", "other.html")
+    assert (tmp_path / "other.html").is_file()
+    alone = call("report", runs[0], "--out", "one.html")
+    assert (alone.out, (tmp_path / "one.html").is_file()) == ("one.html\n", True)
+    assert "comparison" not in (tmp_path / "one.html").read_text()[:3000]
+
+
+def test_nothing_to_compare_is_said(call, tmp_path):
+    assert call("compare", "absent").code == 1
+    recipe = "{genfw: 1, name: bare}"
+    path = RunDirectory.create(tmp_path / "runs", "bare", recipe, recipe).path
+    said = call("compare", path)
+    assert (said.code, said.out) == (0, "")
+    assert "none of these runs has been evaluated" in said.err
+    unknown = call("compare", path, "--across", "decoder")
+    assert unknown.code == 1
+    assert "has a key decoder; there are none" in unknown.err
