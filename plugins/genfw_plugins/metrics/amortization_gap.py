@@ -1,0 +1,305 @@
+"""How far an amortizer's draws are from where long chains end."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import attrs
+import torch
+from torch import Tensor
+
+from genfw.chains import Chain, run_chain
+from genfw.compose import compose
+from genfw.describe import describe
+from genfw.distances import directions, sliced_wasserstein
+from genfw.errors import ContractError, GenfwError
+from genfw.evaluate import Evaluation
+from genfw.freeze import frozen
+from genfw.interfaces.amortizer import Amortizer
+from genfw.interfaces.metric import Figure, Metric, Result
+from genfw.interfaces.sampler import Sampler
+from genfw.interfaces.stage import Stateful
+from genfw.plots import SERIES, Canvas, draw_samples_2d
+from genfw.rundir import RunDirectory
+from genfw.sampling import preserved
+from genfw.target import PosteriorTarget, PriorTarget, Target
+from genfw_plugins.metrics._gap import Gap, View, gaps
+
+__all__ = ["AmortizationGap"]
+
+_SAID = {
+    "amortizer": "Draws of the amortizer.",
+    "refined": "Draws of the amortizer, then the steps of 'refine'.",
+    "short-run": "The steps of 'refine' from fresh noise.",
+    "untrained": "Draws of the amortizer as it was before training.",
+    "floor": "Between independent sets of the reference: what no sampler can be below.",
+}
+_UNITS = {"sliced-wasserstein": "", "mmd": "", "stein": "", "energy-gap": "nats"}
+
+
+class AmortizationGap(Metric):
+    r"""Distances of amortizer, refinement and short-run chains from a long-run reference, over the noise floor.
+
+    The reference is drawn ``references`` times; what two of its sets are apart is the floor. ``NAME-floor`` is the
+    floor itself, and ``NAME-amortizer`` and so on are multiples of it (``energy-gap`` in nats, its multiple in the
+    note); 1 is a perfect sampler. Names are ``sliced-wasserstein`` (order 2, in units of the noise), ``mmd``,
+    ``energy-gap`` (mean potential minus the reference's) and, where many draws share one law, ``stein``.
+
+    In space ``posterior`` one position is drawn for each of ``count`` rows: sets over the data as a whole, as in the
+    paper's pictures. With ``items``, ``draws`` positions for each of as many rows besides: distances within each item,
+    averaged, under names that end in ``-given-x``. These are the stricter ones: a sampler that ignored x could pass
+    the first.
+
+    Nothing here can tell whether the reference has mixed. Plain Langevin chains stay in the mode they fall into;
+    where that matters use ``ex2`` or ``tempered-langevin``.
+
+    References:
+        DAMC (arXiv 2310.03218), App. E.1.
+
+    Arguments:
+        reference: Long chains: kernel with its number of steps, and start.
+        refine: Kernel of the refinement and of the short-run chains; absent, neither is measured.
+        space: ``posterior`` or ``prior``.
+        split: Split whose rows are conditioned on.
+        count: Rows, one draw each; draws, in space ``prior``.
+        items: Rows that get many draws each; 0 leaves them out.
+        draws: Draws for each of them.
+        references: Independent reference sets.
+        projections: Directions of the sliced Wasserstein distance.
+        untrained: Measure the amortizer before training too; it is built anew from the recipe.
+        history: Draw the amortizer of the run's checkpoints, as many as are kept.
+        show: Points per picture; 0 draws none.
+    """
+
+    smoke: ClassVar[dict[str, Any]] = {
+        "count": 16, "items": 2, "draws": 8, "projections": 4, "show": 16, "untrained": False,
+    }  # fmt: skip
+
+    def __init__(
+        self,
+        reference: Chain,
+        refine: Sampler | None = None,
+        space: Literal["posterior", "prior"] = "posterior",
+        split: str = "test",
+        count: int = 5000,
+        items: int = 0,
+        draws: int = 500,
+        references: int = 2,
+        projections: int = 128,
+        untrained: bool = True,
+        history: bool = True,
+        show: int = 2000,
+    ) -> None:
+        if references < 2:
+            raise ContractError(f"a noise floor needs at least 2 reference sets, got references={references}")
+        if count < 2 or draws < 2 or items < 0 or projections < 1 or show < 0:
+            raise ContractError(
+                "count and draws are at least 2, projections at least 1, items and show from 0 up; got "
+                f"{count}, {draws}, {projections}, {items} and {show}"
+            )
+        if items and space == "prior":
+            raise ContractError("items are rows to condition on, and space 'prior' has none; leave items out")
+        self.reference, self.refine, self.space, self.split = reference, refine, space, split
+        self.count, self.items, self.draws = count, items, draws
+        self.references, self.projections = references, projections
+        self.untrained, self.history, self.show = untrained, history, show
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        """See :meth:`Metric.compute`."""
+        amortizer = evaluation.model.amortizer
+        if amortizer is None:
+            raise ContractError("amortization-gap measures an amortizer, and the recipe has none")
+        fresh, trouble = self._fresh(evaluation) if self.untrained else (None, "")
+        generator = evaluation.generator("amortization-gap")
+        along = directions(evaluation.model.latent_layout.size, self.projections, generator)
+        x = None
+        if self.space == "posterior":
+            x = evaluation.rows(self.split, self.count).x.to(evaluation.device)
+        kernels: list[Stateful] = [self.reference, *([] if self.refine is None else [self.refine])]
+        with preserved(*kernels), torch.no_grad():
+            whole = self._view(evaluation, x, 0, fresh, generator)
+            views = [("", whole)]
+            if self.items and x is not None:
+                rows = evaluation.rows(self.split, self.items).x.to(evaluation.device)
+                given = rows.repeat_interleave(self.draws, 0)
+                views.append(("-given-x", self._view(evaluation, given, self.draws, fresh, generator)))
+            measured = [(ending, gaps(view, along)) for ending, view in views]
+            figures = self._figures(evaluation, views, measured, x, along) if self.show else []
+        results = []
+        for ending, found in measured:
+            protocol = self._protocol(evaluation, ending)
+            results += [self._result(gap, ending, protocol, trouble) for gap in found]
+        if results and figures:
+            results[0] = attrs.evolve(results[0], figures=figures)
+        return results
+
+    # -- draws --------------------------------------------------------------------------------------------------------
+
+    def _view(
+        self,
+        evaluation: Evaluation,
+        x: Tensor | None,
+        draws: int,
+        fresh: Amortizer | None,
+        generator: torch.Generator,
+    ) -> View:
+        model = evaluation.model
+        target: Target = PriorTarget(model) if x is None else PosteriorTarget(model, x)
+        count = self.count if x is None else len(x)
+        references = [
+            self.reference.run(target, count, generator=generator, x=x).position for _ in range(self.references)
+        ]
+        assert model.amortizer is not None  # compute() has refused
+        contenders = {"amortizer": _draw(model.amortizer, x, count, generator)}
+        if self.refine is not None:
+            short = target.draw_base(count, generator)
+            for name, start in (("refined", contenders["amortizer"]), ("short-run", short)):
+                contenders[name] = run_chain(target, self.refine, start, generator=generator).position
+        if fresh is not None:
+            contenders["untrained"] = _draw(fresh, x, count, generator)
+        return View(target, references, contenders, draws or count, one_law=bool(draws) or x is None)
+
+    def _fresh(self, evaluation: Evaluation) -> tuple[Amortizer | None, str]:
+        """The amortizer with the weights that training began with, made anew from the recipe; or why there is none."""
+        if not evaluation.recipe:
+            return None, "The amortizer before training could not be measured: there is no recipe to build it from."
+        try:
+            built = compose(evaluation.recipe, smoke=evaluation.smoke, device=evaluation.device)
+        except GenfwError as error:
+            reason = str(error).partition("\n")[0]
+            return None, f"The amortizer before training could not be built anew: {reason}"
+        return built.model.amortizer, ""
+
+    # -- results ------------------------------------------------------------------------------------------------------
+
+    def _protocol(self, evaluation: Evaluation, ending: str) -> dict[str, Any]:
+        sampler = self.reference.sampler
+        written = _block(evaluation.recipe)
+        chain: Mapping[str, Any] = written.get("reference") or {}
+        starts = chain.get("start") or self.reference.starts
+        starts = starts if isinstance(starts, list | tuple) else [starts]
+        refine = written.get("refine") or self.refine
+        return evaluation.protocol(
+            space=self.space,
+            split=self.split if self.space == "posterior" else None,
+            count=self.items if ending else self.count,
+            draws=self.draws if ending else 1,
+            references=self.references,
+            sampler=describe(chain.get("sampler") or sampler),
+            chain_steps=sampler.steps,
+            start=", ".join(describe(start) for start in starts),
+            refine=None if refine is None else describe(refine),
+            refine_steps=None if self.refine is None else self.refine.steps,
+            projections=self.projections,
+            order=2,
+        )
+
+    def _result(self, gap: Gap, ending: str, protocol: Mapping[str, Any], trouble: str) -> Result:
+        name, unit = f"{gap.distance}-{gap.contender}{ending}", _UNITS[gap.distance]
+        if gap.contender == "floor":
+            said = " ".join(part for part in (_SAID["floor"], trouble) if part)
+            return Result(name, gap.value, unit, protocol, note=said)
+        said = _SAID[gap.contender]
+        if gap.distance == "energy-gap":
+            note = f"{said} {gap.multiple:.3g} times the floor."
+            return Result(name, gap.value, unit, protocol, gap.error, note=note)
+        note = f"{said} {gap.value:.4g} where the floor is {gap.floor:.4g}."
+        return Result(name, gap.multiple, "× floor", protocol, better="lower", note=note)
+
+    # -- pictures -----------------------------------------------------------------------------------------------------
+
+    def _figures(
+        self,
+        evaluation: Evaluation,
+        views: Sequence[tuple[str, View]],
+        measured: Sequence[tuple[str, Sequence[Gap]]],
+        x: Tensor | None,
+        along: Tensor,
+    ) -> list[Figure]:
+        whole = views[0][1]
+        if whole.references[0].shape[1] < 2:
+            return []
+        about = "First two coordinates of the noise, one window for all."
+        sets = {"reference": whole.references[0], **whole.contenders}
+        figures = [_panels(evaluation, "amortization", "Where they end", about, sets, self.show)]
+        if len(views) > 1:
+            given = views[1][1]
+            sets = {}
+            for number in range(min(3, self.items)):
+                rows = slice(number * self.draws, (number + 1) * self.draws)
+                sets |= {f"x {number + 1}: reference": given.references[0][rows]}
+                sets |= {f"x {number + 1}: {name}": drawn[rows] for name, drawn in given.contenders.items()}
+            columns = 1 + len(given.contenders)
+            figures.append(
+                _panels(evaluation, "amortization-given-x", "Given one item", about, sets, self.show, columns=columns)
+            )
+        floor = next(gap.floor for gap in measured[0][1] if gap.distance == "sliced-wasserstein")
+        return figures + (self._past(evaluation, whole, x, along, floor) if self.history else [])
+
+    def _past(self, evaluation: Evaluation, whole: View, x: Tensor | None, along: Tensor, floor: float) -> list[Figure]:
+        """The amortizers of the run's checkpoints beside the reference."""
+        checkpoints = RunDirectory(evaluation.directory).checkpoints
+        model = evaluation.model
+        assert model.amortizer is not None  # compute() has refused
+        earlier = copy.deepcopy(model.amortizer)
+        sets: dict[str, Tensor] = {}
+        for one in checkpoints.all():
+            state = checkpoints.load(one, device=evaluation.device)["model"]
+            weights = {name.removeprefix("amortizer."): v for name, v in state.items() if name.startswith("amortizer.")}
+            earlier.load_state_dict(weights)
+            drawn = _draw(earlier, x, len(whole.references[0]), evaluation.generator("amortization-history"))
+            apart = float(sliced_wasserstein(drawn, whole.references[0], along))
+            sets[f"stage {one.stage}, step {one.step}: {apart / floor:.1f}×"] = drawn
+        if not sets:
+            return []
+        sets["reference"] = whole.references[0]
+        about = (
+            "Draws of the amortizer at the run's checkpoints, with the weights of that step and not their average; "
+            "sliced Wasserstein distance from the reference in multiples of the floor."
+        )
+        return [_panels(evaluation, "amortization-history", "While it learned", about, sets, self.show)]
+
+
+def _draw(amortizer: Amortizer, x: Tensor | None, count: int, generator: torch.Generator) -> Tensor:
+    with frozen(amortizer), torch.no_grad():
+        if x is None:
+            return amortizer.sample(count, generator=generator)
+        return amortizer.sample_given(x, generator=generator)
+
+
+def _block(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the recipe says of this metric, where it names it once."""
+    blocks = [block for block in recipe.get("evaluate") or [] if isinstance(block, Mapping)]
+    found = [block for block in blocks if str(block.get("use")).rpartition("/")[2] == "amortization-gap"]
+    return found[0] if len(found) == 1 else {}
+
+
+def _panels(
+    evaluation: Evaluation,
+    name: str,
+    title: str,
+    about: str,
+    sets: Mapping[str, Tensor],
+    most: int,
+    *,
+    columns: int = 5,
+) -> Figure:
+    columns = min(columns, len(sets))
+    rows = -(-len(sets) // columns)
+    reference = torch.cat([drawn for label, drawn in sets.items() if label.endswith("reference")])[:, :2]
+    low, high = reference.min(0).values, reference.max(0).values
+    margin = 0.15 * (high - low) + 1e-6
+    window = [float(v) for pair in zip(low - margin, high + margin, strict=True) for v in pair]
+
+    def draw(canvas: Canvas) -> None:
+        panels = canvas.subplots(rows, columns, squeeze=False).flatten()
+        for panel, (label, drawn) in zip(panels, sets.items(), strict=False):
+            colour = "#57606a" if label.endswith("reference") else SERIES[0]
+            draw_samples_2d(panel, drawn[:most], label, window=window, colour=colour)
+            panel.title.set_size(7)
+        for panel in panels[len(sets) :]:
+            panel.set_axis_off()
+
+    return evaluation.figure(name, title, about, draw, size=(1.9 * columns, 2.0 * rows))
