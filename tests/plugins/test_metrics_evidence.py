@@ -192,7 +192,7 @@ def test_the_integral_lies_between_lower_and_upper(by, energy):
     chain = Chain(MALA(step_size=0.1, steps=40, adapt=False), NoiseStart()) if by == "chain" else None
     x = Rows().get(torch.arange(40))[0]
     truth = exact(energy) + (LOG_Z if energy else 0.0)
-    arguments = {"chain": chain, "sampler": kernel(5), "generator": generator(), "fits": 16}
+    arguments = {"chain": chain, "sampler": kernel(), "generator": generator(), "fits": 16, "refine": 5}
     lower, upper = bracket(model, x, 5, **arguments)
     assert float(lower.mean()) < float(truth.mean()) < float(upper.mean())
     many = bracket(model, x, 2000, **arguments)
@@ -214,7 +214,7 @@ def test_an_encoder_that_is_not_normal_gives_the_lower_side_alone():
 
 def test_the_metric_holds_the_likelihood_of_a_latent_energy_model(tmp_path):
     model = Model(Unit(), Linear(), Rough(), Quadratic())
-    metric = LogLikelihood(sampler=kernel(2), draws=200, temperatures=40, chains=200, settle=20)
+    metric = LogLikelihood(sampler=kernel(2), draws=200, refine=2, temperatures=40, chains=200, settle=20)
     results = take(metric, tmp_path, model)
     truth = exact(True)
     spread = float(truth.std()) / math.sqrt(40)

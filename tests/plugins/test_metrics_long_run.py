@@ -6,6 +6,7 @@ import torch
 from genfw.errors import ContractError
 from genfw.evaluate import Evaluation
 from genfw.interfaces import Dataset, Decoder, Energy, Prior, Split
+from genfw.interfaces.metric import Figure
 from genfw.likelihood import Gaussian
 from genfw.model import Model
 from genfw.settings import SampleSettings
@@ -69,13 +70,22 @@ class Images(Dataset, Split):
         return x, None
 
 
-def evaluation(folder, energy=None, **settings):
+class Quiet(Evaluation):
+    """Draws no pictures, which take longer than the numbers."""
+
+    def figure(self, name, title, caption, draw, **arguments):
+        return Figure(f"figures/{name}.png", title, caption)
+
+    picture = figure
+
+
+def evaluation(folder, energy=None, kind=Evaluation, **settings):
     model = Model(Unit(), Identity(), energy=energy)
-    return Evaluation(model, Images(), SampleSettings(space="prior", **settings), folder, seed=2)
+    return kind(model, Images(), SampleSettings(space="prior", **settings), folder, seed=2)
 
 
-def take(metric, *arguments, **settings):
-    return {result.name: result for result in metric.compute(evaluation(*arguments, **settings))}
+def take(metric, *arguments, kind=Quiet, **settings):
+    return {result.name: result for result in metric.compute(evaluation(*arguments, kind=kind, **settings))}
 
 
 def test_chains_of_a_proper_target_report_no_drift(tmp_path):
@@ -104,7 +114,7 @@ def test_a_step_that_is_too_large_is_reported(tmp_path):
 
 def test_a_target_that_holds_nothing_is_reported(tmp_path):
     sampler = Langevin(step_size=0.02)
-    results = take(LongRun(steps=(80, 400), chains=40, count=50), tmp_path, Slide(), sampler=sampler)
+    results = take(LongRun(steps=(80, 400), chains=40, count=50), tmp_path, Slide(), kind=Evaluation, sampler=sampler)
     for steps in (80, 400):
         assert results[f"energy-drift-{steps}"].value < -10 * results[f"energy-drift-{steps}"].error
     assert results["norm-400"].value > 20.0
@@ -156,7 +166,7 @@ def test_without_a_picture_there_are_the_drifts(tmp_path):
             return Gaussian(latent.flat(), 0.1)
 
     model = Model(Unit(), Vector())
-    one = Evaluation(model, None, SampleSettings(space="prior", sampler=Langevin(0.1)), tmp_path)
+    one = Quiet(model, None, SampleSettings(space="prior", sampler=Langevin(0.1)), tmp_path)
     results = LongRun(steps=(16,), chains=3).compute(one)
     assert [result.name for result in results] == ["energy-drift-16", "diverged-16", "norm-drift-16", "norm-16"]
 

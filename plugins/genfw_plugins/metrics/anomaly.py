@@ -196,7 +196,7 @@ class Anomaly(Metric):
         )
         share = len(outliers) / (len(inliers) + len(outliers))
         chance = {"auprc": share, "auroc": 0.5, "fpr95": 0.95}
-        results = []
+        results: list[Result] = []
         for score in self.scores:
             for name, better in (("auprc", "higher"), ("auroc", "higher"), ("fpr95", "lower")):
                 values = [getattr(one[score], name) for one in taken]

@@ -93,7 +93,8 @@ class Normal:
         offset = (position.double() - self.mean).permute(1, 2, 0)  # shape: (B, D, n)
         noise = torch.linalg.solve_triangular(self.factor, offset, upper=False)
         constant = self.factor.diagonal(dim1=1, dim2=2).log().sum(1) + 0.5 * noise.shape[1] * _LOG_2PI
-        return (-0.5 * noise.square().sum(1) - constant[:, None]).T
+        log_density: Tensor = -0.5 * noise.square().sum(1) - constant[:, None]
+        return log_density.T
 
 
 def bracket(
@@ -104,6 +105,7 @@ def bracket(
     sampler: Sampler | None,
     *,
     generator: torch.Generator,
+    refine: int = 20,
     fits: int = 32,
     widen: float = 1.3,
     batch: int = 20_000,
@@ -115,10 +117,10 @@ def bracket(
         x: Items, with shape :math:`(B, *)`, on the model's device.
         draws: :math:`K`, proposals per item.
         chain: Posterior chains that the proposal is fitted to; the encoder proposes where absent.
-        sampler: Kernel that leaves the posterior invariant, whose ``steps`` moves make a posterior draw of a proposal
-            chosen by weight. Without one, and for an encoder whose density is known at its own draws alone, there is no
-            upper estimate.
+        sampler: Kernel that leaves the posterior invariant; it makes a posterior draw of a proposal chosen by weight.
+            Without one, and for an encoder whose density is known at its own draws alone, there is no upper estimate.
         generator: Source of all randomness.
+        refine: Its moves.
         fits: Chains per item that the proposal is fitted to.
         widen: See :meth:`Normal.fit`.
         batch: Proposals evaluated at once.
@@ -137,7 +139,7 @@ def bracket(
                 continue
             chosen = torch.multinomial(torch.softmax(log_weight, 0).T, 1, generator=generator)  # shape: (B, 1)
             begin = position[chosen[:, 0], torch.arange(len(items), device=chosen.device)]
-            end = run_chain(target, sampler, begin, generator=generator).position[None]
+            end = run_chain(target, sampler, begin, generator=generator, steps=refine).position[None]
             # The posterior's draw takes the place of one proposal.
             weights = torch.cat([_log_joint(target, end) - law.log_prob(end), log_weight[1:]])
             upper.append(weights.logsumexp(0) - math.log(draws))
@@ -156,15 +158,16 @@ def _propose(
     """Positions ``(K, B, D)``, their log densities ``(K, B)``, and the law they are of where it is known."""
     if chain is not None:
         ends = chain.run(target, fits * len(x), generator=generator, x=x).position
-        law: Normal | None = Normal.fit(ends.unflatten(0, (fits, len(x))), widen)
+        law = Normal.fit(ends.unflatten(0, (fits, len(x))), widen)
     else:
         encoder = target.model.encoder
         assert encoder is not None  # the metric has refused a model without one
-        law = Normal.of(encoder, x, generator)
-        if law is None:
+        found = Normal.of(encoder, x, generator)
+        if found is None:
             drawn = encoder(x.repeat(draws, *(1 for _ in x.shape[1:])), generator=generator)
             log_q = (drawn.log_q - drawn.log_p).double() + _log_base(drawn.noise)
             return drawn.noise.unflatten(0, (draws, len(x))), log_q.unflatten(0, (draws, len(x))), None
+        law = found
     position = law.draw(draws, generator)
     return position, law.log_prob(position), law
 
@@ -172,7 +175,8 @@ def _propose(
 def _log_joint(target: PosteriorTarget, position: Tensor) -> Tensor:
     r"""Log of :math:`p(x \mid z)\, e^{-E(z)}` times the base's density, with shape :math:`(n, B)`."""
     flat = position.flatten(0, 1)
-    return (_log_base(flat) - target.tilt(flat).double()).unflatten(0, position.shape[:2])
+    log_joint: Tensor = (_log_base(flat) - target.tilt(flat).double()).unflatten(0, position.shape[:2])
+    return log_joint
 
 
 def _log_base(noise: Tensor) -> Tensor:

@@ -42,10 +42,11 @@ class LogLikelihood(Metric):
 
     Arguments:
         sampler: Kernel that leaves its target invariant, such as ``hmc`` or ``mala`` (``adapt: false`` keeps it exact);
-            its ``steps`` moves are made at each temperature, and to draw from a posterior. Without one there are no
-            upper estimates, and it is needed with an energy on the latent.
+            its ``steps`` moves are made at each temperature. Without one there are no upper estimates, and it is needed
+            with an energy on the latent.
         chain: Posterior chains, from which proposals are fitted; the encoder proposes where absent.
         draws: Proposals per item.
+        refine: Moves that make a draw of the posterior of a proposal.
         fits: Chains per item that a proposal is fitted to.
         temperatures: Steps of the annealing.
         chains: Chains of the annealing.
@@ -56,7 +57,7 @@ class LogLikelihood(Metric):
     """
 
     smoke: ClassVar[dict[str, Any]] = {
-        "draws": 8, "fits": 4, "temperatures": 4, "chains": 8, "settle": 2, "count": 8,
+        "draws": 8, "refine": 2, "fits": 4, "temperatures": 4, "chains": 8, "settle": 2, "count": 8,
     }  # fmt: skip
 
     def __init__(
@@ -64,6 +65,7 @@ class LogLikelihood(Metric):
         sampler: Sampler | None = None,
         chain: Chain | None = None,
         draws: int = 500,
+        refine: int = 20,
         fits: int = 32,
         temperatures: int = 500,
         chains: int = 256,
@@ -72,14 +74,15 @@ class LogLikelihood(Metric):
         count: int | None = 500,
         batch: int = 20_000,
     ) -> None:
-        if min(draws, temperatures, batch) < 1 or settle < 0 or chains < 2 or fits < 2:
+        if min(draws, temperatures, batch) < 1 or min(settle, refine) < 0 or chains < 2 or fits < 2:
             raise ContractError(
-                "draws, temperatures and batch are at least 1, chains and fits at least 2, settle is not negative; got "
-                f"{draws}, {temperatures}, {batch}, {chains}, {fits} and {settle}"
+                "draws, temperatures and batch are at least 1, chains and fits at least 2, settle and refine are not "
+                f"negative; got {draws}, {temperatures}, {batch}, {chains}, {fits}, {settle} and {refine}"
             )
         if chain is not None and chain.count is not None:
             raise ContractError("fits says how many chains there are for an item; leave 'count' out of chain")
         self.sampler, self.chain, self.draws, self.fits = sampler, chain, draws, fits
+        self.refine = refine
         self.temperatures, self.chains, self.settle = temperatures, chains, settle
         self.split, self.count, self.batch = split, count, batch
 
@@ -106,7 +109,7 @@ class LogLikelihood(Metric):
         with preserved(*([] if chain is None else [chain]), *([] if sampler is None else [sampler])):
             lower, upper = bracket(
                 model, rows.x.to(evaluation.device), self.draws, chain, sampler,
-                generator=generator, fits=self.fits, batch=self.batch,
+                generator=generator, refine=self.refine, fits=self.fits, batch=self.batch,
             )  # fmt: skip
             log_z = self._log_z(evaluation) if sampler is not None and model.latent_energies else None
         protocol = evaluation.protocol(
