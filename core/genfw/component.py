@@ -42,6 +42,11 @@ def _matches(pattern: re.Pattern[str], what: str) -> Callable[[object, object, s
     return check
 
 
+def _opener(_: object, __: object, value: str) -> None:
+    if value and not _TARGET.fullmatch(value):
+        raise ValueError(f"an importer's opener is not well formed: '{value}'")
+
+
 def _words(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(words)
 
@@ -101,6 +106,8 @@ class Importer:
             where its part is not in the file.
         summary: One line for ``genfw import``, of this part.
         reference: Where such files are published.
+        opener: ``package.module:function`` that opens such a file where ``torch.save`` has not written it, a context
+            manager like :func:`genfw.importing.open_published`; empty where that is enough.
         provider: Distribution that supplies it; filled by the loader.
         plugin: Entry point that supplies it; filled by the loader.
         version: Version of that distribution; filled by the loader.
@@ -110,6 +117,7 @@ class Importer:
     target: str = attrs.field(validator=_matches(_TARGET, "an importer's target"))
     summary: str
     reference: str = ""
+    opener: str = attrs.field(default="", validator=_opener)
     provider: str = ""
     plugin: str = ""
     version: str = ""

@@ -20,7 +20,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import attrs
 import torch
@@ -33,9 +33,17 @@ from genfw.errors import ContractError, DataError, PluginError
 from genfw.files import write_atomically
 from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Prior
 from genfw.model import Model
-from genfw.pickled import Arguments, RefusedError, StoredTensor, read_pickle
+from genfw.pickled import Arguments, RefusedError, Storage, StoredTensor, read_pickle
 
-__all__ = ["Conversion", "Imported", "Published", "import_checkpoint", "load_into", "open_published"]
+__all__ = [
+    "Conversion",
+    "Imported",
+    "Published",
+    "import_checkpoint",
+    "load_into",
+    "open_published",
+    "read_legacy",
+]
 
 _ROLES: Mapping[str, type[nn.Module]] = {
     "prior": Prior,
@@ -78,6 +86,26 @@ class Published:
     tensors: _Tensors
     arguments: Mapping[str, Any]
 
+    @classmethod
+    def of(
+        cls, value: Any, numbers: Callable[[str], bytes | memoryview], arguments: Mapping[str, Any] | None = None
+    ) -> Published:
+        """What was read of a file, made ready for importers.
+
+        Arguments:
+            value: Containers, with :class:`~genfw.pickled.StoredTensor` in them, and argument records.
+            numbers: Key of a storage -> its bytes.
+            arguments: Further arguments, which go before those of records.
+        """
+        tensors: dict[str, StoredTensor] = {}
+        record: dict[str, Any] = {}
+        for path, item in _walk(value):
+            if isinstance(item, StoredTensor):
+                tensors[path] = item
+            elif isinstance(item, Arguments):
+                record.update(item)
+        return cls(_Tensors(tensors, numbers), record | dict(arguments or {}))
+
 
 @attrs.frozen
 class Imported:
@@ -115,10 +143,14 @@ def import_checkpoint(importers: Sequence[Importer], file: str | Path, out: str 
     for path in (target, target.with_suffix(".json")):
         if path.exists():
             raise DataError(f"{path} is there already; name another file with --out")
-    converters = [_load(importer) for importer in importers]
+    converters = [_load(importer, importer.target) for importer in importers]
+    openers = {importer.opener: importer for importer in importers if importer.opener}
+    if len(openers) > 1:
+        raise PluginError(f"importers of '{kind}' disagree about who opens the file: {', '.join(openers)}")
+    opened = next((_load(importer, opener) for opener, importer in openers.items()), open_published)
     tensors: dict[str, Tensor] = {}
     architecture: dict[str, Any] = {}
-    with open_published(file) as published:
+    with opened(file) as published:
         for convert in converters:
             conversion = convert(published.tensors, published.arguments)
             tensors |= conversion.tensors
@@ -149,15 +181,13 @@ def import_checkpoint(importers: Sequence[Importer], file: str | Path, out: str 
     return Imported(target, card, content)
 
 
-def _load(importer: Importer) -> Callable[[Mapping[str, Tensor], Mapping[str, Any]], Conversion]:
-    module, _, name = importer.target.partition(":")
+def _load(importer: Importer, target: str) -> Callable[..., Any]:
+    module, _, name = target.partition(":")
     try:
-        convert: Callable[[Mapping[str, Tensor], Mapping[str, Any]], Conversion] = getattr(
-            importlib.import_module(module), name
-        )
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise PluginError(f"importer '{importer.name}' of {importer.provider} can't be imported: {error}") from error
-    return convert
+    return function
 
 
 def _write(target: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -317,14 +347,7 @@ def open_published(file: str | Path) -> Iterator[Published]:
             else:
                 handle = stack.enter_context(open(file, "rb"))
                 value, numbers = _open_legacy(handle)
-            tensors: dict[str, StoredTensor] = {}
-            arguments: dict[str, Any] = {}
-            for path, item in _walk(value):
-                if isinstance(item, StoredTensor):
-                    tensors[path] = item
-                elif isinstance(item, Arguments):
-                    arguments.update(item)
-            yield Published(_Tensors(tensors, numbers), arguments)
+            yield Published.of(value, numbers)
     except (DataError, zipfile.BadZipFile) as error:
         raise DataError(f"{file}: {error}") from error
 
@@ -356,26 +379,44 @@ def _open_legacy(handle: io.BufferedReader) -> tuple[Any, Callable[[str], memory
         raise DataError("the file is empty")
     # Mapped, not read: a length that a damaged file states can't make us ask for that much memory.
     mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+    return read_legacy(mapped, memoryview(mapped))  # type: ignore[arg-type]
+
+
+def read_legacy(stream: IO[bytes], whole: memoryview) -> tuple[Any, Callable[[str], memoryview]]:
+    """What ``torch.save`` wrote before the zip format: pickles, then the numbers.
+
+    Arguments:
+        stream: Opened at the first byte.
+        whole: The same bytes.
+
+    Returns:
+        The value, and what gives the bytes of a storage by its key.
+
+    Raises:
+        DataError: It is no such file, is damaged, or wants code to run.
+    """
     try:
-        known = read_pickle(mapped) == _LEGACY_MAGIC and read_pickle(mapped) == _LEGACY_VERSION  # type: ignore[arg-type]
+        known = read_pickle(stream) == _LEGACY_MAGIC and read_pickle(stream) == _LEGACY_VERSION
     except RefusedError:
         raise
     except DataError:
         known = False
     if not known:
         raise DataError("this is no checkpoint of torch.save, neither a zip archive nor the format before it")
-    system, value, keys = (read_pickle(mapped) for _ in range(3))  # type: ignore[arg-type]
+    system, value, keys = (read_pickle(stream) for _ in range(3))
     if not isinstance(system, dict) or system.get("little_endian") is not (sys.byteorder == "little"):
         raise DataError("its numbers are in a byte order that this machine does not have")
-    counts = {item.storage.key: item.storage for _, item in _walk(value) if isinstance(item, StoredTensor)}
+    items = (item for _, item in _walk(value))
+    storages = (item.storage if isinstance(item, StoredTensor) else item for item in items)
+    counts = {item.key: item for item in storages if isinstance(item, Storage)}
     places: dict[str, tuple[int, int]] = {}
-    position = mapped.tell()
+    position = stream.tell()
     for key in keys if isinstance(keys, list) else ():
-        if key not in counts or position + 8 > len(mapped):
+        if key not in counts or position + 8 > len(whole):
             raise DataError(f"the numbers '{key}' can't be found: the file is damaged or cut short")
-        (count,) = struct.unpack_from("<q", mapped, position)
+        (count,) = struct.unpack_from("<q", whole, position)
         size = count * getattr(torch, counts[key].dtype).itemsize
-        if not 0 <= size <= len(mapped) - position - 8:
+        if not 0 <= size <= len(whole) - position - 8:
             raise DataError(f"the numbers '{key}' are cut short")
         places[key] = (position + 8, size)
         position += 8 + size
@@ -384,7 +425,7 @@ def _open_legacy(handle: io.BufferedReader) -> tuple[Any, Callable[[str], memory
         if key not in places:
             raise DataError(f"the file lacks the numbers '{key}'")
         start, size = places[key]
-        return memoryview(mapped)[start : start + size]
+        return whole[start : start + size]
 
     return value, numbers
 

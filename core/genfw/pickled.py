@@ -7,6 +7,7 @@ refused by name before anything else is read.
 
 from __future__ import annotations
 
+import abc
 import pickletools
 import struct
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ import attrs
 
 from genfw.errors import DataError
 
-__all__ = ["KNOWN", "Arguments", "RefusedError", "Storage", "StoredTensor", "read_pickle"]
+__all__ = ["KNOWN", "Answer", "Arguments", "Made", "RefusedError", "Storage", "StoredTensor", "read_pickle"]
 
 _Container = TypeVar("_Container", dict[Any, Any], list[Any], set[Any])
 
@@ -49,6 +50,10 @@ KNOWN: Final = frozenset(
         *(f"torch.cuda.{name}" for name in _STORAGES),
     }
 )
+
+
+#: Makes, of the arguments that a global was called with, the plain value that stands for its object.
+Answer = Callable[[tuple[Any, ...]], Any]
 
 
 class RefusedError(DataError):
@@ -87,6 +92,14 @@ class StoredTensor:
     stride: tuple[int, ...]
 
 
+class Made(abc.ABC):
+    """What an :data:`Answer` gives for an object whose attributes the file sets afterwards."""
+
+    @abc.abstractmethod
+    def build(self, state: Any) -> None:
+        """Take over the attributes; a ValueError says that they are not what such an object has."""
+
+
 class Arguments(dict[str, Any]):
     """The attributes of an ``argparse.Namespace``."""
 
@@ -102,20 +115,22 @@ class _Mark:
     """What MARK puts on the stack."""
 
 
-def read_pickle(file: IO[bytes]) -> Any:
+def read_pickle(file: IO[bytes], answers: Mapping[str, Answer] | None = None) -> Any:
     """The value that one pickle describes; ``file`` then stands behind it.
 
     Arguments:
         file: Opened at the pickle's first byte.
+        answers: Further globals that the file may name, each with the reader's own function that answers for it.
 
     Returns:
-        Numbers, strings, lists, tuples, dicts, sets, :class:`Arguments`, :class:`Storage` and :class:`StoredTensor`.
+        Numbers, strings, lists, tuples, dicts, sets, :class:`Arguments`, :class:`Storage`, :class:`StoredTensor`, and
+        what the answers gave.
 
     Raises:
         RefusedError: An opcode or a global that is not known.
         DataError: A pickle that is damaged.
     """
-    machine = _Machine()
+    machine = _Machine(answers or {})
     try:
         for opcode, argument, place in pickletools.genops(file):
             if opcode.name == "STOP":
@@ -148,7 +163,8 @@ _CONSTANT: Final[Mapping[str, Callable[[], Any]]] = {
 class _Machine:
     """Stack and memo of the pickle format."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Mapping[str, Answer]) -> None:
+        self.answers = answers
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
@@ -205,7 +221,8 @@ class _Machine:
                 self.name(f"{module}.{attribute}", name, place)
             case "REDUCE" | "NEWOBJ":
                 given, named = self.pop(), self.pop()
-                self.stack.append(_answer(named, given, name))
+                own = self.answers.get(named.name) if isinstance(named, _Named) else None
+                self.stack.append(own(_tuple(given)) if own is not None else _answer(named, given, name))
             case "BUILD":
                 self.build(self.pop())
             case "BINPERSID":
@@ -216,7 +233,7 @@ class _Machine:
     def name(self, name: str, opcode: str, place: int) -> None:
         if name.startswith("__builtin__."):  # what protocols up to 2 call it
             name = f"builtins.{name.partition('.')[2]}"
-        if name not in KNOWN:
+        if name not in KNOWN and name not in self.answers:
             raise _refusal(f"'{name}' by the opcode {opcode}", place)
         self.stack.append(_Named(name))
 
@@ -247,6 +264,9 @@ class _Machine:
 
     def build(self, state: Any) -> None:
         target = self.stack[-1]
+        if isinstance(target, Made):
+            target.build(state)
+            return
         if type(state) is not dict or type(target) not in (dict, Arguments):
             raise ValueError(f"attributes set on a {type(target).__name__}")
         if isinstance(target, Arguments):
@@ -258,6 +278,12 @@ def _key(key: Any) -> Any:
     if key is not None and not isinstance(key, (str, int, float, bytes)):
         raise ValueError(f"a key is a {type(key).__name__}")
     return key
+
+
+def _tuple(given: Any) -> tuple[Any, ...]:
+    if not isinstance(given, tuple):
+        raise ValueError("arguments that are no tuple")
+    return given
 
 
 def _answer(named: Any, given: Any, opcode: str) -> Any:

@@ -166,6 +166,7 @@ def _load(
             attrs.evolve(
                 importer,
                 target=_resolve_target(importer.target, source, plugin),
+                opener=importer.opener and _resolve_target(importer.opener, source, plugin),
                 provider=source.distribution,
                 plugin=source.name,
                 version=source.version,

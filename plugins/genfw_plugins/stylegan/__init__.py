@@ -1,6 +1,6 @@
 """StyleGAN and StyleGAN2 as decoder and prior, the encoder that inverts them, and the stage that trains them."""
 
-from genfw.component import Component
+from genfw.component import Component, Importer
 from genfw.hookspecs import hookimpl
 from genfw_plugins import builtin_components
 
@@ -9,3 +9,17 @@ from genfw_plugins import builtin_components
 def genfw_components() -> list[Component]:
     """See :func:`genfw.hookspecs.genfw_components`."""
     return builtin_components("stylegan")
+
+
+@hookimpl
+def genfw_importers() -> list[Importer]:
+    """See :func:`genfw.hookspecs.genfw_importers`."""
+    return [
+        Importer(
+            "stylegan",
+            "genfw_plugins.stylegan.published:read",
+            "StyleGAN or StyleGAN2 (idinvert .pth, NVIDIA .pkl, rosinality .pt), or idinvert's encoder",
+            "https://github.com/NVlabs/stylegan2-ada-pytorch",
+            opener="genfw_plugins.stylegan.pickles:open_network",
+        )
+    ]

@@ -89,6 +89,7 @@ class Synthesis2(nn.Module):
 
     ``skip``: each side makes an image, and they are summed, doubled on the way. ``resnet``: each side's maps are added
     to those before it, and the last make the image. What makes the image of a side takes the style of the next layer.
+    NVIDIA's half-precision networks clamp their maps at 256 against overflow; here nothing is clamped.
 
     References: StyleGAN2 (arXiv 1912.04958) sections 2 and 4.1.
 
