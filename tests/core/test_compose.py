@@ -7,7 +7,7 @@ import torch
 from recipe_parts import RECIPE, ToyData, ToyEnergy, ToyStage, component, toys
 
 from genfw.compose import check, compose, open_recipe
-from genfw.errors import RecipeError
+from genfw.errors import DataError, RecipeError
 from genfw.recipe import load_recipe, parse_recipe
 from genfw.synthetic import Synthetic
 
@@ -261,6 +261,14 @@ def test_synthetic_data_is_in_range_labelled_and_the_same_every_time(shape):
     assert torch.equal(Synthetic(shape).split("train").get(index)[0], x)
     assert not torch.equal(Synthetic(shape).split("test").get(index[:2])[0], x[:2])
     assert not torch.equal(x[0], x[2])
+
+
+def test_synthetic_data_has_the_splits_that_recipes_ask_for():
+    index = torch.arange(4)
+    splits = [Synthetic((2,)).split(name).get(index)[0] for name in ("train", "test", "validation", "held-out")]
+    assert len(torch.stack(splits).unique(dim=0)) == 4
+    with pytest.raises(DataError, match="no split 'absent'; there are train, test, validation, held-out"):
+        Synthetic((2,)).split("absent")
 
 
 def test_synthetic_images_are_smooth():
