@@ -1,10 +1,9 @@
-"""Features of many images, extracted once by torch-fidelity and shared by the metrics of an evaluation."""
+"""Features of many images, extracted once and shared by the metrics of an evaluation."""
 
 from __future__ import annotations
 
-import contextlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.utils.data import Dataset as TorchDataset
 
 from genfw.evaluate import Evaluation
-from genfw.randomness import kept_apart
 from genfw.torchvision_compat import import_torchvision
 from genfw_plugins.metrics._content import cache_folder, digest_of_settings, save_tensors
 from genfw_plugins.metrics._extractors import Extractor
 from genfw_plugins.metrics._pixels import Pixels
 
-__all__ = ["Images", "extract", "remembered", "statistics"]
+__all__ = ["extract", "remembered", "statistics"]
 
 _MEMORY: weakref.WeakKeyDictionary[Evaluation, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
@@ -33,29 +30,6 @@ def remembered(evaluation: Evaluation, key: Any, make: Callable[[], Any]) -> Any
     if key not in memory:
         memory[key] = make()
     return memory[key]
-
-
-class Images(TorchDataset[Tensor]):
-    """Pixels in the form that torch-fidelity reads: one uint8 tensor of shape (C, H, W) per number.
-
-    Arguments:
-        pixels: The pixels.
-        rgb: Repeat the channel of grey images, as torch-fidelity does with grey files.
-    """
-
-    def __init__(self, pixels: Pixels, rgb: bool) -> None:
-        self.pixels, self.rgb = pixels, rgb and pixels.shape[0] == 1
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, number: int) -> Tensor:
-        return self.__getitems__([number])[0]
-
-    def __getitems__(self, numbers: Sequence[int]) -> list[Tensor]:
-        """Many at once; torch's loader asks for a batch by this."""
-        images = self.pixels.read(list(numbers))
-        return list(images.expand(-1, 3, -1, -1) if self.rgb else images)
 
 
 def extract(
@@ -81,14 +55,19 @@ def extract(
 
 
 def _extract(evaluation: Evaluation, extractor: Extractor, pixels: Pixels, batch: int) -> dict[str, Tensor]:
-    read = import_torchvision("torch_fidelity.utils").get_featuresdict_from_dataset
-    cuda = evaluation.device.type == "cuda"
-    place = torch.cuda.device(evaluation.device) if cuda else contextlib.nullcontext()
-    # torch's loader draws a seed from the global generator even where nothing is shuffled.
-    with place, kept_apart(evaluation.device):
-        # save_cpu_ram: no worker processes, so images are read one batch at a time.
-        found = read(Images(pixels, extractor.rgb), extractor.module, batch, cuda, save_cpu_ram=True, verbose=False)
-    return dict(found)
+    # As torch-fidelity's own loop, but into memory that is laid out beforehand: a tensor kept for each batch, between
+    # those that are given back, leaves the heap in pieces, and memory grows by far more than the features.
+    found: dict[str, Tensor] = {}
+    repeat = extractor.rgb and pixels.shape[0] == 1  # as torch-fidelity does with grey files
+    with torch.no_grad():
+        for first in range(0, len(pixels), batch):
+            index = range(first, min(first + batch, len(pixels)))
+            images = pixels.read(index).to(evaluation.device if evaluation.device.type == "cuda" else "cpu")
+            layers = extractor.module(images.expand(-1, 3, -1, -1).contiguous() if repeat else images)
+            for name, layer in zip(extractor.layers, layers, strict=True):
+                whole = found.setdefault(name, torch.empty(len(pixels), *layer.shape[1:], dtype=layer.dtype))
+                whole[index.start : index.stop] = layer.cpu()
+    return found
 
 
 def statistics(
