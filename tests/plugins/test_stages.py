@@ -247,6 +247,20 @@ def test_vi_lebm_learns_the_latent_tilt():
     assert abs(shown - 1.0) < 0.1
 
 
+def test_an_energy_that_is_left_to_a_later_stage_leaves_the_bound_alone():
+    def trained(*energies):
+        torch.manual_seed(0)
+        prior = StandardNormal(2)
+        model = Model(prior, LinearDecoder(3, 2, 0.5), MLPEncoder(prior, (3,)), energy=list(energies))
+        return train(ELBO(model, 3, 8, Adam(lr=0.01), tilted=False), torch.ones(16, 3))[-1]["loss"]
+
+    energy = Tilt(2, "latent")
+    with torch.no_grad():
+        energy.slope.fill_(1.0)
+    assert torch.equal(trained(), trained(energy))
+    assert bool((energy.slope == 1.0).all())
+
+
 def test_stages_restore_bit_for_bit():
     def build():
         torch.manual_seed(0)
@@ -307,6 +321,7 @@ def tiny(energy=None, encoder=True):
         (lambda: ELBO(tiny(encoder=False), 1, 1, Adam(lr=1.0)), "needs a model with encoder"),
         (lambda: ELBO(tiny(LATENT), 1, 1, Adam(lr=1.0)), "needs energy_optimizer and negatives"),
         (lambda: ELBO(tiny(), 1, 1, Adam(lr=1.0), negatives=CHAIN), "the recipe has none"),
+        (lambda: ELBO(tiny(LATENT), 1, 1, Adam(lr=1.0), negatives=CHAIN, tilted=False), "or tilted is false"),
         (lambda: Alternating(tiny(DATA), 1, 1, CHAIN), "stage 'contrastive' trains those on data"),
         (lambda: Alternating(tiny(LATENT), 1, 1, CHAIN, Adam(lr=1.0)), "give all three or none"),
         (lambda: Alternating(tiny(), 1, 1, CHAIN), "would train nothing"),

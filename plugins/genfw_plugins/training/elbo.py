@@ -73,6 +73,8 @@ class ELBO(Stage):
         balance: Until ``kl_warmup``, weigh the KL of each group by :func:`balance_weights`.
         penalty_start: Weight of the penalties at the first step, which goes to ``penalty`` by equal factors until
             ``kl_warmup``; ``penalty`` throughout where absent.
+        tilted: Whether an energy on the latent belongs to the bound; ``false`` trains the generator as if there were
+            none, for a later stage to tilt (NCP-VAE).
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
@@ -94,13 +96,21 @@ class ELBO(Stage):
         negatives: Chain | None = None,
         balance: bool = False,
         penalty_start: float | None = None,
+        tilted: bool = True,
     ) -> None:
         check_schedule(steps, batch)
         need(model, "elbo", "prior", "decoder", "encoder")
-        if model.latent_energies and (energy_optimizer is None or negatives is None):
-            raise ContractError("with an energy on the latent, stage 'elbo' needs energy_optimizer and negatives")
-        if not model.latent_energies and (energy_optimizer is not None or negatives is not None):
-            raise ContractError("energy_optimizer and negatives are for an energy on the latent; the recipe has none")
+        self.tilted = tilted and bool(model.latent_energies)
+        if self.tilted and (energy_optimizer is None or negatives is None):
+            raise ContractError(
+                "with an energy on the latent, stage 'elbo' needs energy_optimizer and negatives; or tilted: false, "
+                "which leaves the energy to a later stage"
+            )
+        if not self.tilted and (energy_optimizer is not None or negatives is not None):
+            raise ContractError(
+                "energy_optimizer and negatives are for an energy on the latent; the recipe has none, or tilted is "
+                "false"
+            )
         if penalty_start is not None and (penalty_start <= 0.0 or penalty <= 0.0 or kl_warmup < 1):
             raise ContractError(
                 "penalty_start goes to penalty until kl_warmup, all of them above 0, "
@@ -153,7 +163,7 @@ class ELBO(Stage):
             if self.balance and step < self.kl_warmup:
                 held = held * balance_weights(kl, posterior.latent)
             loss = (negative_log + self.kl_weight(step) * held.sum(1)).mean()
-            if model.latent_energies:
+            if self.tilted:
                 loss = loss + model.latent_energy(posterior.latent).mean()
             if self.penalty:
                 value = penalties([model.prior, model.decoder, model.encoder])
