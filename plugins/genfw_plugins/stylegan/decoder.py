@@ -47,13 +47,13 @@ class StyleGANDecoder(Decoder):
         perceptual: A term of features in the likelihood.
         truncation: Factor on a mapped style's distance from the mean, in space ``z``; prior 'stylegan' has its own.
         truncation_layers: Layers, from the coarsest on, that it is for; all where absent.
-        frozen: Whether the weights stay as they are in every stage.
+        frozen: Whether the weights stay as they are in every stage but 'gan'.
         lod: Last doublings to leave out, for a StyleGAN from the middle of its training; see
             :class:`~genfw_plugins.stylegan.synthesis.Synthesis`.
         weights: What ``genfw import stylegan`` has written.
     """
 
-    smoke: ClassVar[MappingABC[str, Any]] = {"channels_max": 4, "mapping_layers": 2, "weights": None}
+    smoke: ClassVar[MappingABC[str, Any]] = {"channels_max": 2, "mapping_layers": 2, "weights": None}
     psi: Tensor
 
     def __init__(

@@ -1,0 +1,166 @@
+"""Training a StyleGAN: the game of generator and discriminator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from genfw.errors import ContractError
+from genfw.freeze import frozen
+from genfw.interfaces.optimizer import OptimizerFactory
+from genfw.interfaces.stage import Stage
+from genfw.model import Model
+from genfw.optim import Updater, WeightAverage
+from genfw.types import Batch
+from genfw_plugins.stylegan.critic import Critic
+from genfw_plugins.stylegan.decoder import StyleGANDecoder
+from genfw_plugins.stylegan.prior import StyleGANPrior
+
+__all__ = ["GAN"]
+
+#: Draws that the statistics of the styles are measured with at the end.
+DRAWS = 16_384
+
+#: Decay of the running mean of the styles, which truncation needs.
+MEAN_DECAY = 0.995
+
+
+class GAN(Stage):
+    r"""Train decoder 'stylegan' on images: the non-saturating game with a penalty on the discriminator's slope.
+
+    With :math:`s(t) = \log(1 + e^t)` the discriminator descends :math:`\overline{s(D(g(z)))} + \overline{s(-D(x))} +
+    \frac{\gamma}{2} \overline{|\nabla D(x)|^2}` and then the generator :math:`\overline{s(-D(g(z)))}`, with fresh noise
+    in every layer. The penalty is taken every ``r1_every`` steps, so many times as heavy. At the end prior 'stylegan',
+    where it is the model's, is given the mean and covariance of the mapping's styles.
+
+    References: Goodfellow et al. 2014 (arXiv 1406.2661); Mescheder et al. 2018 (arXiv 1801.04406) for R1;
+        StyleGAN (arXiv 1812.04948) section 3.1 for mixing; StyleGAN2 (arXiv 1912.04958) App. B for lazy penalties.
+
+    Arguments:
+        model: The composed model; its decoder is 'stylegan' with a mapping network.
+        steps: Training steps.
+        batch: Rows per step over all processes.
+        optimizer: How the generator's weights move.
+        discriminator_optimizer: How the discriminator's move; its schedule is over ``steps``.
+        channels_base: Channels of the discriminator's maps of a side are ``channels_base / side``,
+        channels_max: but at most this.
+        r1: :math:`\gamma`.
+        r1_every: Steps from one penalty to the next.
+        mixing: Share of images whose layers take one style up to a layer drawn by chance, and another after it.
+        average: Decay of the average of the generator's weights that the stage leaves in the model; 0 keeps none.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8, "channels_max": 4, "r1_every": 2}
+
+    def __init__(
+        self,
+        model: Model,
+        steps: int,
+        batch: int,
+        optimizer: OptimizerFactory,
+        discriminator_optimizer: OptimizerFactory,
+        channels_base: int = 16_384,
+        channels_max: int = 512,
+        r1: float = 1.0,
+        r1_every: int = 16,
+        mixing: float = 0.9,
+        average: float = 0.999,
+    ) -> None:
+        if min(steps, batch, channels_base, channels_max, r1_every) < 1 or r1 < 0.0 or not 0.0 <= mixing <= 1.0:
+            raise ContractError(
+                "steps, batch, channels_base, channels_max and r1_every are at least 1, r1 is not negative and mixing "
+                f"a share, got {steps}, {batch}, {channels_base}, {channels_max}, {r1_every}, {r1} and {mixing}"
+            )
+        decoder = model.decoder
+        if not isinstance(decoder, StyleGANDecoder) or decoder.mapping is None:
+            raise ContractError(
+                "stage 'gan' trains decoder 'stylegan', with a mapping network (mapping_layers above 0)"
+            )
+        self.model, self.decoder, self.mapping = model, decoder, decoder.mapping
+        self.steps, self.batch = steps, batch
+        self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
+        self.channels_base, self.channels_max = channels_base, channels_max
+        self.r1, self.r1_every, self.mixing, self.average = r1, r1_every, mixing, average
+
+    def setup(self) -> None:
+        """See :meth:`Stage.setup`."""
+        channels, side, _ = self.decoder.data_shape
+        with torch.random.fork_rng(devices=[]):
+            # The lent generator is for training's draws; it decides this seed so that runs of other seeds differ.
+            seed = torch.randint(2**31, (), generator=self.run.generator, device=self.run.device)
+            torch.default_generator.manual_seed(int(seed))
+            self.critic = Critic(side, channels, self.channels_base, self.channels_max)
+        self.critic.to(self.run.device, self.model.anchor.dtype)
+        self._flags = [(parameter, parameter.requires_grad) for parameter in self.decoder.parameters()]
+        self._train_all()
+        self.updater = Updater([self.decoder], self.optimizer, self.run, self.steps)
+        self.critic_updater = Updater([self.critic], self.discriminator_optimizer, self.run, self.steps)
+        self.averaged = WeightAverage(self.decoder, self.average) if self.average else None
+        for name in ("critic", "updater", "critic_updater"):
+            self.register(name, getattr(self, name))
+        if self.averaged is not None:
+            self.register("average", self.averaged)
+
+    def _train_all(self) -> None:
+        """Let a decoder that is frozen for later stages be trained in this one; the features it may have are not."""
+        for name, parameter in self.decoder.named_parameters():
+            if not name.startswith("features."):
+                parameter.requires_grad_(True)
+
+    def _draw(self, count: int) -> Tensor:
+        """Images of fresh latents and fresh noise, with graph."""
+        generator, like, synthesis = self.run.generator, self.model.anchor, self.decoder.synthesis
+
+        def fresh(*shape: int) -> Tensor:
+            return torch.randn(count, *shape, generator=generator, device=like.device, dtype=like.dtype)
+
+        w, other = self.mapping(fresh(self.mapping.width)), self.mapping(fresh(self.mapping.width))
+        with torch.no_grad():
+            self.mapping.mean.lerp_(w.mean(0), 1.0 - MEAN_DECAY)
+        layers = synthesis.layer_count
+        cut = torch.randint(1, layers, (count, 1), generator=generator, device=like.device)
+        mixed = torch.rand(count, 1, generator=generator, device=like.device) < self.mixing
+        second = (torch.arange(layers, device=like.device) >= cut) & mixed
+        styles = torch.where(second[:, :, None], other[:, None], w[:, None])
+        images: Tensor = synthesis(styles, [fresh(*shape) for shape in synthesis.noise_shapes])
+        return images
+
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """See :meth:`Stage.step`."""
+        self.decoder.train()
+        self.critic.train()
+        with torch.no_grad():
+            fake = self._draw(len(batch))
+        penalised = bool(self.r1) and step % self.r1_every == 0
+        with self.run.fabric.autocast():
+            x = batch.x.detach().requires_grad_(penalised)
+            data, drawn = self.critic(x), self.critic(fake)
+            loss = functional.softplus(drawn).mean() + functional.softplus(-data).mean()
+            report = {"discriminator/loss": loss.detach(), "discriminator/data": data.detach().mean()}
+            report["discriminator/drawn"] = drawn.detach().mean()
+            if penalised:
+                (slope,) = torch.autograd.grad(data.sum(), x, create_graph=True)
+                penalty = slope.flatten(1).square().sum(1).mean()
+                loss = loss + 0.5 * self.r1 * self.r1_every * penalty
+                report["discriminator/r1"] = penalty.detach()
+        self.critic_updater.update(loss, step)
+        with self.run.fabric.autocast(), frozen(self.critic):
+            loss = functional.softplus(-self.critic(self._draw(len(batch)))).mean()
+        report["gradient"] = self.updater.update(loss, step)
+        if self.averaged is not None:
+            self.averaged.update()
+        return report | {"loss": loss.detach()}
+
+    def finish(self) -> None:
+        """See :meth:`Stage.finish`."""
+        for parameter, flag in self._flags:
+            parameter.requires_grad_(flag)
+        if self.averaged is not None:
+            self.averaged.apply()
+        if isinstance(self.model.prior, StyleGANPrior):
+            generator = torch.Generator(self.model.anchor.device).manual_seed(0)
+            self.model.prior.standardise(*self.mapping.statistics(DRAWS, generator))

@@ -1,0 +1,112 @@
+"""How well a generator's latents give images back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from genfw.chains import Chain
+from genfw.errors import ContractError
+from genfw.evaluate import Evaluation, describe
+from genfw.interfaces.metric import Figure, Metric, Result
+from genfw.sampling import preserved
+from genfw.target import PosteriorTarget
+from genfw_plugins.stylegan.features import Features
+from genfw_plugins.stylegan.perceptual import feature_error
+
+__all__ = ["Inversion"]
+
+
+class Inversion(Metric):
+    r"""Errors of inverted images, in pixels and in features: ``mse``, :math:`\overline{(x - g(z))^2}`, and
+    ``feature-distance``, :math:`\overline{(F(x) - F(g(z)))^2}`, means over numbers and images of [-1, 1].
+
+    :math:`z` is where a chain of the posterior :math:`p(z \mid x)` ends (an optimiser's, from noise, from the encoder,
+    from the amortizer) or, without one, the encoder's centre. The feature network need not be the one that chains saw.
+
+    References: DAMC (arXiv 2310.03218) section 4.1 and Table 2, where FID takes the place of the second.
+
+    Arguments:
+        split: Split that is inverted.
+        count: Rows of it, all where absent.
+        chain: Posterior chain, one per image; the encoder is asked where absent.
+        features: Feature network; no second result where absent.
+        batch: Images at once.
+        show: Pairs in the picture.
+    """
+
+    smoke: ClassVar[dict[str, Any]] = {"count": 4, "show": 4}
+
+    def __init__(
+        self,
+        split: str = "test",
+        count: int | None = None,
+        chain: Chain | None = None,
+        features: Features | None = None,
+        batch: int = 50,
+        show: int = 8,
+    ) -> None:
+        if batch < 1 or show < 0:
+            raise ContractError(f"batch is at least 1 and show not negative, got {batch} and {show}")
+        self.split, self.count, self.chain = split, count, chain
+        self.features, self.batch, self.show = features, batch, show
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        """See :meth:`Metric.compute`."""
+        if self.chain is None and evaluation.model.encoder is None:
+            raise ContractError("inversion needs a posterior chain (chain: {sampler: ..., start: ...}) or an encoder")
+        rows = evaluation.rows(self.split, self.count)
+        generator = evaluation.generator("inversion")
+        network = None if self.features is None else self.features.build().to(evaluation.device)
+        pixels: list[Tensor] = []
+        errors: list[Tensor] = []
+        tiles: list[Tensor] = []
+        with preserved(*([] if self.chain is None else [self.chain])), torch.no_grad():
+            for rows_x, index in zip(rows.x.split(self.batch), rows.index.split(self.batch), strict=True):
+                x = rows_x.to(evaluation.device)
+                image = self._invert(evaluation, x, index, generator)
+                pixels.append((x - image).double().square().flatten(1).mean(1).cpu())
+                if network is not None:
+                    errors.append(feature_error(network, x, image).double().cpu())
+                left = max(self.show - len(tiles) // 2, 0)
+                for one, other in zip(x[:left].cpu(), image[:left].cpu(), strict=True):
+                    tiles += [one, other]
+        protocol = evaluation.protocol(
+            split=self.split,
+            count=len(rows),
+            latent="encoder" if self.chain is None else "posterior chain",
+            sampler=None if self.chain is None else describe(self.chain.sampler),
+            chain_steps=None if self.chain is None else self.chain.sampler.steps,
+            start=None if self.chain is None else ", ".join(describe(start) for start in self.chain.starts),
+            features=None if self.features is None else self.features.digest(),
+            range="[-1, 1]",
+        )
+        figures = []
+        if tiles:
+            caption = "Pairs: an image, and what the generator makes of its latent. From -1 (black) to 1 (white)."
+            pairs = torch.stack(tiles).clamp(-1.0, 1.0)
+            figures.append(evaluation.picture("inversion", "Inversions", caption, pairs, columns=8))
+        results = [_result("mse", torch.cat(pixels), protocol, figures)]
+        if errors:
+            results.append(_result("feature-distance", torch.cat(errors), protocol, []))
+        return results
+
+    def _invert(self, evaluation: Evaluation, x: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+        model = evaluation.model
+        if self.chain is None:
+            assert model.encoder is not None  # refused in compute
+            latent = model.encoder(x, generator=generator, temperature=0.0).latent
+            return model.likelihood(latent).mean
+        target = PosteriorTarget(model, x)
+        ends = self.chain.run(target, len(x), generator=generator, x=x, index=index.to(x.device))
+        return target.to_data(ends.position[: len(x)], mean=True)
+
+
+def _result(name: str, values: Tensor, protocol: dict[str, Any], figures: list[Figure]) -> Result:
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
+    note = "Mean over numbers and images."
+    return Result(name, float(values.mean()), "", protocol, error, "lower", note, figures)
