@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from datasets_util import encoded, write_mnist, write_tree
 
+from genfw.errors import DataError
 from genfw.testing import DatasetSuite, OptimizerSuite
+from genfw_plugins.datasets.celeba_hq import CelebAHQ
 from genfw_plugins.datasets.digits import Digits
 from genfw_plugins.datasets.idx import IdxImages
 from genfw_plugins.datasets.image_folder import ImageFolder
@@ -103,6 +106,19 @@ class TestCelebA(DatasetSuite):
         return CelebA(self.folder / "nowhere", download=False)
 
 
+class TestCelebAHQ(DatasetSuite):
+    def lay_out(self):
+        rng = np.random.default_rng(0)
+        images = {f"{k:05}.png": encoded(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8), "PNG") for k in range(60)}
+        self.root = write_tree(self.folder / "celeba-hq", images, archive=True)
+
+    def make(self):
+        return CelebAHQ(self.root, size=16, flip=0.5)
+
+    def make_absent(self):
+        return CelebAHQ(self.folder / "nowhere", size=16)
+
+
 class TestTensorFile(DatasetSuite):
     def lay_out(self):
         np.savez(self.folder / "rows.npz", train=np.random.default_rng(0).normal(size=(30, 3)))
@@ -146,3 +162,17 @@ class TestAdamax(OptimizerSuite):
 class TestSGD(OptimizerSuite):
     def make(self):
         return SGD(momentum=0.9, nesterov=True)
+
+
+def test_celeba_hq_is_found_in_data_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("GENFW_DATA", str(tmp_path))
+    with pytest.raises(
+        DataError, match=r"CelebA-HQ \(celeba-hq or celeba-hq.zip\) is absent; looked in .* or set 'root'"
+    ):
+        CelebAHQ().split("train")
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    write_tree(tmp_path / "celeba-hq", {f"{k:05}.png": encoded(pixels, "PNG") for k in range(60)}, archive=False)
+    data = CelebAHQ(size=4)
+    assert data.data_shape == (3, 4, 4)
+    assert len(data.split("train")) + len(data.split("test")) == 60
+    assert data.split("train").get(torch.tensor([0]))[0].shape == (1, 3, 4, 4)

@@ -35,6 +35,7 @@ BLOCKS = {
     "data: {use: cifar100, root: nowhere, download: false, size: 16}": (3, 16, 16),
     "data: {use: svhn, root: nowhere, download: false}": (3, 32, 32),
     "data: {use: celeba, root: nowhere, download: false, size: 32}": (3, 32, 32),
+    "data: {use: celeba-hq, root: nowhere}": (3, 64, 64),  # the cap of a smoke run
     "data: {use: lsun-church, root: nowhere, download: false}": (3, 64, 64),
     "data: {use: image-folder, root: nowhere, size: 24, channels: 1}": (1, 24, 24),
     "data: {use: stacked, source: {use: mnist, root: nowhere, download: false}}": (3, 28, 28),

@@ -176,8 +176,9 @@ class Modes(Metric):
 
         def draw(canvas: Canvas) -> None:
             axes = canvas.subplots()
-            axes.bar(range(len(drawn)), drawn, width=1.0, color=SERIES[0], label="samples")
-            axes.plot(range(len(drawn)), expected[order], color=SERIES[1], linewidth=1.0, label="expected of the data")
+            axes.stairs(drawn, fill=True, color=SERIES[0], label="samples")
+            middle = [number + 0.5 for number in range(len(drawn))]
+            axes.plot(middle, expected[order], color=SERIES[1], linewidth=1.0, label="expected of the data")
             axes.set(xlabel="mode, the data's most frequent first", ylabel="samples")
             axes.legend()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from genfw.evaluate import Evaluation
 from genfw.interfaces import Dataset
 from genfw.interfaces.metric import Figure, Metric, Result
 from genfw.model import Model
+from genfw.plots import Canvas
 from genfw_plugins.metrics._sets import available, check_shape, take_rows
 from genfw_plugins.metrics.density import importance_log_prob
 from genfw_plugins.metrics.detection import detect, draw_scores
@@ -188,34 +189,31 @@ class OutOfDistribution(Metric):
     ) -> list[Result]:
         """Mean score of the data themselves, train and test, with the histograms."""
         pair = {name: named[name] for name in ("train", "test")}
-        label = f"{score}: {_MEANING[score]}"
-        figures = [
-            self._figure(evaluation, f"ood-{score}-data", f"{score} on train and test", pair, label),
-            self._figure(
-                evaluation,
-                f"ood-{score}",
-                f"{score} on other data",
-                {name: values for name, values in named.items() if name != "train"},
-                label,
-            ),
-        ]
+        figures = [self._figure(evaluation, score, pair, {key: one for key, one in named.items() if key != "train"})]
         results = []
         for name, values in pair.items():
             error = float(values.std()) / math.sqrt(len(values))
             protocol = evaluation.protocol(split=name, count=len(values), **facts)
             shown = figures if name == "test" else []
-            results.append(
-                Result(f"{score}-{name}", float(values.mean()), "nats", protocol, error, figures=shown)
-                if score != "reconstruction"
-                else Result(f"{score}-{name}", float(values.mean()), "", protocol, error, figures=shown)
-            )
+            unit = "" if score == "reconstruction" else "nats"
+            results.append(Result(f"{score}-{name}", float(values.mean()), unit, protocol, error, figures=shown))
         return results
 
     @staticmethod
-    def _figure(evaluation: Evaluation, name: str, title: str, sets: dict[str, Tensor], label: str) -> Figure:
-        sizes = ", ".join(f"{len(values):,} of {key}" for key, values in sets.items())
-        caption = f"Items: {sizes}. Beyond the middle 99 % of all, values are counted in the outermost bins."
-        return evaluation.figure(name, title, caption, lambda canvas: draw_scores(canvas, sets, label))
+    def _figure(evaluation: Evaluation, score: Score, pair: dict[str, Tensor], others: dict[str, Tensor]) -> Figure:
+        label = f"{score}: {_MEANING[score]}"
+
+        def draw(canvas: Canvas) -> None:
+            left, right = canvas.subfigures(1, 2)
+            draw_scores(cast(Canvas, left), pair, label)
+            draw_scores(cast(Canvas, right), others, label)
+
+        sizes = ", ".join(f"{len(values):,} of {key}" for key, values in {**pair, **others}.items())
+        caption = (
+            f"Left: the data the model was trained on and those held out. Right: those and others. Items: {sizes}. "
+            "Beyond the middle 99 %, values are counted in the outermost bins."
+        )
+        return evaluation.figure(f"ood-{score}", f"{score} of other data", caption, draw, size=(9.0, 3.2))
 
     def _detection(
         self,

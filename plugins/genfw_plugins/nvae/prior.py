@@ -50,7 +50,7 @@ class NVAEPrior(Prior):
         gate: Squeeze-and-excitation in the cells.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"channels": 4, "groups": 2, "cells": 1, "latent_channels": 4}
+    smoke: ClassVar[Mapping[str, Any]] = {"channels": 4, "scales": 2, "groups": 2, "cells": 1, "latent_channels": 4}
 
     def __init__(
         self,

@@ -14,10 +14,11 @@ from genfw.interfaces.stage import Stage
 from genfw.model import Model
 from genfw.types import Batch
 
-__all__ = ["ReadjustBatchNorm", "readjust_batch_norm"]
+__all__ = ["ReadjustBatchNorm", "batch_norms", "readjust_batch_norm"]
 
 
-def _norms(model: Model) -> list[nn.modules.batchnorm._BatchNorm]:
+def batch_norms(model: Model) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The batch norms of prior and decoder."""
     parts = [part for part in (model.prior, model.decoder) if part is not None]
     return [layer for part in parts for layer in part.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
@@ -25,7 +26,7 @@ def _norms(model: Model) -> list[nn.modules.batchnorm._BatchNorm]:
 @contextmanager
 def _measuring(model: Model) -> Iterator[None]:
     """Have every batch that goes through count once in the statistics, and put modes back afterwards."""
-    norms = _norms(model)
+    norms = batch_norms(model)
     before = [(layer.training, layer.momentum) for layer in norms]
     try:
         for layer in norms:
@@ -60,7 +61,7 @@ def readjust_batch_norm(
         draws: Batches drawn; the statistics are their plain mean.
         batch: Items in each.
     """
-    for layer in _norms(model):
+    for layer in batch_norms(model):
         layer.reset_running_stats()
     with _measuring(model):
         for _ in range(draws):
@@ -84,7 +85,7 @@ class ReadjustBatchNorm(Stage):
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
 
     def __init__(self, model: Model, temperature: float, steps: int = 500, batch: int = 32) -> None:
-        if model.prior is None or model.decoder is None or not _norms(model):
+        if model.prior is None or model.decoder is None or not batch_norms(model):
             raise ContractError("stage 'readjust-batch-norm' needs a prior and a decoder with batch norms in them")
         if steps < 1 or batch < 1 or temperature <= 0.0:
             raise ContractError(
@@ -97,7 +98,7 @@ class ReadjustBatchNorm(Stage):
         """See :meth:`Stage.step`; the data only say how many to draw."""
         self.model.eval()
         if step == 0:
-            for layer in _norms(self.model):
+            for layer in batch_norms(self.model):
                 layer.reset_running_stats()
         with _measuring(self.model):
             x = _draw(self.model, self.temperature, len(batch), self.run.generator)

@@ -1,0 +1,70 @@
+"""Chains that begin in NVAE's cold draws."""
+
+import copy
+
+import pytest
+import torch
+from test_nvae import small_model
+
+from genfw.errors import ContractError
+from genfw.interfaces import Energy, StartRequest
+from genfw.model import Model
+from genfw.target import DataTarget, NoiseTarget
+from genfw.testing import StartSuite
+from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyPrior
+from genfw_plugins.nvae.starts import LowTemperatureStart
+from genfw_plugins.nvae.statistics import readjust_batch_norm
+
+
+class Square(Energy):
+    def forward(self, v):
+        return v.flatten(1).square().sum(1)
+
+
+def start_and_target():
+    model = small_model(Square(), shape=(1, 8, 8)).requires_grad_(False)
+    # In float32, as recipes run it: positions of a start are checked as such.
+    model.float()
+    return LowTemperatureStart(model, temperature=0.6, draws=3, batch=8), NoiseTarget(model)
+
+
+class TestLowTemperatureStart(StartSuite):
+    def make(self):
+        return start_and_target()[0]
+
+    def target(self):
+        return start_and_target()[1]
+
+
+def test_starts_are_what_the_encoder_finds_behind_cold_draws():
+    start, target = start_and_target()
+    model = target.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    drawn = start.draw(StartRequest(6, target, torch.Generator().manual_seed(0)))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    # The same by hand: a copy with statistics of cold draws makes the images, the model itself encodes them.
+    generator = torch.Generator().manual_seed(0)
+    cold = copy.deepcopy(model)
+    readjust_batch_norm(cold, 0.6, generator=generator, draws=3, batch=8)
+    with torch.no_grad():
+        x = cold.likelihood(cold.latent(cold.latent_layout.draw(6, generator=generator), 0.6)).mean
+        noise = target.draw_base(6, generator)
+        latent = model.encoder(x, generator=generator).noise
+        # Negative control: with the statistics of training the cold images are others.
+        generator.manual_seed(0)
+        plain = model.likelihood(model.latent(model.latent_layout.draw(6, generator=generator), 0.6)).mean
+    width = latent.shape[1]
+    assert torch.equal(drawn[:, :width], latent)
+    assert torch.equal(drawn[:, width:], noise[:, width:])
+    assert not torch.allclose(plain, x, atol=1e-2)
+
+
+def test_it_is_refused_where_it_makes_no_sense():
+    prior = TinyPrior()
+    with pytest.raises(ContractError, match="with batch norms in prior or decoder"):
+        LowTemperatureStart(Model(prior, TinyDecoder(), TinyEncoder(prior)))
+    start, target = start_and_target()
+    with pytest.raises(ContractError, match="gives noise, for chains in space 'noise' or 'prior'"):
+        start.draw(StartRequest(2, DataTarget(target.model), torch.Generator()))
+    with pytest.raises(ContractError, match=r"got 0\.0, 100 and 32"):
+        LowTemperatureStart(target.model, temperature=0.0)
