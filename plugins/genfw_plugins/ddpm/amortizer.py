@@ -53,7 +53,7 @@ class DDPM(Amortizer):
             where the processor multiplies in it.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"steps": 4}
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 4, "widths": (16, 16)}
 
     def __init__(
         self,
