@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.distributions import MultivariateNormal
 
 from genfw.chains import Chain
 from genfw.data import Loader
@@ -132,13 +133,34 @@ def test_elbo_never_exceeds_the_exact_likelihood_and_comes_close():
     model = Model(prior, decoder, MLPEncoder(prior, (3,), hidden=()))
     rows = train(ELBO(model, 700, 250, Adam(lr=0.03, decay="cosine")), x)
     weight, bias = decoder.map.weight.detach(), decoder.map.bias.detach()
-    marginal = torch.distributions.MultivariateNormal(bias, weight @ weight.T + 0.25 * torch.eye(3))
+    marginal = MultivariateNormal(bias, weight @ weight.T + 0.25 * torch.eye(3))
     exact = marginal.log_prob(x).mean()
     elbo = torch.stack([row["elbo"] for row in rows[-100:]]).mean()
     assert elbo < exact + 0.02
     assert elbo > exact - 0.1
-    best = torch.distributions.MultivariateNormal(x.mean(0), x.T.cov()).log_prob(x).mean()
+    best = MultivariateNormal(x.mean(0), x.T.cov()).log_prob(x).mean()
     assert exact > best - 0.05
+
+
+def test_elbo_on_noisy_data_learns_the_law_of_the_noisy_data():
+    # Data that are one point: what is left to learn is the noise, and it is scored at the point that was encoded.
+    torch.manual_seed(0)
+    prior = StandardNormal(1)
+    decoder = LinearDecoder(2, 1, 0.5)
+    with torch.no_grad():
+        decoder.map.weight.zero_()
+        decoder.map.bias.fill_(1.0)
+    model = Model(prior, decoder, MLPEncoder(prior, (2,)))
+    seen = []
+    model.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    stage = ELBO(model, 1, 20_000, Adam(lr=1e-9), data_noise=0.3)
+    (row,) = train(stage, torch.ones(20_000, 2))
+    torch.testing.assert_close(seen[0].mean(0), torch.ones(2), atol=0.01, rtol=0)
+    torch.testing.assert_close(seen[0].std(0), torch.full((2,), 0.3), atol=0.01, rtol=0)
+    exact = MultivariateNormal(torch.ones(2), 0.25 * torch.eye(2)).log_prob(seen[0]).mean()
+    torch.testing.assert_close(-row["reconstruction"], exact, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ContractError, match="not below 0"):
+        ELBO(model, 1, 1, Adam(lr=1.0), data_noise=-0.1)
 
 
 def test_kl_warm_up_rises_linearly():

@@ -32,6 +32,7 @@ __all__ = [
     "generator_updater",
     "initialise_energies",
     "need",
+    "noisy",
     "penalties",
     "saturation",
 ]
@@ -52,6 +53,13 @@ def need(model: Model, stage: str, *roles: str) -> None:
     missing = [role for role in roles if not present[role]]
     if missing:
         raise ContractError(f"stage '{stage}' needs a model with {', '.join(missing)}; the recipe has none")
+
+
+def noisy(x: Tensor, std: float, generator: torch.Generator) -> Tensor:
+    r"""Data with normal noise of standard deviation ``std`` added; the data themselves where it is 0."""
+    if not std:
+        return x
+    return x + std * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
 def check_schedule(steps: int, batch: int) -> None:

@@ -25,6 +25,7 @@ from genfw_plugins.training._common import (
     generator_updater,
     initialise_energies,
     need,
+    noisy,
     penalties,
     saturation,
 )
@@ -138,11 +139,7 @@ class Contrastive(Stage):
         result = self.negatives.run(target, len(batch), generator=generator, x=batch.x, index=batch.index, step=step)
         with torch.no_grad(), frozen(model.prior, model.decoder):
             negative = target.to_data(result.position, mean=self.mean, generator=generator)
-        positive = batch.x
-        if self.data_noise:
-            positive = positive + self.data_noise * torch.randn(
-                positive.shape, generator=generator, device=positive.device, dtype=positive.dtype
-            )
+        positive = noisy(batch.x, self.data_noise, generator)
         model.energies.train()
         with self.run.fabric.autocast():
             # One pass over both: statistics of the batch, where an energy has any, see data and negatives alike.

@@ -18,7 +18,7 @@ from genfw.model import Model
 from genfw.optim import Clip, Updater, WeightAverage
 from genfw.target import PriorTarget
 from genfw.types import Batch, Latent
-from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, penalties
+from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, noisy, penalties
 
 __all__ = ["ELBO", "balance_weights"]
 
@@ -75,6 +75,8 @@ class ELBO(Stage):
             ``kl_warmup``; ``penalty`` throughout where absent.
         tilted: Whether an energy on the latent belongs to the bound; ``false`` trains the generator as if there were
             none, for a later stage to tilt (NCP-VAE).
+        data_noise: Standard deviation of normal noise added to the data: the model is then one of data with that noise,
+            and the decoder's scale can't fall below it.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
@@ -97,8 +99,11 @@ class ELBO(Stage):
         balance: bool = False,
         penalty_start: float | None = None,
         tilted: bool = True,
+        data_noise: float = 0.0,
     ) -> None:
         check_schedule(steps, batch)
+        if data_noise < 0.0:
+            raise ContractError(f"data_noise is a standard deviation, not below 0, got {data_noise}")
         need(model, "elbo", "prior", "decoder", "encoder")
         self.tilted = tilted and bool(model.latent_energies)
         if self.tilted and (energy_optimizer is None or negatives is None):
@@ -120,7 +125,7 @@ class ELBO(Stage):
         self.model, self.steps, self.batch, self.optimizer = model, steps, batch, optimizer
         self.beta, self.kl_start, self.kl_warmup, self.free_bits = beta, kl_start, kl_warmup, free_bits
         self.penalty, self.clip, self.average, self.balance = penalty, clip, average, balance
-        self.energy_optimizer, self.negatives = energy_optimizer, negatives
+        self.energy_optimizer, self.negatives, self.data_noise = energy_optimizer, negatives, data_noise
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""
@@ -155,9 +160,10 @@ class ELBO(Stage):
         model = self.model
         assert model.encoder is not None  # refused in __init__
         self.networks.train()
+        x = noisy(batch.x, self.data_noise, self.run.generator)
         with self.run.fabric.autocast():
-            posterior = model.encoder(batch.x, generator=self.run.generator)
-            negative_log = -model.likelihood(posterior.latent).log_prob(batch.x)
+            posterior = model.encoder(x, generator=self.run.generator)
+            negative_log = -model.likelihood(posterior.latent).log_prob(x)
             kl = posterior.kl
             held = kl.clamp_min(self.free_bits) if self.free_bits else kl
             if self.balance and step < self.kl_warmup:
