@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
 from genfw.interfaces.tracker import RunInfo, Tracker
+from genfw_plugins.trackers._steps import Steps
 
 __all__ = ["TensorBoard"]
 
@@ -30,46 +30,33 @@ class TensorBoard(Tracker):
         self.folder, self.images = folder, images
         self._writer: SummaryWriter | None = None
         self._directory = Path()
-        self._offsets: list[int] = []
-        self._step = 0
+        self._steps: Steps | None = None
 
     def start(self, run: RunInfo) -> None:
         """See :meth:`Tracker.start`."""
-        steps = [count for _, count in run.stages]
-        self._offsets = [sum(steps[:number]) for number in range(len(steps))]
-        self._directory = run.directory
-        purge = None
-        if run.resumed_at is not None:
-            stage, step = run.resumed_at
-            purge = (self._offsets[stage] if stage < len(steps) else sum(steps)) + step
-        self._writer = SummaryWriter(str(run.directory / self.folder), purge_step=purge)
+        self._directory, self._steps = run.directory, Steps(run)
+        self._writer = SummaryWriter(str(run.directory / self.folder), purge_step=self._steps.resumed)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """See :meth:`Tracker.log`."""
-        if self._writer is None:
-            return
-        stage = int(row["stage"])
-        self._step = (self._offsets[stage] if stage < len(self._offsets) else 0) + int(row["step"])
-        for key, value in row.items():
-            if key in ("stage", "step") or isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            if math.isfinite(value):
-                self._writer.add_scalar(f"{row['name']}/{key}", value, self._step)
+        if self._writer is not None and self._steps is not None:
+            for name, value in self._steps.read(row).items():
+                self._writer.add_scalar(name, value, self._steps.last)
 
     def event(self, kind: str, message: str) -> None:
         """See :meth:`Tracker.event`."""
-        if self._writer is not None:
-            self._writer.add_text(f"events/{kind}", message, self._step)
+        if self._writer is not None and self._steps is not None:
+            self._writer.add_text(f"events/{kind}", message, self._steps.last)
 
     def end(self, status: str) -> None:
         """See :meth:`Tracker.end`."""
-        if self._writer is None:
+        if self._writer is None or self._steps is None:
             return
         if self.images:
             for folder in ("samples", "figures"):
                 for path in sorted((self._directory / folder).glob("*.png")):
                     picture = (imread(path)[..., :3] * 255).astype(np.uint8)
-                    self._writer.add_image(f"{folder}/{path.stem}", picture, self._step, dataformats="HWC")
-        self._writer.add_text("status", status, self._step)
+                    self._writer.add_image(f"{folder}/{path.stem}", picture, self._steps.last, dataformats="HWC")
+        self._writer.add_text("status", status, self._steps.last)
         self._writer.close()
         self._writer = None
