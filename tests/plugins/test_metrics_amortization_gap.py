@@ -109,8 +109,9 @@ def test_a_shift_is_measured_in_its_closed_form(tmp_path):
     results = take(tmp_path, Off(shift=0.3), items=2, draws=600)
     for ending in ("", "-given-x"):
         floor = results[f"sliced-wasserstein-floor{ending}"].value
-        # A shift by (0.3, 0.3) has the length 0.3 sqrt(2), over sqrt(2) dimensions.
-        assert results[f"sliced-wasserstein-amortizer{ending}"].value * floor == pytest.approx(0.3, rel=0.15)
+        # A shift by (0.3, 0.3) has the length 0.3 sqrt(2), and 2 / pi of it along a direction, in the mean.
+        expected = 0.3 * math.sqrt(2) * 2 / math.pi
+        assert results[f"sliced-wasserstein-amortizer{ending}"].value * floor == pytest.approx(expected, rel=0.15)
     assert results["stein-amortizer-given-x"].value > 4
     # U = |z - c|^2 / 2 w^2 up to a constant: the shift adds |m|^2 / 2 w^2.
     gap = results["energy-gap-amortizer"]
@@ -125,9 +126,10 @@ def test_a_sampler_that_ignores_x_passes_over_the_data_and_fails_given_x(tmp_pat
 
 
 def test_in_space_prior_the_unconditional_draws_count(tmp_path):
-    results = take(tmp_path, Off(factor=1.5), space="prior")
+    results = take(tmp_path, Off(factor=1.5), space="prior", order=2)
     floor = results["sliced-wasserstein-floor"].value
     assert results["sliced-wasserstein-amortizer"].value * floor == pytest.approx(0.5, rel=0.1)
+    assert results["sliced-wasserstein-amortizer"].protocol["order"] == 2
     assert results["stein-amortizer"].value > 4
     assert results["energy-gap-amortizer"].value == pytest.approx(1.5**2 - 1, rel=0.15)
 
@@ -198,6 +200,7 @@ class TestAmortizationGap(MetricSuite):
     [
         ({"references": 1}, "at least 2 reference sets, got references=1"),
         ({"count": 1}, "at least 2"),
+        ({"order": 0}, "order at least 1"),
         ({"items": 2, "space": "prior"}, "space 'prior' has none"),
     ],
 )

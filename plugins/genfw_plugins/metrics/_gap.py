@@ -63,12 +63,13 @@ class View:
     one_law: bool
 
 
-def gaps(view: View, along: Tensor) -> list[Gap]:
+def gaps(view: View, along: Tensor, order: int) -> list[Gap]:
     """Every distance of every contender from the references, and each distance's floor.
 
     Arguments:
         view: The sets.
         along: Directions of the sliced Wasserstein distance.
+        order: Its order.
     """
     first, *others = view.references
     pairs = [(a, b) for number, a in enumerate(view.references) for b in view.references[number + 1 :]]
@@ -77,7 +78,7 @@ def gaps(view: View, along: Tensor) -> list[Gap]:
 
     def wasserstein(a: Tensor, b: Tensor) -> float:
         parts = zip(a.split(view.draws), b.split(view.draws), strict=True)
-        return _mean([float(sliced_wasserstein(u, v, along)) for u, v in parts])
+        return _mean([float(sliced_wasserstein(u, v, along, order)) for u, v in parts])
 
     def discrepancy(a: Tensor, b: Tensor) -> float:
         parts = zip(a.split(view.draws), b.split(view.draws), bandwidths, strict=True)

@@ -44,8 +44,8 @@ class AmortizationGap(Metric):
 
     The reference is drawn ``references`` times; what two of its sets are apart is the floor. ``NAME-floor`` is the
     floor itself, and ``NAME-amortizer`` and so on are multiples of it (``energy-gap`` in nats, its multiple in the
-    note); 1 is a perfect sampler. Names are ``sliced-wasserstein`` (order 2, in units of the noise), ``mmd``,
-    ``energy-gap`` (mean potential minus the reference's) and, where many draws share one law, ``stein``.
+    note); 1 is a perfect sampler. Names are ``sliced-wasserstein`` (in units of the noise), ``mmd``, ``energy-gap``
+    (mean potential minus the reference's) and, where many draws share one law, ``stein``.
 
     In space ``posterior`` one position is drawn for each of ``count`` rows: sets over the data as a whole, as in the
     paper's pictures. With ``items``, ``draws`` positions for each of as many rows besides: distances within each item,
@@ -68,6 +68,8 @@ class AmortizationGap(Metric):
         draws: Draws for each of them.
         references: Independent reference sets.
         projections: Directions of the sliced Wasserstein distance.
+        order: Its order. That of order 2 grows with the root of the mass that lies in the wrong mode, so that its floor
+            is mostly chance where modes are far apart.
         untrained: Measure the amortizer before training too; it is built anew from the recipe.
         history: Draw the amortizer of the run's checkpoints, as many as are kept.
         show: Points per picture; 0 draws none.
@@ -88,22 +90,23 @@ class AmortizationGap(Metric):
         draws: int = 500,
         references: int = 2,
         projections: int = 128,
+        order: int = 1,
         untrained: bool = True,
         history: bool = True,
         show: int = 2000,
     ) -> None:
         if references < 2:
             raise ContractError(f"a noise floor needs at least 2 reference sets, got references={references}")
-        if count < 2 or draws < 2 or items < 0 or projections < 1 or show < 0:
+        if count < 2 or draws < 2 or items < 0 or min(projections, order) < 1 or show < 0:
             raise ContractError(
-                "count and draws are at least 2, projections at least 1, items and show from 0 up; got "
-                f"{count}, {draws}, {projections}, {items} and {show}"
+                "count and draws are at least 2, projections and order at least 1, items and show from 0 up; got "
+                f"{count}, {draws}, {projections}, {order}, {items} and {show}"
             )
         if items and space == "prior":
             raise ContractError("items are rows to condition on, and space 'prior' has none; leave items out")
         self.reference, self.refine, self.space, self.split = reference, refine, space, split
         self.count, self.items, self.draws = count, items, draws
-        self.references, self.projections = references, projections
+        self.references, self.projections, self.order = references, projections, order
         self.untrained, self.history, self.show = untrained, history, show
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
@@ -125,7 +128,7 @@ class AmortizationGap(Metric):
                 rows = evaluation.rows(self.split, self.items).x.to(evaluation.device)
                 given = rows.repeat_interleave(self.draws, 0)
                 views.append(("-given-x", self._view(evaluation, given, self.draws, fresh, generator)))
-            measured = [(ending, gaps(view, along)) for ending, view in views]
+            measured = [(ending, gaps(view, along, self.order)) for ending, view in views]
             figures = self._figures(evaluation, views, measured, x, along) if self.show else []
         results = []
         for ending, found in measured:
@@ -193,7 +196,7 @@ class AmortizationGap(Metric):
             refine=None if refine is None else describe(refine),
             refine_steps=None if self.refine is None else self.refine.steps,
             projections=self.projections,
-            order=2,
+            order=self.order,
         )
 
     def _result(self, gap: Gap, ending: str, protocol: Mapping[str, Any], trouble: str) -> Result:
@@ -246,7 +249,7 @@ class AmortizationGap(Metric):
             if earlier is None:
                 continue
             drawn = _draw(earlier, x, len(whole.references[0]), evaluation.generator("amortization-history"))
-            apart = float(sliced_wasserstein(drawn, whole.references[0], along))
+            apart = float(sliced_wasserstein(drawn, whole.references[0], along, self.order))
             sets[f"stage {one.stage}, step {one.step}: {apart / floor:.1f}×"] = drawn
         if not sets:
             return []
