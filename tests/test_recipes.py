@@ -1,7 +1,9 @@
 """Every shipped recipe runs in smoke mode to its report, says what it is, and reads back as it was resolved."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,29 @@ from genfw.recipe import load_recipe
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def _names(value: Any, role: str = "") -> Iterator[str]:
+    """Every component that a recipe names, with the place it is named at."""
+    if isinstance(value, dict):
+        if "use" in value:
+            yield f"{role}/{value['use']}"
+        for key, part in value.items():
+            yield from _names(part, key)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _names(part, role)
+
+
+def _smoke_cases() -> list[Any]:
+    """All recipes; those that name no component which an earlier one does not name are left to ``-m slow``."""
+    seen: set[str] = set()
+    cases = []
+    for name in RECIPES:
+        new = set(_names(load_recipe(FOLDER / f"{name}.yaml", search=[FOLDER]).plain())) - seen
+        seen |= new
+        cases.append(pytest.param(name, marks=() if new else pytest.mark.slow))
+    return cases
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +51,7 @@ def without_data(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", _smoke_cases())
 @pytest.mark.usefixtures("without_data")
 def test_it_runs_in_smoke_mode(name, tmp_path, registry):
     result = engine.run(name, root=tmp_path, smoke=True, registry=registry)
