@@ -204,9 +204,9 @@ class OutOfDistribution(Metric):
         label = f"{score}: {_MEANING[score]}"
 
         def draw(canvas: Canvas) -> None:
-            left, right = canvas.subfigures(1, 2)
-            draw_scores(cast(Canvas, left), pair, label)
-            draw_scores(cast(Canvas, right), others, label)
+            halves = cast(Sequence[Canvas], canvas.subfigures(1, 2))
+            for half, sets in zip(halves, (pair, others), strict=True):
+                draw_scores(half, sets, label)
 
         sizes = ", ".join(f"{len(values):,} of {key}" for key, values in {**pair, **others}.items())
         caption = (
