@@ -235,11 +235,12 @@ def test_weights_are_normalised_once_per_chain(monkeypatch):
     with target.chain():
         gradients = [target.potential_and_grad(position)[1] for _ in range(3)]
     assert len(calls) == 9
-    assert all(torch.equal(gradient, plain) for gradient in gradients)
+    for gradient in gradients:
+        torch.testing.assert_close(gradient, plain, rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         energy.stem.log_length.add_(1.0)
     with target.chain():  # another chain sees the weights as they are now
-        assert not torch.equal(target.potential_and_grad(position)[1], plain)
+        assert not torch.allclose(target.potential_and_grad(position)[1], plain, rtol=1e-2)
 
 
 @pytest.mark.parametrize(

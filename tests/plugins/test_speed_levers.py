@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from genfw.chains import run_chain
 from genfw.closed import MLPByHand, closed_form
 from genfw.errors import ContractError
+from genfw.freeze import held
 from genfw.interfaces import Energy
 from genfw.model import Model
 from genfw.nets import Activation, mlp
@@ -29,6 +30,7 @@ from genfw_plugins.ddpm.network import MLPUNet
 from genfw_plugins.ddpm.walk import Walk
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mlp_energy.energy import MLPEnergy
+from genfw_plugins.resnet_energy.energy import ResNetEnergy
 
 SIZE = 6
 LAYOUT = Model(StandardNormal(SIZE)).latent_layout
@@ -259,6 +261,31 @@ def test_a_convolution_as_large_as_its_map_is_a_product() -> None:
     layer = Gather(3, 5, (4, 2)).double()
     maps = torch.randn(6, 3, 4, 2, dtype=torch.float64)
     close(layer(maps), F.conv2d(maps, layer.weight, layer.bias))
+
+
+# -- the residual energy ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((3, 16, 16), {"blocks": ["down 8", 8, "down 12", 12]}),
+        ((3, 15, 13), {"blocks": [8, "down 8", 10]}),  # a last row and column that no mean takes
+        ((2, 8, 8), {"blocks": ["down 8"], "norm": "spectral", "batch_norm": True, "activation": "leaky-relu"}),
+    ],
+)
+def test_a_residual_energy_in_a_chain_is_the_energy(shape, options) -> None:
+    energy = ResNetEnergy(shape, **options).double()
+    x = torch.rand(5, *shape, dtype=torch.float64) * 2 - 1
+    energy.initialise(x)
+    energy(x)  # moves the batch norms' statistics away from 0 and 1
+    energy.eval()
+    expected = energy.value_and_grad(x)
+    with held(energy):
+        assert any(block._halving is not None for block in energy.blocks)
+        for actual, plain in zip(energy.value_and_grad(x), expected, strict=True):
+            close(actual, plain)
+    assert all(block._halving is None for block in energy.blocks)
 
 
 # -- the amortizer's walk ---------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -113,14 +114,31 @@ class ResNetEnergy(Energy):
         self.register_buffer("initialised", torch.tensor(norm != "weight"))
         convolutions = [part for part in self.modules() if isinstance(part, NormedConv)]
         self.spectral = SpectralPenalty(convolutions, spectral_iterations) if spectral_iterations else None
+        self._in_chain = False
 
     def forward(self, v: Tensor) -> Tensor:
         """See :meth:`Energy.forward`."""
-        h = self.act(self.stem(self._input(v)))
+        x = self._input(v)
+        if self._in_chain:
+            x = x.contiguous(memory_format=torch.channels_last)
+        h = self.act(self.stem(x))
         for block in self.blocks:
             h = block(h)
         energy: Tensor = self.head(h.sum(dim=(2, 3))).squeeze(1)
         return energy
+
+    @contextmanager
+    def for_chain(self) -> Iterator[None]:
+        """See :meth:`Energy.for_chain`: blocks that halve do so within a convolution; pixels lie channels last."""
+        before, self._in_chain = self._in_chain, True
+        try:
+            for block in self.blocks:
+                cast(ResBlock, block).hold()
+            yield
+        finally:
+            self._in_chain = before
+            for block in () if before else self.blocks:
+                cast(ResBlock, block).release()
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:

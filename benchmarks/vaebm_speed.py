@@ -1,0 +1,102 @@
+"""genfw's chain of VAEBM beside the same update written plainly, as ratios in one process.
+
+    OMP_NUM_THREADS=1 python benchmarks/vaebm_speed.py
+
+Plainly means: the networks as they are trained, only in eval mode, so that every step makes every normalised weight and
+applies every batch norm anew; one tensor and one update for each group of noise; autograd for the gradient. ``with
+weight gradients`` calls ``backward`` like the published code, which also computes gradients of the energy's weights
+that nobody reads. NVAE of 32 channels and 8 groups, residual energy of VAEBM's Table 7 on 32x32 images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+import torch
+from _ratios import agree, interleaved, table
+from torch import Tensor
+
+from genfw.chains import run_chain
+from genfw.model import Model
+from genfw.target import NoiseTarget
+from genfw_plugins.mcmc.langevin import Langevin
+from genfw_plugins.nvae.decoder import NVAEDecoder
+from genfw_plugins.nvae.prior import NVAEPrior
+from genfw_plugins.resnet_energy.energy import ResNetEnergy
+
+SHAPE, STEP = (3, 32, 32), 4e-5
+
+
+def networks(channels: int, groups: int, width: float) -> Model:
+    """Random networks whose normalisations are away from the identity."""
+    torch.manual_seed(0)
+    prior = NVAEPrior(SHAPE, channels=channels, scales=1, groups=groups)
+    energy = ResNetEnergy(SHAPE, preset="cifar10", width=width, clamp=True)
+    model = Model(prior, NVAEDecoder(prior), energy=energy)
+    with torch.no_grad():
+        energy.initialise(torch.rand(16, *SHAPE) * 2 - 1)
+        for _ in range(2):  # batch norms see some data
+            model.data(torch.randn(16, model.noise_layout.size))
+    return model.eval()
+
+
+def plain_chain(model: Model, position: Tensor, steps: int, generator: torch.Generator, weights: bool) -> Tensor:
+    """VAEBM's Langevin dynamics in noise space (Eq. 9), group by group."""
+    blocks = [block.clone().requires_grad_(True) for block in model.noise_layout.split(position).values()]
+    assert model.prior is not None
+    for _ in range(steps):
+        likelihood = model.likelihood(model.prior.transform(blocks[:-1]))
+        total = model.data_energy(likelihood.transform(blocks[-1])).sum()
+        total = total + sum(0.5 * block.square().sum() for block in blocks)
+        if weights:
+            total.backward()
+            gradients = [block.grad for block in blocks]
+        else:
+            gradients = list(torch.autograd.grad(total, blocks))
+        noise = torch.randn(position.shape, generator=generator)
+        moved = model.noise_layout.split(noise)
+        for block, gradient, drawn in zip(blocks, gradients, moved.values(), strict=True):
+            assert gradient is not None
+            block.data = block.data - STEP * gradient + math.sqrt(2.0 * STEP) * drawn
+            block.grad = None
+    for parameter in model.parameters():
+        parameter.grad = None
+    return torch.cat([block.detach().flatten(1) for block in blocks], dim=1)
+
+
+def main() -> None:
+    """Check that both walk alike, time them, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--channels", type=int, default=32)
+    parser.add_argument("--groups", type=int, default=8)
+    parser.add_argument("--width", type=float, default=1.0, help="factor on the energy's 128 channels")
+    arguments = parser.parse_args()
+    model = networks(arguments.channels, arguments.groups, arguments.width)
+    start = model.noise_layout.draw(arguments.batch, generator=torch.Generator().manual_seed(2))
+    target = NoiseTarget(model)
+
+    def plain(weights: bool, steps: int = arguments.steps) -> Tensor:
+        return plain_chain(model, start, steps, torch.Generator().manual_seed(3), weights)
+
+    def ours(steps: int = arguments.steps) -> Tensor:
+        sampler, source = Langevin(step_size=STEP, steps=steps), torch.Generator().manual_seed(3)
+        return run_chain(target, sampler, start, generator=source).position
+
+    agree("VAEBM chain", plain(weights=False), ours(), 1e-4)
+    moves = arguments.steps
+    first, second, third = interleaved((lambda: plain(False), lambda: plain(True), ours), arguments.repeats)
+    what = f"batch {arguments.batch}, {moves} steps, NVAE {arguments.channels} x {arguments.groups}"
+    table(
+        [
+            ("VAEBM chain", first, third, what),
+            ("VAEBM chain, plain with weight gradients", second, third, what),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()
