@@ -237,6 +237,17 @@ def test_auroc_of_two_normal_laws(tmp_path):
     assert "importance" not in results["energy-test"].protocol
 
 
+def test_noise_is_added_to_every_set(tmp_path):
+    data = Rows(torch.zeros(4000, 2), test=torch.zeros(4000, 2))
+    evaluation = Evaluation(exact_model(0.6, 0.8), data, SampleSettings(), tmp_path, seed=1)
+    results = take(OutOfDistribution(derived=["interpolation"], scores=["energy"], noise=0.5), evaluation)
+    # Nothing but the noise tells the sets apart: it is drawn anew for each.
+    assert results["auroc-energy-interpolation"].value == pytest.approx(0.5, abs=0.02)
+    spread = results["energy-test"].error * math.sqrt(4000)
+    assert spread == pytest.approx(0.5, abs=0.02)
+    assert results["energy-test"].protocol["noise"] == 0.5
+
+
 def test_derived_items():
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(40, 3, 4, 5, generator=generator)
@@ -262,6 +273,8 @@ def test_ood_refuses(tmp_path):
         OutOfDistribution(others={"noise": Rows(torch.zeros(4, 2))}, derived=["noise"])
     with pytest.raises(ContractError, match="count is at least 2"):
         OutOfDistribution(derived=["noise"], count=1)
+    with pytest.raises(ContractError, match=r"not below 0, got -1\.0"):
+        OutOfDistribution(derived=["noise"], noise=-1.0)
     data = Rows(normal_rows(20, 0.0, 0.0))
     without = Model(TinyPrior(), TinyDecoder(), energy=Slope(1.0, 1.0)).eval().requires_grad_(False)
     with pytest.raises(ContractError, match="all scores but 'energy' need an encoder"):

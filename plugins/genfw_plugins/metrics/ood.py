@@ -94,6 +94,11 @@ def score_items(
     return {score: found[score] for score in scores}
 
 
+def _on_cpu(evaluation: Evaluation, name: str) -> torch.Generator:
+    """The stream of that name, wherever the model is."""
+    return torch.Generator().manual_seed(evaluation.generator(name).initial_seed())
+
+
 class OutOfDistribution(Metric):
     r"""AUROC, AUPRC and FPR95 of a score that is to be low on other data, which count as positive.
 
@@ -112,6 +117,8 @@ class OutOfDistribution(Metric):
         count: Items of each set; all where absent.
         importance: Encoder draws per item for ``log-h`` and ``log-p``.
         batch: Items and draws taken at once.
+        noise: Standard deviation of normal noise added to the items of all sets, for a model that was trained on data
+            with such noise.
     """
 
     smoke: ClassVar[dict[str, Any]] = {"count": 8, "importance": 2}
@@ -124,6 +131,7 @@ class OutOfDistribution(Metric):
         count: int | None = 10_000,
         importance: int = 10,
         batch: int = 500,
+        noise: float = 0.0,
     ) -> None:
         self.others, self.derived = dict(others or {}), list(derived or [])
         if not self.others and not self.derived:
@@ -134,7 +142,9 @@ class OutOfDistribution(Metric):
             raise ContractError(
                 f"count is at least 2, importance and batch at least 1, got {count}, {importance} and {batch}"
             )
-        self.scores, self.count, self.importance, self.batch = scores, count, importance, batch
+        if noise < 0.0:
+            raise ContractError(f"noise is a standard deviation, not below 0, got {noise}")
+        self.scores, self.count, self.importance, self.batch, self.noise = scores, count, importance, batch, noise
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""
@@ -155,7 +165,8 @@ class OutOfDistribution(Metric):
         weighted = {"log-h", "log-p"} & set(scores)
         results: list[Result] = []
         for score in scores:
-            facts = {"score": _MEANING[score], "importance": self.importance if score in weighted else None}
+            facts: dict[str, Any] = {"score": _MEANING[score], "noise": self.noise or None}
+            facts["importance"] = self.importance if score in weighted else None
             named = {name: found[score] for name, found in values.items()}
             results += self._level(evaluation, score, named, facts)
             for name in (*self.others, *self.derived):
@@ -180,9 +191,13 @@ class OutOfDistribution(Metric):
             check_shape(name, data, evaluation.model.data_shape)
             sets[name] = take_rows(available(evaluation, data).split("test"), self.count, "ood", name).x
         for how in self.derived:
-            generator = torch.Generator().manual_seed(evaluation.generator(f"ood/{how}/items").initial_seed())
-            sets[how] = derive(test, how, generator)
-        return sets
+            sets[how] = derive(test, how, _on_cpu(evaluation, f"ood/{how}/items"))
+        if not self.noise:
+            return sets
+        return {
+            name: x + self.noise * torch.randn(x.shape, generator=_on_cpu(evaluation, f"ood/{name}/noise"))
+            for name, x in sets.items()
+        }
 
     def _level(
         self, evaluation: Evaluation, score: Score, named: Mapping[str, Tensor], facts: Mapping[str, Any]
