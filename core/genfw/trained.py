@@ -11,13 +11,14 @@ from safetensors.torch import save_file
 
 from genfw import randomness
 from genfw.compose import Composition, compose, open_recipe
+from genfw.errors import RunError
 from genfw.interfaces.metric import Result
 from genfw.plots import save_samples
 from genfw.plugins import Registry
 from genfw.processes import first_device, make_fabric, tuned
 from genfw.recipe import Recipe
 from genfw.rundir import RunDirectory
-from genfw.sampling import draw_samples
+from genfw.sampling import draw_batches
 from genfw.training import begin, put_back
 
 __all__ = ["accelerator_of", "compose_again", "evaluate_run", "load_run", "load_weights", "sample_run", "write_samples"]
@@ -78,34 +79,42 @@ def sample_run(
     count: int | None = None,
     seed: int | None = None,
     out: str | Path | None = None,
+    share: tuple[int, int] = (0, 1),
     checkpoint: str = "best",
     device: str | None = None,
     registry: Registry | None = None,
 ) -> Path:
     """Draw from a trained model, as the recipe's ``sample:`` section says.
 
+    Several processes, on one machine or many, may draw a share each: all shares together are, bit for bit on the same
+    kind of device, what one process draws.
+
     Arguments:
         directory: The run directory.
         count: Samples; the recipe's count where absent.
         seed: Source of all randomness; the recipe's seed where absent.
         out: Folder to write to; ``samples/seed<seed>`` in the run directory where absent.
+        share: Number of this process, from 0, and count of processes.
         checkpoint: See :func:`load_run`.
         device: Where chains run; the recipe's accelerator where absent.
         registry: Plugins; those that are installed where absent.
 
     Returns:
         The folder: ``samples.png`` (one value range for all) and ``samples.safetensors`` with ``x``, shape (N, *),
-        ``position``, shape (N, D), and ``potential`` in nats, shape (N,).
+        ``position``, shape (N, D), and ``potential`` in nats, shape (N,). A share's files are named
+        ``samples-2of4``, and ``index`` in them says which samples of the whole it has.
     """
     composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
     used = composition.seed if seed is None else seed
     folder = RunDirectory(directory).samples / f"seed{used}" if out is None else Path(out)
     with tuned(composition.engine):
-        write_samples(composition, folder, count=count, seed=used)
+        write_samples(composition, folder, count=count, seed=used, share=share)
     return folder
 
 
-def write_samples(composition: Composition, folder: Path, *, count: int | None = None, seed: int) -> None:
+def write_samples(
+    composition: Composition, folder: Path, *, count: int | None = None, seed: int, share: tuple[int, int] = (0, 1)
+) -> None:
     """Draw from the model and write what was drawn; see :func:`sample_run`.
 
     Arguments:
@@ -113,15 +122,31 @@ def write_samples(composition: Composition, folder: Path, *, count: int | None =
         folder: Where to write.
         count: Samples; the recipe's count where absent.
         seed: Source of all randomness.
+        share: See :func:`sample_run`.
+
+    Raises:
+        RunError: There is nothing in the share.
     """
     parameter = next(composition.model.parameters(), torch.empty(0))
-    samples = draw_samples(
-        composition.model, composition.sample, count or composition.sample.count, seed=seed, device=parameter.device
+    settings, (rank, world) = composition.sample, share
+    count = count or settings.count
+    batches = list(
+        draw_batches(composition.model, settings, count, seed=seed, device=parameter.device, rank=rank, world=world)
     )
+    if not batches:
+        raise RunError(
+            f"share {rank + 1} of {world} is empty: {count} samples in batches of {settings.batch} make "
+            f"{-(-count // settings.batch)} shares at most; take fewer, or set a smaller sample.batch"
+        )
+    tensors = {name: torch.cat([getattr(one, name) for one in batches]) for name in ("x", "position", "potential")}
+    stem = "samples"
+    if world > 1:
+        stem = f"samples-{rank + 1}of{world}"
+        every = torch.arange(count).split(settings.batch)
+        tensors["index"] = torch.cat(every[rank::world])
     folder.mkdir(parents=True, exist_ok=True)
-    save_samples(folder / "samples.png", samples.x)
-    tensors = {"x": samples.x, "position": samples.position, "potential": samples.potential}
-    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / "samples.safetensors")
+    save_samples(folder / f"{stem}.png", tensors["x"])
+    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / f"{stem}.safetensors")
 
 
 def evaluate_run(

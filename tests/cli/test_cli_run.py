@@ -99,6 +99,13 @@ def test_sample_writes_where_it_says(call, done, tmp_path):
     assert {path.suffix for path in folder.iterdir()} >= {".png", ".safetensors"}
     assert call("sample", "latest", "--count", 3, "--out", "mine").out == "mine\n"
     assert (tmp_path / "mine").is_dir()
+    for part in ("0/2", "3/2", "two"):
+        wrong = call("sample", "latest", "--share", part)
+        assert wrong.code == 2
+        assert "a share is written K/N" in wrong.err
+    empty = call("sample", "latest", "--share", "2/2", "--out", "none")
+    assert (empty.code, (tmp_path / "none").exists()) == (1, False)
+    assert "share 2 of 2 is empty: 4 samples in batches of 500 make 1 shares at most" in empty.err
 
 
 def test_evaluate_and_report_work_on_a_finished_run(call, done):

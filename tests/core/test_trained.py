@@ -104,6 +104,19 @@ def test_samples_depend_on_the_seed_alone(finished, tmp_path):
     assert_same(draw("d"), kept)
 
 
+def test_shares_of_the_samples_are_together_what_one_process_draws(finished, tmp_path):
+    # Four batches for three shares.
+    directory, options = finished.directory, {"count": 30, "seed": 1}
+    whole = load_file(engine.sample_run(directory, out=tmp_path / "whole", **options) / "samples.safetensors")
+    found = {name: torch.full_like(value, torch.nan) for name, value in whole.items()}
+    for number in range(3):
+        folder = engine.sample_run(directory, out=tmp_path / "shares", share=(number, 3), **options)
+        part = load_file(folder / f"samples-{number + 1}of3.safetensors")
+        for name, value in found.items():
+            value[part["index"]] = part[name]
+    assert_same(found, whole)
+
+
 def test_a_wrong_recipe_leaves_nothing_behind(recipe, tmp_path):
     with pytest.raises(RecipeError):
         engine.run(recipe, root=tmp_path / "runs", sets=["train.0.steps=many"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,9 @@ def command(
         Path | None, typer.Option("--out", "-o", metavar="PATH", help="Folder to write, instead of one in the run's.")
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Another seed than the recipe's.")] = None,
+    share: Annotated[
+        str, typer.Option("--share", metavar="K/N", help="Draw the K-th of N shares; together they are the whole.")
+    ] = "1/1",
     checkpoint: Checkpoint = "best",
     root: Root = Path("runs"),
 ) -> None:
@@ -31,6 +35,17 @@ def command(
     from genfw import engine
     from genfw.runs import find_run
 
+    part = _share(share)
     directory = find_run(run, root)
     registry = registry_of_run(ctx, directory)
-    print(engine.sample_run(directory, count=count, seed=seed, out=out, checkpoint=checkpoint, registry=registry))
+    folder = engine.sample_run(
+        directory, count=count, seed=seed, out=out, share=part, checkpoint=checkpoint, registry=registry
+    )
+    print(folder)
+
+
+def _share(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise typer.BadParameter(f"a share is written K/N, as in 2/4, with K from 1 to N; got '{text}'")
+    return int(found[1]) - 1, int(found[2])
