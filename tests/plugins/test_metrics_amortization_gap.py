@@ -201,12 +201,13 @@ class TestAmortizationGap(MetricSuite):
         ({"references": 1}, "at least 2 reference sets, got references=1"),
         ({"count": 1}, "at least 2"),
         ({"order": 0}, "order at least 1"),
+        ({"reference": Chain(MALA(), ExactStart(), count=3)}, "not reference.count"),
         ({"items": 2, "space": "prior"}, "space 'prior' has none"),
     ],
 )
 def test_bad_settings_are_refused_with_a_reason(settings, message):
     with pytest.raises(ContractError, match=re.escape(message)):
-        AmortizationGap(exact(), **settings)
+        AmortizationGap(**({"reference": exact()} | settings))
 
 
 def test_a_model_without_amortizer_is_refused(tmp_path):
