@@ -58,10 +58,12 @@ class GaussianMixture(Amortizer):
 
     def log_prob(self, position: Tensor) -> Tensor:
         r""":math:`\log q` in nats, with shape :math:`(B,)`."""
-        lower, log_diagonal = self._factors()
-        white = torch.einsum("kij,bj->bki", lower, position) - self.offset
-        each = log_diagonal.sum(1) - 0.5 * white.square().sum(2) - 0.5 * self.size * math.log(2 * math.pi)
-        return torch.logsumexp(self.logits.log_softmax(0) + each, dim=1)
+        # A likelihood that bfloat16 rounds is no likelihood.
+        with torch.autocast(position.device.type, enabled=False):
+            lower, log_diagonal = self._factors()
+            white = torch.einsum("kij,bj->bki", lower, position) - self.offset
+            each = log_diagonal.sum(1) - 0.5 * white.square().sum(2) - 0.5 * self.size * math.log(2 * math.pi)
+            return torch.logsumexp(self.logits.log_softmax(0) + each, dim=1)
 
     def sample(self, count: int, *, generator: torch.Generator) -> Tensor:
         """See :meth:`Amortizer.sample`."""
