@@ -96,9 +96,7 @@ class AmortizationGap(Metric):
         show: int = 2000,
     ) -> None:
         if reference.count is not None:
-            raise ContractError(
-                "how many reference chains run is said by count, items and draws, not by reference.count"
-            )
+            raise ContractError("count, items and draws say how many reference chains there are, not reference.count")
         if references < 2:
             raise ContractError(f"a noise floor needs at least 2 reference sets, got references={references}")
         if count < 2 or draws < 2 or items < 0 or min(projections, order) < 1 or show < 0:
