@@ -164,9 +164,10 @@ def compare_runs(directories: Sequence[Path | str], *, across: Sequence[str] = (
     recipes = [_mapping(_yaml(run.resolved)) for run in runs]
     evaluations = [_mapping(_json(run.evaluation)) for run in runs]
     names = [str(recipe.get("name") or run.path.parent.name) for recipe, run in zip(recipes, runs, strict=True)]
+    labels = _labels(names, [run.path.name for run in runs])
     compared = tuple(
         ComparedRun(
-            label=name if names.count(name) == 1 else f"{name} {run.path.name}",
+            label=label,
             path=run.path,
             name=name,
             description=str(recipe.get("description") or "").strip(),
@@ -174,7 +175,7 @@ def compare_runs(directories: Sequence[Path | str], *, across: Sequence[str] = (
             smoke=bool(recipe.get("smoke") or evaluation.get("smoke")),
             evaluated=bool(evaluation),
         )
-        for name, run, recipe, evaluation in zip(names, runs, recipes, evaluations, strict=True)
+        for name, label, run, recipe, evaluation in zip(names, labels, runs, recipes, evaluations, strict=True)
     )
     found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for number, evaluation in enumerate(evaluations):
@@ -191,6 +192,16 @@ def compare_runs(directories: Sequence[Path | str], *, across: Sequence[str] = (
         _row(name, records, compared, _papers(name, papers), frozenset(across)) for name, records in found.items()
     )
     return Comparison(compared, rows, tuple(across))
+
+
+def _labels(names: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """Names; where they repeat, with the last part of the folder's name, its hash, or all of it."""
+    ends = [folder.rpartition("-")[2] for folder in folders]
+    short = [f"{name} {end}" for name, end in zip(names, ends, strict=True)]
+    return [
+        name if names.count(name) == 1 else one if short.count(one) == 1 else f"{name} {folder}"
+        for name, one, folder in zip(names, short, folders, strict=True)
+    ]
 
 
 def _row(
@@ -229,7 +240,7 @@ def _row(
         Difference(key, tuple(_mapping(record.get("protocol")).get(key) for _, record in records), key in bars)
         for key in sorted(differing, key=lambda key: key not in bars)
     ]
-    reason = _reason(differences, numbers, [runs[run].label for run, _ in records], better)
+    reason = _reason(differences, numbers, [runs[run].label for run, _ in records])
     unit = str(records[0][1].get("unit") or "")
     return Row(name, unit, better, numbers, papers, tuple(differences), reason)
 
@@ -283,7 +294,7 @@ def _ranks(
     return ranks
 
 
-def _reason(differences: Sequence[Difference], numbers: Sequence[Number], labels: Sequence[str], better: str) -> str:
+def _reason(differences: Sequence[Difference], numbers: Sequence[Number], labels: Sequence[str]) -> str:
     bars = [one for one in differences if one.bars]
     if bars:
         said = []
@@ -294,9 +305,6 @@ def _reason(differences: Sequence[Difference], numbers: Sequence[Number], labels
                     sides.setdefault("not said" if value is None else str(value), []).append(label)
             said.append(f"{bar.key} is " + ", ".join(f"{value} in {' and '.join(of)}" for value, of in sides.items()))
         return "protocols differ: " + "; ".join(said)
-    counted = [number for number in numbers if number.group]
-    if len(counted) > 1 and better not in ("lower", "higher"):
-        return "neither a low nor a high value is better"
     return ""
 
 

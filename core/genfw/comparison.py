@@ -49,19 +49,23 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
         "runs": runs,
         "smoke": any(run.smoke for run in runs),
         "rows": [_row(row, len(runs)) for row in comparison.rows],
-        "differing": [
-            {
-                "name": row.name,
-                "labels": [runs[one.run].label for one in row.numbers],
-                "differences": row.differences,
-            }
-            for row in comparison.rows
-            if row.differences
-        ],
+        "differing": _differing(comparison),
         "across": comparison.across,
         "pictured": pictured,
         "version": __version__,
     }
+
+
+def _differing(comparison: Comparison) -> list[dict[str, Any]]:
+    """The tables of differences; results that differ in the same ways share one."""
+    tables: dict[str, dict[str, Any]] = {}
+    for row in comparison.rows:
+        if row.differences:
+            labels = [comparison.runs[one.run].label for one in row.numbers]
+            table = tables.setdefault(repr((labels, row.differences)), {"labels": labels, "names": []})
+            table["differences"] = row.differences
+            table["names"].append(row.name)
+    return list(tables.values())
 
 
 def _row(row: Row, runs: int) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def _row(row: Row, runs: int) -> dict[str, Any]:
         "name": row.name,
         "unit": row.unit,
         "better": row.better,
-        "reason": row.reason,
+        "bars": [one.key.replace("_", " ") for one in row.differences if one.bars],
         "papers": row.papers,
         "cells": [[_cell(one, parted) for one in row.numbers if one.run == number] for number in range(runs)],
     }

@@ -165,9 +165,9 @@ def test_equal_to_torch_fidelity_called_directly_bit_for_bit(tmp_path, model):
     direct = directly(here, 70, fid=True, kid=True, isc=True, prc=True, **options)
     assert found["fid"].value == direct["frechet_inception_distance"]
     assert found["kid"].value == direct["kernel_inception_distance_mean"]
-    assert found["kid-std"].value == direct["kernel_inception_distance_std"]
+    assert f"over subsets: {direct['kernel_inception_distance_std']:.3g}." in found["kid"].note
     assert found["inception-score"].value == direct["inception_score_mean"]
-    assert found["inception-score-std"].value == direct["inception_score_std"]
+    assert found["inception-score"].error == direct["inception_score_std"] / math.sqrt(2)
     assert (found["precision"].value, found["recall"].value) == (direct["precision"], direct["recall"])
     assert found["f-score"].value == direct["f_score"]
     assert 0 < found["fid"].value < math.inf
@@ -314,11 +314,11 @@ def test_the_classifier_as_extractor(tmp_path, monkeypatch):
 
     grey = Model(Normal(), Grey())
     here = Evaluation(grey, Digits(), SampleSettings(), tmp_path)
-    (score, spread) = InceptionScore(samples=60, splits=2, extractor="classifier").compute(here)
+    (score,) = InceptionScore(samples=60, splits=2, extractor="classifier").compute(here)
     assert 1.0 <= score.value <= 10.0
     assert score.protocol["classifier_accuracy"] > 0.8
     assert score.protocol["classifier_classes"] == 10
-    assert spread.name == "inception-score-std"
+    assert score.error > 0
     # The classifier of grey digits reads the channels of colour images one by one; found in the cache by now.
     colour = Evaluation(Model(Normal(), Picture()), Synthetic(SHAPE, rows=64), SampleSettings(), tmp_path)
     fid = FID(samples=60, extractor="classifier", dataset=Digits())

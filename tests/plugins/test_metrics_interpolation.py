@@ -57,7 +57,7 @@ def ways(tmp_path, positions, decoder, points=9, **settings):
 
 
 def test_a_quarter_circle_climbs_what_the_energy_does_at_its_middle(tmp_path):
-    # U = 3 xy + |eps|^2 / 2, and |eps| = 2 all along: 3 * 2 at the middle of the first, 3 * 0.5 of the second.
+    # E = 3 xy is 0 at the ends; at the middles, with radius 2 and 1, it is 3 * 2 and 3 * 0.5.
     found = ways(tmp_path, [[2.0, 0.0], [0.0, 1.0], [0.0, 2.0], [1.0, 0.0]], Plain())
     assert found["interpolation-barrier"].value == pytest.approx((6.0 + 1.5) / 2, rel=1e-5)
     assert found["interpolation-barrier"].error == pytest.approx((6.0 - 1.5) / 2, rel=1e-5)
@@ -68,6 +68,16 @@ def test_a_way_down_and_up_has_no_barrier(tmp_path):
     found = ways(tmp_path, [[2.0, 0.0], [0.0, -2.0]], Plain())
     assert found["interpolation-barrier"].value == pytest.approx(0.0, abs=1e-5)
     assert found["interpolation-barrier"].error is None
+
+
+def test_a_slope_is_no_barrier(tmp_path):
+    # On a circle of radius 1 from angle -45 to 45 degrees, 3 xy = 1.5 sin 2a runs from -1.5 to 1.5 through 0.
+    side = math.sqrt(0.5)
+    found = ways(tmp_path, [[side, -side], [side, side]], Plain(), points=201)
+    angle = torch.linspace(-1, 1, 201, dtype=torch.float64)
+    expected = float((1.5 * (angle * math.pi / 2).sin() - 1.5 * angle).max())
+    assert found["interpolation-barrier"].value == pytest.approx(expected, rel=1e-4)
+    assert expected < 0.4
 
 
 def test_a_decoder_that_switches_jumps_once(tmp_path):

@@ -65,7 +65,10 @@ def _print(comparison: Comparison) -> None:
         rows,
         empty="none of these runs has been evaluated; 'genfw evaluate RUN' does it",
     )
-    reasons = [(row.name, row.reason) for row in comparison.rows if row.reason]
+    reasons: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if row.reason:
+            reasons.setdefault(row.reason, []).append(row.name)
     if reasons:
         heading("Not ranked together")
-        table(["result", "why"], reasons)
+        table(["results", "why"], [(", ".join(names), reason) for reason, names in reasons.items()])

@@ -172,8 +172,8 @@ class KID(_Fidelity):
     r"""Squared maximum mean discrepancy between samples and data under the kernel
     :math:`(f \cdot g / F + 1)^3` of their features, averaged over random subsets; unbiased.
 
-    Computed by torch-fidelity on samples of genfw's own sampler. ``kid-std`` is the spread over subsets, which share
-    images: not a standard error.
+    Computed by torch-fidelity on samples of genfw's own sampler. Its spread over subsets is noted; they share images,
+    so that no standard error follows from it.
 
     References:
         Bińkowski et al. 2018 (arXiv 1801.01401)
@@ -228,19 +228,17 @@ class KID(_Fidelity):
         options = {"kid_subsets": self.subsets, "kid_subset_size": self.subset_size, "rng_seed": _SEED}
         found = module.kid_features_to_metric(drawn, data, verbose=False, **options)
         protocol = self.protocol(evaluation, extractor, layer, kernel="cubic polynomial", **options)
-        note = "Near 0 it may be negative: it is unbiased."
-        return [
-            Result("kid", found[module.KEY_METRIC_KID_MEAN], "", protocol, better="lower", note=note),
-            Result("kid-std", found[module.KEY_METRIC_KID_STD], "", protocol, note="Spread over subsets."),
-        ]
+        spread = found[module.KEY_METRIC_KID_STD]
+        note = f"Unbiased, so near 0 it may be negative. Standard deviation over subsets: {spread:.3g}."
+        return [Result("kid", found[module.KEY_METRIC_KID_MEAN], "", protocol, better="lower", note=note)]
 
 
 class InceptionScore(_Fidelity):
     r"""How sure the classes of samples are, and how many there are of them:
     :math:`\exp E_x\, \mathrm{KL}(p(y \mid x) \,\|\, p(y))`.
 
-    Computed by torch-fidelity on samples of genfw's own sampler; the mean over ``splits`` parts of them, and their
-    spread. With extractor ``classifier``, :math:`y` are the classes of the data, and the score is at most their count.
+    Computed by torch-fidelity on samples of genfw's own sampler; the mean over ``splits`` parts of them. With
+    extractor ``classifier``, :math:`y` are the classes of the data, and the score is at most their count.
 
     References:
         Salimans et al. 2016 (arXiv 1606.03498)
@@ -282,10 +280,9 @@ class InceptionScore(_Fidelity):
         logits = extract(evaluation, extractor, self.drawn(evaluation), self.batch, keep=False)[layer]
         found = module.isc_features_to_metric(logits, splits=self.splits, shuffle=True, rng_seed=_SEED)
         protocol = self.protocol(evaluation, extractor, layer, splits=self.splits, shuffle=True, rng_seed=_SEED)
-        return [
-            Result("inception-score", found[module.KEY_METRIC_ISC_MEAN], "", protocol, better="higher"),
-            Result("inception-score-std", found[module.KEY_METRIC_ISC_STD], "", protocol, note="Spread over parts."),
-        ]
+        # torch-fidelity divides by the count of parts, where an estimate from so few of them takes one less.
+        error = found[module.KEY_METRIC_ISC_STD] / (self.splits - 1) ** 0.5 if self.splits > 1 else None
+        return [Result("inception-score", found[module.KEY_METRIC_ISC_MEAN], "", protocol, error, "higher")]
 
 
 class PrecisionRecall(_Fidelity):

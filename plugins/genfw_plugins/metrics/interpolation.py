@@ -1,4 +1,4 @@
-"""The way from one sample to another through the noise: what is seen on it, and what it climbs."""
+"""The way from one sample to another through the noise: what is seen on it, and what energies climb."""
 
 from __future__ import annotations
 
@@ -53,8 +53,9 @@ def on_sphere(layout: NoiseLayout, first: Tensor, last: Tensor, points: int) -> 
 class Interpolation(Metric):
     r"""Great circles in noise space between pairs of samples, decoded.
 
-    ``interpolation-barrier`` is how far the potential climbs above the higher end of a way,
-    :math:`\max_t U(\epsilon_t) - \max(U(\epsilon_0), U(\epsilon_1))` in nats; 0 where nothing parts the two.
+    ``interpolation-barrier`` is how far the energies climb above an even passage from end to end,
+    :math:`\max_t E(\epsilon_t) - (1 - t) E(\epsilon_0) - t E(\epsilon_1)` in nats, :math:`E` being what they add to
+    the base; 0 where nothing parts the two. The base itself does not climb on a great circle.
     ``interpolation-jump`` is a way's longest step in data space over its mean step: 1 where data change evenly, and
     near the count of steps where one sample turns into the other at once.
 
@@ -83,9 +84,10 @@ class Interpolation(Metric):
         ways = on_sphere(target.layout, position[: self.pairs], position[self.pairs :], self.points)
         with target.chain(), torch.no_grad():
             # One way at a time: as many points as a small batch has.
-            potential = torch.stack([target.potential(way) for way in ways]).double().cpu()
+            tilt = torch.stack([target.tilt(way) for way in ways]).double().cpu()
             x = torch.stack([target.to_data(way, mean=True) for way in ways]).cpu()
-        barrier = potential.amax(1) - potential[:, [0, -1]].amax(1)
+        t = torch.linspace(0.0, 1.0, self.points, dtype=torch.float64)
+        barrier = (tilt - (1 - t) * tilt[:, :1] - t * tilt[:, -1:]).amax(1)
         steps = (x[:, 1:] - x[:, :-1]).double().flatten(2).norm(dim=-1)
         # Two samples that are the same have a way of no length, which has no jump.
         jump = torch.where(steps.sum(1) > 0, steps.amax(1) / steps.mean(1).clamp_min(1e-300), torch.ones(len(steps)))
@@ -99,7 +101,7 @@ class Interpolation(Metric):
             shown = x[: self.show].flatten(0, 1)
             title = "Interpolations"
             figures = [evaluation.picture("interpolation", title, caption, shown, columns=self.points)]
-        climbs = "Above the higher end of a way, mean over pairs."
+        climbs = "Energies above an even passage from end to end, mean over pairs."
         even = "Longest step over mean step; 1 is even."
         return [
             Result("interpolation-barrier", *_mean(barrier, "nats", protocol), note=climbs, figures=figures),
