@@ -53,7 +53,7 @@ class StyleGANDecoder(Decoder):
         weights: What ``genfw import stylegan`` has written.
     """
 
-    smoke: ClassVar[MappingABC[str, Any]] = {"channels_max": 2, "mapping_layers": 2, "weights": None}
+    smoke: ClassVar[MappingABC[str, Any]] = {"channels_max": 1, "mapping_layers": 2, "weights": None}
     psi: Tensor
 
     def __init__(

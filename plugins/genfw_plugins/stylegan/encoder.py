@@ -43,7 +43,7 @@ class StyleGANEncoder(Encoder):
         weights: What ``genfw import stylegan`` has written, if an encoder was in the file.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"channels_base": 2, "channels_max": 4, "weights": None}
+    smoke: ClassVar[Mapping[str, Any]] = {"channels_base": 1, "channels_max": 2, "weights": None}
 
     def __init__(
         self,

@@ -74,7 +74,7 @@ class Features(Settings):
         size: Side that images are brought to before; as they are where absent.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"network": "random", "weights": None}
+    smoke: ClassVar[Mapping[str, Any]] = {"network": "random", "weights": None, "size": 32}
 
     def __init__(
         self,

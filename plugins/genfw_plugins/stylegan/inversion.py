@@ -39,7 +39,7 @@ class Inversion(Metric):
         show: Pairs in the picture.
     """
 
-    smoke: ClassVar[dict[str, Any]] = {"count": 4, "show": 4}
+    smoke: ClassVar[dict[str, Any]] = {"count": 2, "show": 2}
 
     def __init__(
         self,
