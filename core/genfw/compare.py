@@ -195,8 +195,8 @@ def compare_runs(directories: Sequence[Path | str], *, across: Sequence[str] = (
 
 
 def _labels(names: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """Names; where they repeat, with the last part of the folder's name, its hash, or all of it."""
-    ends = [folder.rpartition("-")[2] for folder in folders]
+    """Names; where they repeat, with the hash in the folder's name, or all of it."""
+    ends = [re.sub(r"^\d{8}-\d{6}-", "", folder) for folder in folders]
     short = [f"{name} {end}" for name, end in zip(names, ends, strict=True)]
     return [
         name if names.count(name) == 1 else one if short.count(one) == 1 else f"{name} {folder}"

@@ -175,6 +175,7 @@ def test_a_run_that_measured_something_twice_has_both(run):
 
 def test_runs_of_one_recipe_are_told_apart(run):
     first, second = run("same", record(1.0)), run("same", record(2.0))
+    second = second.rename(second.parent / f"20200101-000000-{first.name[16:]}")
     other = run("same", record(3.0), description="another recipe")
     # By the recipe's hash where that tells them apart, else by the whole name of the folder.
     labels = [one.label for one in compare_runs([first, second, other]).runs]
