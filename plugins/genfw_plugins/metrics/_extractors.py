@@ -114,10 +114,10 @@ def make_extractor(
     cuda = evaluation.device.type == "cuda"
     if name in ("classifier", "random"):
         module, facts = _own(evaluation, name, shape, layer, dataset)
-        module = module.to(evaluation.device if cuda else "cpu").requires_grad_(False).eval()
         layers = tuple(module.features_list)
     else:
         module, layers, facts = _registered(name, weights, sha256, layer, cuda)
+    module = module.to(evaluation.device if cuda else "cpu").requires_grad_(False).eval()
     digest = digest_of_tensors(module.state_dict())
     facts = {"extractor": name, "extractor_weights": digest, **facts}
     return Extractor(name, module, layers, digest, name not in ("classifier", "random"), facts)
