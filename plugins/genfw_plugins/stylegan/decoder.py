@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Mapping as MappingABC
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -137,6 +139,12 @@ class StyleGANDecoder(Decoder):
         first, *planes = latent.groups
         image: Tensor = self.synthesis(self.styles(first), planes or None)
         return image
+
+    @contextmanager
+    def for_chain(self) -> Iterator[None]:
+        """See :meth:`Decoder.for_chain`."""
+        with self.synthesis.prepared():
+            yield
 
     def forward(self, latent: Latent) -> Likelihood:
         """See :meth:`Decoder.forward`."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -48,12 +49,18 @@ class _Layer(nn.Module):
         self.register_buffer("noise", torch.randn(side, side))
         self.strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
+        #: What :meth:`power` gave, while the weights stand still.
+        self.ready: Tensor | None = None
+
+    def power(self) -> Tensor:
+        """Sum of squared weights from each input to each output."""
+        return self.weight.square().sum((2, 3))
 
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None, kernel: Tensor, gain: float) -> Tensor:
         style = self.style(w)
         # The activation's sqrt 2 and the block's gain go through a leaky ReLU, so they cost nothing here.
         gain = gain * math.sqrt(2.0)
-        power = self.weight.square().sum((2, 3))
+        power = self.power() if self.ready is None else self.ready
         scale = gain * (functional.linear(style.square(), power) + 1e-8).rsqrt()
         x = x * style[:, :, None, None]
         if self.up:
@@ -63,7 +70,8 @@ class _Layer(nn.Module):
             x = functional.conv2d(x, self.weight, padding=1)
         plane = self.noise if noise is None else noise
         offset = gain * (self.strength * plane + self.bias[:, None, None])
-        return functional.leaky_relu(torch.addcmul(offset, x, scale[:, :, None, None]), SLOPE)
+        # In place: one map less is kept for the gradient.
+        return functional.leaky_relu_(torch.addcmul(offset, x, scale[:, :, None, None]), SLOPE)
 
 
 class _ToImage(nn.Module):
@@ -158,3 +166,16 @@ class Synthesis2(nn.Module):
             image = self.images[0](x, styles[:, -1])
         assert isinstance(image, Tensor)  # a module's result
         return image
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Inside the block the weights stand still, and what is made of them is made once."""
+        layers = [layer for layer in self.layers if isinstance(layer, _Layer)]
+        before = [layer.ready for layer in layers]
+        try:
+            for layer in layers:
+                layer.ready = layer.power().detach()
+            yield
+        finally:
+            for layer, power in zip(layers, before, strict=True):
+                layer.ready = power

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class _Finish(nn.Module):
     def forward(self, x: Tensor, w: Tensor, noise: Tensor | None) -> Tensor:
         plane = self.noise if noise is None else noise
         x = x + (self.strength[:, None, None] * plane + self.bias[:, None, None])
-        x = functional.leaky_relu(x, SLOPE)
+        x = functional.leaky_relu_(x, SLOPE)  # in place: one map less is kept for the gradient
         variance, mean = torch.var_mean(x, dim=(2, 3), correction=0)
         scale, shift = self.style(w).chunk(2, dim=1)
         # One multiplication and one addition on the maps: normalisation and style are both affine, channel by channel.
@@ -82,6 +83,7 @@ class Synthesis(nn.Module):
         self.to_image = nn.Parameter(torch.randn(channels, widths[-1], 1, 1))
         self.image_bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("blur", torch.tensor([1.0, 2.0, 1.0]), persistent=False)
+        self._ready: list[Tensor] = []
         #: Shape of the noise of each layer.
         self.noise_shapes: tuple[Size, ...] = tuple((1, each, each) for each in sides for _ in range(2))
 
@@ -93,20 +95,39 @@ class Synthesis(nn.Module):
             noise: Noise of each layer, with shape :math:`(B, 1, h, h)`; the constants that were drawn at the beginning
                 where absent.
         """
+        kernels = self._ready or self.kernels()
         x = self.const.expand(len(styles), *self.const.shape)
         for number, finish in enumerate(self.finishes):
             if number:
-                x = self._convolve(x, number)
+                x = self._convolve(x, number, kernels[number - 1])
             x = finish(x, styles[:, number], None if noise is None else noise[number])
         scale = 1.0 / math.sqrt(self.to_image.shape[1])
         image = functional.conv2d(x, self.to_image * scale, self.image_bias)
         return image if self.repeats == 1 else functional.interpolate(image, scale_factor=self.repeats)
 
-    def _convolve(self, x: Tensor, number: int) -> Tensor:
-        weight = self.weights[number - 1]
+    def kernels(self) -> list[Tensor]:
+        """Weights of every convolution as it is carried out: scaled, and 4 x 4 where the side is doubled."""
+        ready = []
+        for number, weight in enumerate(self.weights, start=1):
+            if number % 2:
+                ready.append(weight * math.sqrt(2.0 / weight[0].numel()))
+                continue
+            weight = weight * math.sqrt(2.0 / (9 * weight.shape[0]))
+            wide = sum(functional.pad(weight, (i, 1 - i, j, 1 - j)) for i in (0, 1) for j in (0, 1))
+            assert isinstance(wide, Tensor)  # a sum of four
+            ready.append(wide)
+        return ready
+
+    def _convolve(self, x: Tensor, number: int, kernel: Tensor) -> Tensor:
         if number % 2:
-            return functional.conv2d(x, weight * math.sqrt(2.0 / weight[0].numel()), padding=1)
-        weight = weight * math.sqrt(2.0 / (9 * weight.shape[0]))
-        wide = sum(functional.pad(weight, (i, 1 - i, j, 1 - j)) for i in (0, 1) for j in (0, 1))
-        assert isinstance(wide, Tensor)  # a sum of four
-        return blurred(functional.conv_transpose2d(x, wide, stride=2, padding=1), self.blur, 1)
+            return functional.conv2d(x, kernel, padding=1)
+        return blurred(functional.conv_transpose2d(x, kernel, stride=2, padding=1), self.blur, 1)
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Inside the block the weights stand still, and what is made of them is made once."""
+        before, self._ready = self._ready, [kernel.detach() for kernel in self.kernels()]
+        try:
+            yield
+        finally:
+            self._ready = before
