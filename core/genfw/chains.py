@@ -79,7 +79,8 @@ def run_chain(
         acceptance = torch.zeros_like(state.potential)
         for step in range(count + 1):
             if step:
-                state, info = sampler.step(target, state, generator)
+                move = sampler.step if step < count else sampler.last_step
+                state, info = move(target, state, generator)
                 acceptance += info.acceptance
             if keep_every and step % keep_every == 0:
                 trace.append(state.position)

@@ -61,6 +61,13 @@ class Sampler(abc.ABC):
     def step(self, target: Target, state: Any, generator: torch.Generator) -> tuple[Any, Info]:
         """Make one move of every chain."""
 
+    def last_step(self, target: Target, state: Any, generator: torch.Generator) -> tuple[Any, Info]:
+        """:meth:`step` where no further one follows.
+
+        Position and potential are the same to the bit; what only a further step would read may be left as it was.
+        """
+        return self.step(target, state, generator)
+
     def relocate(self, target: Target, state: Any, position: Tensor, generator: torch.Generator) -> Any:
         r"""The state after something else moved the chains to ``position`` :math:`(B, D)`; what was adapted is kept.
 

@@ -74,12 +74,24 @@ class Langevin(Sampler):
 
     def step(self, target: Target, state: LangevinState, generator: torch.Generator) -> tuple[LangevinState, Info]:
         """See :meth:`Sampler.step`."""
+        return self.init(target, self._moved(state, generator), generator), _certain(state)
+
+    def last_step(self, target: Target, state: LangevinState, generator: torch.Generator) -> tuple[LangevinState, Info]:
+        """See :meth:`Sampler.last_step`: no gradient is computed where the chain ends."""
+        if type(self).step is not Langevin.step:  # a subclass moves in its own way
+            return self.step(target, state, generator)
+        position = self._moved(state, generator)
+        return LangevinState(position, target.potential(position), state.gradient), _certain(state)
+
+    def _moved(self, state: LangevinState, generator: torch.Generator) -> Tensor:
         h = self.step_size
         gradient = state.gradient if self.clip is None else state.gradient.clamp(-self.clip, self.clip)
         position = torch.add(state.position, gradient, alpha=-h)
         if self.noise:
             position.add_(normal_like(position, generator), alpha=self.noise * math.sqrt(2.0 * h))
-        if self.bounds is not None:
-            position = position.clamp(*self.bounds)
-        one = torch.ones_like(state.potential)
-        return self.init(target, position, generator), Info(acceptance=one, moved=one.bool())
+        return position if self.bounds is None else position.clamp(*self.bounds)
+
+
+def _certain(state: LangevinState) -> Info:
+    one = torch.ones_like(state.potential)
+    return Info(acceptance=one, moved=one.bool())
