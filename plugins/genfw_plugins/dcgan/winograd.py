@@ -115,8 +115,8 @@ def _every_third(x: Tensor, axis: int, tiles: int) -> list[Tensor]:
 def _spread(g: Sequence[Tensor], out: Sequence[Tensor]) -> None:
     """Multiply by the matrix :math:`G`."""
     out[0].copy_(g[0])
-    torch.add(g[0], g[1], out=out[1]).mul_(0.5)
-    torch.sub(g[0], g[1], out=out[2]).mul_(0.5)
+    torch.lerp(g[0], g[1], 0.5, out=out[1])
+    torch.sub(out[1], g[1], out=out[2])
     out[3].copy_(g[1])
 
 
