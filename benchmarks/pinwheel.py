@@ -1,7 +1,8 @@
 """DAMC's pinwheel experiment (App. E.1) over several random likelihoods: how far the amortizer is from long chains.
 
     python benchmarks/pinwheel.py --seeds 3
-    python benchmarks/pinwheel.py --seeds 3 --paper          # the paper's kernel: plain Langevin, T = 50, s = 0.1
+    python benchmarks/pinwheel.py --seeds 3 --paper          # the paper's kernel alone: plain Langevin, T = 50, s = 0.1
+    python benchmarks/pinwheel.py --seeds 3 --recipe damc-pinwheel-paper
     python benchmarks/pinwheel.py --seeds 1 --set train.0.steps=3_000
 
 Each seed is another likelihood network, another amortizer, other data. The first table gives sliced Wasserstein
