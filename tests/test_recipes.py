@@ -62,6 +62,10 @@ def test_it_runs_in_smoke_mode(name, tmp_path, registry):
     assert (result.directory / "report.html").stat().st_size > 10_000
     failed = {one.name: one.note for one in result.results if one.value is None and "failed" in one.note}
     assert not failed
+    # A paper's number that no metric reports would stand beside nothing.
+    promised = load_recipe(FOLDER / f"{name}.yaml", search=registry.recipe_dirs()).plain().get("paper", {})
+    expected = {name for name, value in promised.get("expect", {}).items() if value is not None}
+    assert expected <= {one.name for one in result.results}
 
 
 @pytest.mark.parametrize("name", RECIPES)
