@@ -108,4 +108,5 @@ class NVAEDecoder(Decoder):
 
     def penalty(self) -> Tensor:
         """See :meth:`Decoder.penalty`."""
-        return self.weight_penalty()
+        total: Tensor = self.weight_penalty()
+        return total

@@ -154,4 +154,5 @@ class NVAEEncoder(Encoder):
 
     def penalty(self) -> Tensor:
         """See :meth:`Encoder.penalty`."""
-        return self.weight_penalty()
+        total: Tensor = self.weight_penalty()
+        return total

@@ -123,11 +123,12 @@ class Flow(nn.Module):
         self.shift = Conv(hidden, channels, mask=mask(hidden, channels, 1))
         with torch.no_grad():
             assert self.shift.log_norm is not None  # normalised by default
-            self.shift.log_norm -= math.log(10.0)  # begin near the identity
+            self.shift.log_norm.sub_(math.log(10.0))  # begin near the identity
 
     def forward(self, z: Tensor) -> Tensor:
         """Shift ``(B, C, H, W)``."""
-        return z - self.shift(F.elu(F.elu(self.depthwise(F.elu(self.expand(z))))))
+        shift: Tensor = self.shift(F.elu(F.elu(self.depthwise(F.elu(self.expand(z))))))
+        return z - shift
 
 
 class PairedFlow(nn.Module):
@@ -143,4 +144,5 @@ class PairedFlow(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Shift ``(B, C, H, W)`` both ways."""
-        return self.back(self.forth(z))
+        shifted: Tensor = self.back(self.forth(z))
+        return shifted

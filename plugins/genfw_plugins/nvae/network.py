@@ -133,7 +133,7 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale the channels of ``(B, C, H, W)``."""
-        scale = self.excite(self.squeeze(x.mean((2, 3))).relu()).sigmoid()
+        scale: Tensor = self.excite(self.squeeze(x.mean((2, 3))).relu()).sigmoid()
         return x * scale[:, :, None, None]
 
 
@@ -275,8 +275,10 @@ class Combine(nn.Module):
     def forward(self, features: Tensor, other: Tensor) -> Tensor:
         """Both with shape ``(B, *, H, W)``."""
         if self.concatenate:
-            return self.conv(torch.cat([features, other], dim=1))
-        return features + self.conv(other)
+            joined: Tensor = self.conv(torch.cat([features, other], dim=1))
+            return joined
+        added: Tensor = features + self.conv(other)
+        return added
 
 
 def parts_of(module: nn.Module, kind: type[nn.Module]) -> Iterator[nn.Module]:
@@ -315,4 +317,5 @@ class WeightPenalty(nn.Module):
     def forward(self) -> Tensor:
         """Both sums, 0-dim, in the weights' own precision."""
         with torch.autocast(self.spectral.started.device.type, enabled=False):
-            return self.spectral() + self.batch_norm()
+            total: Tensor = self.spectral() + self.batch_norm()
+        return total

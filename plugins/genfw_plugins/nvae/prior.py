@@ -152,7 +152,8 @@ class NVAEPrior(Prior):
 
     def penalty(self) -> Tensor:
         """See :meth:`Prior.penalty`."""
-        return self.weight_penalty()
+        total: Tensor = self.weight_penalty()
+        return total
 
 
 def nvae_prior(prior: Prior, who: str) -> NVAEPrior:

@@ -48,7 +48,8 @@ class WeightNorm(nn.Module):
 
 
 def _lengths(weight: Tensor) -> Tensor:
-    return weight.flatten(1).norm(dim=1).view(-1, *(1 for _ in weight.shape[1:]))
+    lengths: Tensor = weight.flatten(1).norm(dim=1)
+    return lengths.view(-1, *(1 for _ in weight.shape[1:]))
 
 
 def _unit(direction: Tensor) -> Tensor:
@@ -81,12 +82,15 @@ class NormedConv(nn.Conv2d):
     @property
     def direction(self) -> nn.Parameter:
         """The direction of a weight that is normalised by its length."""
-        return self.parametrizations["weight"].original0
+        return self._normalised(0)
 
     @property
     def log_length(self) -> nn.Parameter:
         """The log length of a weight that is normalised by its length."""
-        return self.parametrizations["weight"].original1
+        return self._normalised(1)
+
+    def _normalised(self, number: int) -> nn.Parameter:
+        return self.get_parameter(f"parametrizations.weight.original{number}")
 
     @torch.no_grad()
     def initialise(self, x: Tensor, scale: float) -> Tensor:
@@ -107,7 +111,8 @@ class NormedConv(nn.Conv2d):
             self.log_length.copy_(-deviation.log().view_as(self.log_length))
             if self.bias is not None:
                 self.bias.copy_(-raw.mean(dim=(0, 2, 3)) / deviation)
-        return self(x)
+        seen: Tensor = self(x)
+        return seen
 
 
 class ResBlock(nn.Module):
