@@ -5,7 +5,6 @@ from __future__ import annotations
 import attrs
 import numpy as np
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from torch import Tensor
 
 from genfw.errors import ContractError
@@ -39,6 +38,8 @@ def detect(inliers: Tensor, outliers: Tensor) -> Detection:
     Raises:
         ContractError: A set is empty, or a score is not a number.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve  # slow to import; recipes are checked
+
     scores = torch.cat([inliers, outliers]).cpu().double()
     if not len(inliers) or not len(outliers):
         raise ContractError(
