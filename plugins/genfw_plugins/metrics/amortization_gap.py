@@ -24,7 +24,6 @@ from genfw.plots import SERIES, Canvas, draw_samples_2d
 from genfw.rundir import RunDirectory
 from genfw.sampling import preserved
 from genfw.target import PosteriorTarget, PriorTarget, Target
-from genfw.trained import load_run
 from genfw_plugins.metrics._gap import Gap, View, gaps
 
 __all__ = ["AmortizationGap"]
@@ -245,6 +244,8 @@ class AmortizationGap(Metric):
 
     def _past(self, evaluation: Evaluation, whole: View, x: Tensor | None, along: Tensor, floor: float) -> list[Figure]:
         """The amortizers of the run's checkpoints beside the reference."""
+        from genfw.trained import load_run  # brings what only a run needs, and recipes are checked without it
+
         sets: dict[str, Tensor] = {}
         for one in RunDirectory(evaluation.directory).checkpoints.all():
             earlier = load_run(evaluation.directory, checkpoint=one.name, device=str(evaluation.device)).model.amortizer
