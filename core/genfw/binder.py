@@ -303,7 +303,7 @@ class Binder:
         if strangers:
             say = f"a reference takes no further keys, got {quoted(strangers)}"
             self.faults.add("GF203", say, node.value[strangers[0]].place)
-        role = ref.value
+        role = ref.value if isinstance(ref.value, str) else str(ref.plain())
         energies = [each for each in {**scope.roles, **scope.later} if each.startswith("energy.")]
         if role == "energy" and len(energies) == 1:
             role = energies[0]
@@ -315,7 +315,7 @@ class Binder:
             say = f"'{role}' is built later than this part, or is this part itself"
         else:
             there = [each for each, its in scope.roles.items() if its == kind] or list(scope.roles)
-            say = f"the recipe has no part '{role}'{did_you_mean(str(role), there)}"
+            say = f"the recipe has no part '{role}'{did_you_mean(role, there)}"
         self.faults.add("GF209", say, ref.mark)
         return None
 

@@ -255,7 +255,8 @@ def where_raised(error: BaseException, fallback: str) -> str:
         return f"{error.filename}:{error.lineno}"
     others = tuple(str(Path(module.__file__ or "").parent) for module in (hookspecs, importlib, pluggy, attr))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(("<", *others)):
+        # Once imported, the backport finds the entry points instead of the standard library.
+        if not frame.filename.startswith(("<", *others)) and "importlib_metadata" not in Path(frame.filename).parts:
             return f"{frame.filename}:{frame.lineno}"
     return fallback
 

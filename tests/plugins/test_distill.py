@@ -195,9 +195,7 @@ def test_nothing_but_the_amortizer_moves_and_watching_changes_nothing():
         stage.run = StageRun(Fabric(), torch.device("cpu"), torch.Generator().manual_seed(1), 64)
         stage.setup()
         rows = [stage.step(batch, step) for step, batch in Loader(Rows(torch.randn(64, 2)), 32, 0).batches(0, 4)]
-        moved = [
-            name for name, value in model.state_dict().items() if not torch.equal(value, before.state_dict()[name])
-        ]
+        moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
         assert moved
         assert all(name.startswith("amortizer.") for name in moved)
         return rows, model

@@ -40,6 +40,7 @@ BLOCKS = {
     "data: {use: image-folder, root: nowhere, size: 24, channels: 1}": (1, 24, 24),
     "data: {use: stacked, source: {use: mnist, root: nowhere, download: false}}": (3, 28, 28),
     "data: {use: huggingface, path: nobody/nothing, size: 20}": (3, 20, 20),
+    "data: {use: random-mlp, size: 4, hidden: [8], law: {use: pinwheel, train: 20, test: 10}}": (4,),
     "data: {use: tensor-file, file: nowhere.safetensors, shape: [5]}": (5,),
 }
 
