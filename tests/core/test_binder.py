@@ -263,6 +263,7 @@ def test_a_component_that_can_not_be_bound_is_its_plugins_fault(name, words):
         (BASE + "energy: {use: wrapped, inner: {ref: energy}}", "GF209", "or is this part itself"),
         (BASE + "amortizer: {use: toy, energy: {ref: energy}}", "GF209", "the recipe has no part 'energy'"),
         (BASE + "amortizer: {use: toy, encoder: {ref: encodr}}\nencoder: {use: toy}", "GF209", "mean 'encoder'"),
+        (BASE + "amortizer: {use: toy, energy: {ref: {a: 1}}}", "GF209", "the recipe has no part"),
         (BASE + "encoder: {use: toy, prior: {ref: prior, dim: 3}}", "GF203", "no further keys, got dim"),
         (BASE + "energy: {use: wrapped}", "GF204", "WrappedEnergy needs 'inner' (an energy block)"),
         (
