@@ -34,6 +34,7 @@ __all__ = [
     "need",
     "noisy",
     "penalties",
+    "reconstruction",
     "saturation",
 ]
 
@@ -118,6 +119,21 @@ def generator_updater(model: Model, factory: OptimizerFactory, run: StageRun, st
     """
     parts: list[nn.Module] = [part for part in (model.prior, model.decoder) if part is not None]
     return Updater(parts, factory, run, steps)
+
+
+def reconstruction(model: Model, position: Tensor, x: Tensor, fabric: Fabric) -> tuple[Tensor, dict[str, Tensor]]:
+    r"""What generators descend given latents: :math:`-\overline{\log p(x \mid z)}`, a scalar with graph, and a report.
+
+    Arguments:
+        model: With prior and decoder.
+        position: :math:`\epsilon_z`, with shape :math:`(B, D)`.
+        x: Items, with shape :math:`(B, *)`.
+        fabric: Precision.
+    """
+    with fabric.autocast():
+        likelihood = model.likelihood(model.latent(position))
+        loss = -likelihood.log_prob(x).mean()
+    return loss, {"reconstruction": loss.detach(), "mse": (likelihood.mean.detach() - x).square().mean()}
 
 
 def generator_loss(

@@ -17,7 +17,7 @@ from genfw.optim import Clip, Updater, WeightAverage
 from genfw.target import PosteriorTarget, PriorTarget
 from genfw.types import Batch
 from genfw_plugins.training._amortize import Amortization, Amortize
-from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need
+from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, reconstruction
 
 __all__ = ["Alternating", "Amortize"]
 
@@ -173,13 +173,8 @@ class Alternating(Stage):
 
     def _train_generator(self, positive: ChainResult, batch: Batch, step: int) -> dict[str, Tensor]:
         self.generator.train()
-        with self.run.fabric.autocast(), torch.set_grad_enabled(self.generator_updater is not None):
-            likelihood = self.model.likelihood(self.model.latent(positive.position))
-            loss = -likelihood.log_prob(batch.x).mean()
-        report = {
-            "reconstruction": loss.detach(),
-            "mse": (likelihood.mean.detach() - batch.x).square().mean(),
-        }
+        with torch.set_grad_enabled(self.generator_updater is not None):
+            loss, report = reconstruction(self.model, positive.position, batch.x, self.run.fabric)
         if self.generator_updater is not None:
             report["gradient"] = self.generator_updater.update(loss, step)
         return report

@@ -18,7 +18,7 @@ from genfw.model import Model
 from genfw.optim import Clip, Updater, WeightAverage
 from genfw.target import PosteriorTarget, PriorTarget
 from genfw.types import Batch
-from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need
+from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, reconstruction
 
 __all__ = ["NoiseContrastive"]
 
@@ -170,12 +170,8 @@ class NoiseContrastive(Stage):
     def _train_generator(self, positive: Tensor, batch: Batch, step: int) -> dict[str, Tensor]:
         assert self.generator_updater is not None  # the caller has asked
         self.generator.train()
-        with self.run.fabric.autocast():
-            likelihood = self.model.likelihood(self.model.latent(positive))
-            loss = -likelihood.log_prob(batch.x).mean()
-        gradient = self.generator_updater.update(loss, step)
-        mse = (likelihood.mean.detach() - batch.x).square().mean()
-        return {"reconstruction": loss.detach(), "mse": mse, "generator/gradient": gradient}
+        loss, report = reconstruction(self.model, positive, batch.x, self.run.fabric)
+        return {**report, "generator/gradient": self.generator_updater.update(loss, step)}
 
     def finish(self) -> None:
         """See :meth:`Stage.finish`."""
