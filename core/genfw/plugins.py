@@ -143,9 +143,7 @@ def _load(
     module = sys.modules.get(source.value.partition(":")[0]) if source.source != "local" else plugin
     file = str(getattr(module, "__file__", None) or "")
     offered: list[Component] = []
-    for component in _results(manager, plugin, "genfw_components"):
-        if not isinstance(component, Component):
-            raise PluginError(f"genfw_components returns genfw.component.Component objects, got {component!r}")
+    for component in _results(manager, plugin, "genfw_components", Component):
         offered.append(
             attrs.evolve(
                 component,
@@ -159,9 +157,7 @@ def _load(
         )
     _refuse_repeats([c for c in present if c.provider == source.distribution], offered)
     importers: list[Importer] = []
-    for importer in _results(manager, plugin, "genfw_importers"):
-        if not isinstance(importer, Importer):
-            raise PluginError(f"genfw_importers returns genfw.component.Importer objects, got {importer!r}")
+    for importer in _results(manager, plugin, "genfw_importers", Importer):
         importers.append(
             attrs.evolve(
                 importer,
@@ -172,13 +168,17 @@ def _load(
                 version=source.version,
             )
         )
-    return offered, [Path(folder) for folder in _results(manager, plugin, "genfw_recipes")], importers, file
+    return offered, [Path(folder) for folder in _results(manager, plugin, "genfw_recipes", object)], importers, file
 
 
-def _results(manager: pluggy.PluginManager, plugin: Any, hook: str) -> list[Any]:
-    """What one plugin's implementation of ``hook`` returns; nothing where it has none."""
+def _results(manager: pluggy.PluginManager, plugin: Any, hook: str, kind: type) -> list[Any]:
+    """What one plugin's implementation of ``hook`` returns, all of ``kind``; nothing where it has none."""
     implementations = getattr(manager.hook, hook).get_hookimpls()
-    return [item for one in implementations if one.plugin is plugin for item in one.function()]
+    found = [item for one in implementations if one.plugin is plugin for item in one.function()]
+    for item in found:
+        if not isinstance(item, kind):
+            raise PluginError(f"{hook} returns {kind.__module__}.{kind.__name__} objects, got {item!r}")
+    return found
 
 
 def _resolve_target(target: str, source: _Source, plugin: Any) -> str:
