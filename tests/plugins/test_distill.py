@@ -1,17 +1,17 @@
 """Stage distill moves the amortizer to the law that the chains have, on models whose answer is known."""
 
-import contextlib
 import copy
 import re
 
 import pytest
 import torch
+from stage_parts import Fabric
 from torch import nn
 
 from genfw.chains import Chain
 from genfw.data import Loader
 from genfw.errors import ContractError
-from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Posterior, Split, StageRun
+from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Posterior, StageRun, TensorSplit
 from genfw.likelihood import Gaussian
 from genfw.model import Model
 from genfw.testing import StageSuite
@@ -27,24 +27,6 @@ from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.training.alternating import Alternating
 from genfw_plugins.training.distill import Amortize, Distill
 from genfw_plugins.training.optimizers import Adam
-
-
-class Fabric:
-    world_size = 1
-
-    def autocast(self):
-        return contextlib.nullcontext()
-
-
-class Rows(Split):
-    def __init__(self, x):
-        self.x = x
-
-    def __len__(self):
-        return len(self.x)
-
-    def get(self, index, *, generator=None):
-        return self.x[index], None
 
 
 class Linear(Amortizer):
@@ -124,7 +106,9 @@ class Two(Linear):
 def train(stage, x, seed=0):
     stage.run = StageRun(Fabric(), torch.device("cpu"), torch.Generator().manual_seed(seed), len(x))
     stage.setup()
-    rows = [stage.step(batch, step) for step, batch in Loader(Rows(x), stage.batch, seed).batches(0, stage.steps)]
+    rows = [
+        stage.step(batch, step) for step, batch in Loader(TensorSplit(x), stage.batch, seed).batches(0, stage.steps)
+    ]
     stage.finish()
     return rows
 
@@ -194,7 +178,7 @@ def test_nothing_but_the_amortizer_moves_and_watching_changes_nothing():
         stage = Distill(model, 4, 32, NoiseStart(), fit(updates=2), Langevin(step_size=0.05, steps=2), watch=watch)
         stage.run = StageRun(Fabric(), torch.device("cpu"), torch.Generator().manual_seed(1), 64)
         stage.setup()
-        rows = [stage.step(batch, step) for step, batch in Loader(Rows(torch.randn(64, 2)), 32, 0).batches(0, 4)]
+        rows = [stage.step(batch, step) for step, batch in Loader(TensorSplit(torch.randn(64, 2)), 32, 0).batches(0, 4)]
         moved = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
         assert moved
         assert all(name.startswith("amortizer.") for name in moved)

@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from genfw.chains import Chain
 from genfw.errors import ContractError, DataError
 from genfw.evaluate import Evaluation
-from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Split
+from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, TensorSplit
 from genfw.interfaces.metric import Figure
 from genfw.likelihood import Gaussian
 from genfw.model import Model
@@ -70,17 +70,6 @@ class Tilt(Energy):
         return 2.0 * v[:, 0]
 
 
-class Rows(Split):
-    def __init__(self, x):
-        self.x = x
-
-    def __len__(self):
-        return len(self.x)
-
-    def get(self, index, *, generator=None):
-        return self.x[index], None
-
-
 class HeldOut(Dataset):
     """Inliers are small, outliers larger: told apart in part."""
 
@@ -94,7 +83,7 @@ class HeldOut(Dataset):
     def split(self, name):
         if name not in self.x:
             raise DataError(f"there is no split '{name}'")
-        return Rows(self.x[name])
+        return TensorSplit(self.x[name])
 
 
 class Quiet(Evaluation):

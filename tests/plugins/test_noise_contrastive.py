@@ -1,16 +1,16 @@
 """Stage noise-contrastive: the energy it ends with is the log density ratio, and several take it in turn."""
 
-import contextlib
 import math
 
 import pytest
 import torch
+from stage_parts import Fabric
 from torch import nn
 
 from genfw.chains import Chain
 from genfw.data import Loader
 from genfw.errors import ContractError
-from genfw.interfaces import Decoder, Energy, Split, StageRun
+from genfw.interfaces import Decoder, Energy, StageRun, TensorSplit
 from genfw.likelihood import Gaussian
 from genfw.model import Model
 from genfw.testing import StageSuite
@@ -25,24 +25,6 @@ from genfw_plugins.mcmc.starts.warm import WarmStart
 from genfw_plugins.mlp_energy.energy import MLPEnergy
 from genfw_plugins.training.noise_contrastive import NoiseContrastive
 from genfw_plugins.training.optimizers import Adam
-
-
-class Fabric:
-    world_size = 1
-
-    def autocast(self):
-        return contextlib.nullcontext()
-
-
-class Rows(Split):
-    def __init__(self, x):
-        self.x = x
-
-    def __len__(self):
-        return len(self.x)
-
-    def get(self, index, *, generator=None):
-        return self.x[index], None
 
 
 class Quadratic(Energy):
@@ -106,7 +88,9 @@ def with_energies(size, scale, *energies):
 def train(stage, x, seed=0):
     stage.run = StageRun(Fabric(), torch.device("cpu"), torch.Generator().manual_seed(seed), len(x))
     stage.setup()
-    rows = [stage.step(batch, step) for step, batch in Loader(Rows(x), stage.batch, seed).batches(0, stage.steps)]
+    rows = [
+        stage.step(batch, step) for step, batch in Loader(TensorSplit(x), stage.batch, seed).batches(0, stage.steps)
+    ]
     stage.finish()
     return rows
 
@@ -211,7 +195,7 @@ def test_the_first_gradient_is_half_the_difference_of_the_means():
     model = with_energies(2, 0.4, energy)
     x = torch.randn(64, 2) + 1.0
     stage = NoiseContrastive(model, 1, 64, Adam(lr=1e-3))
-    rows = Loader(Rows(x), 64, 0).batch_at(0).x
+    rows = Loader(TensorSplit(x), 64, 0).batch_at(0).x
     train(stage, x)
     generator = torch.Generator().manual_seed(0)
     positive = model.encoder(rows, generator=generator).noise.detach()

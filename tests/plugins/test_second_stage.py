@@ -1,14 +1,13 @@
 """Densities fitted to latents in a second step (mixture, latent VAE), and the autoencoder that leaves them lawless."""
 
-import contextlib
-
 import pytest
 import torch
+from stage_parts import Fabric
 from torch import nn
 
 from genfw.data import Loader
 from genfw.errors import ContractError
-from genfw.interfaces import Decoder, Split, StageRun
+from genfw.interfaces import Decoder, StageRun, TensorSplit
 from genfw.likelihood import Gaussian
 from genfw.model import Model
 from genfw.testing import AmortizerSuite, StageSuite
@@ -32,28 +31,10 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-class Fabric:
-    world_size = 1
-
-    def autocast(self):
-        return contextlib.nullcontext()
-
-
-class Rows(Split):
-    def __init__(self, x):
-        self.x = x
-
-    def __len__(self):
-        return len(self.x)
-
-    def get(self, index, *, generator=None):
-        return self.x[index], None
-
-
 def train(stage, x):
     stage.run = StageRun(Fabric(), torch.device("cpu"), seeded(), len(x))
     stage.setup()
-    rows = [stage.step(batch, step) for step, batch in Loader(Rows(x), stage.batch, 0).batches(0, stage.steps)]
+    rows = [stage.step(batch, step) for step, batch in Loader(TensorSplit(x), stage.batch, 0).batches(0, stage.steps)]
     stage.finish()
     return rows
 

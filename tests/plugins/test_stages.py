@@ -1,18 +1,18 @@
 """Stages climb the likelihood they say they climb: on models whose answer is known."""
 
-import contextlib
 import copy
 import math
 
 import pytest
 import torch
+from stage_parts import Fabric
 from torch import nn
 from torch.distributions import MultivariateNormal
 
 from genfw.chains import Chain
 from genfw.data import Loader
 from genfw.errors import ContractError
-from genfw.interfaces import Amortizer, Decoder, Energy, Split, StageRun
+from genfw.interfaces import Amortizer, Decoder, Energy, StageRun, TensorSplit
 from genfw.likelihood import Gaussian
 from genfw.model import Model
 from genfw.target import NoiseTarget
@@ -29,24 +29,6 @@ from genfw_plugins.training.alternating import Alternating, Amortize
 from genfw_plugins.training.contrastive import Contrastive
 from genfw_plugins.training.elbo import ELBO
 from genfw_plugins.training.optimizers import Adam
-
-
-class Fabric:
-    world_size = 1
-
-    def autocast(self):
-        return contextlib.nullcontext()
-
-
-class Rows(Split):
-    def __init__(self, x):
-        self.x = x
-
-    def __len__(self):
-        return len(self.x)
-
-    def get(self, index, *, generator=None):
-        return self.x[index], None
 
 
 class Tilt(Energy):
@@ -80,7 +62,9 @@ class LinearDecoder(Decoder):
 def train(stage, x, seed=0):
     stage.run = StageRun(Fabric(), torch.device("cpu"), torch.Generator().manual_seed(seed), len(x))
     stage.setup()
-    rows = [stage.step(batch, step) for step, batch in Loader(Rows(x), stage.batch, seed).batches(0, stage.steps)]
+    rows = [
+        stage.step(batch, step) for step, batch in Loader(TensorSplit(x), stage.batch, seed).batches(0, stage.steps)
+    ]
     stage.finish()
     return rows
 
@@ -298,7 +282,7 @@ def test_stages_restore_bit_for_bit():
         return model, stage
 
     x = torch.randn(100, 2)
-    loader = Loader(Rows(x), 16, 0)
+    loader = Loader(TensorSplit(x), 16, 0)
     model, stage = build()
     for step in range(10):
         stage.step(loader.batch_at(step), step)

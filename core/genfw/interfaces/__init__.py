@@ -1,7 +1,7 @@
 """The interfaces: what a prior, decoder, energy, sampler, ... is. One per file."""
 
 from genfw.interfaces.amortizer import Amortizer
-from genfw.interfaces.dataset import Dataset, Split
+from genfw.interfaces.dataset import Dataset, Split, TensorSplit
 from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.encoder import Encoder, Posterior
 from genfw.interfaces.energy import Energy
@@ -35,5 +35,6 @@ __all__ = [
     "Start",
     "StartRequest",
     "Stateful",
+    "TensorSplit",
     "Tracker",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genfw.types import Size
 
-__all__ = ["Dataset", "Split"]
+__all__ = ["Dataset", "Split", "TensorSplit"]
 
 
 class Split(abc.ABC):
@@ -36,6 +36,25 @@ class Split(abc.ABC):
         Returns:
             Items (float32, images in [-1, 1]), with shape :math:`(B, *)`, and labels :math:`(B,)` or ``None``.
         """
+
+
+class TensorSplit(Split):
+    r"""Rows of a tensor, without labels.
+
+    Arguments:
+        x: Items, with shape :math:`(N, *)`, on the CPU.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        """See :meth:`Split.__len__`."""
+        return len(self.x)
+
+    def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`Split.get`."""
+        return self.x[index], None
 
 
 class Dataset(abc.ABC):

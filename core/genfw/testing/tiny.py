@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genfw.errors import DataError
-from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Split
+from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Split, TensorSplit
 from genfw.likelihood import Gaussian
 from genfw.model import Model
 from genfw.types import Latent, Size
@@ -124,18 +124,6 @@ class TinyEnergy(Energy):
         return energy
 
 
-class _TinySplit(Split):
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`Split.get`."""
-        return self.x[index], None
-
-
 class TinyData(Dataset):
     """Standard-normal pairs.
 
@@ -156,7 +144,7 @@ class TinyData(Dataset):
         if name not in ("train", "test"):
             raise DataError(f"there is no split '{name}'; there are train and test")
         generator = torch.Generator().manual_seed(0 if name == "train" else 1)
-        return _TinySplit(torch.randn(self.rows, 2, generator=generator))
+        return TensorSplit(torch.randn(self.rows, 2, generator=generator))
 
     def log_prob(self, x: Tensor) -> Tensor | None:
         """See :meth:`Dataset.log_prob`."""

@@ -5,27 +5,15 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.interfaces import Dataset, Split
+from genfw.interfaces import Dataset, Split, TensorSplit
 from genfw.nets import Activation
 from genfw.seeding import derive_seed
 from genfw.types import Size
 from genfw_plugins.random_mlp.network import RandomMLP
 
 __all__ = ["RandomMLPData"]
-
-
-class _Rows(Split):
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
-        return self.x[index], None
 
 
 class RandomMLPData(Dataset):
@@ -78,4 +66,4 @@ class RandomMLPData(Dataset):
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "random-mlp", name))
         with torch.no_grad():
             mean = self.net(z.flatten(1).float())
-        return _Rows(mean + self.sigma * torch.randn(mean.shape, generator=generator))
+        return TensorSplit(mean + self.sigma * torch.randn(mean.shape, generator=generator))
