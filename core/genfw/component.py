@@ -107,7 +107,7 @@ class Importer:
         summary: One line for ``genfw import``, of this part.
         reference: Where such files are published.
         opener: ``package.module:function`` that opens such a file where ``torch.save`` has not written it, a context
-            manager like :func:`genfw.importing.open_published`; empty where that is enough.
+            manager like :func:`genfw.torchfile.open_published`; empty where that is enough.
         provider: Distribution that supplies it; filled by the loader.
         plugin: Entry point that supplies it; filled by the loader.
         version: Version of that distribution; filled by the loader.

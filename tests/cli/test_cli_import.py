@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from genfw.compose import compose
-from genfw.importing import load_into
+from genfw.weights import load_into
 from genfw_plugins.resnet_energy.energy import ResNetEnergy
 
 GOLDEN = Path(os.environ.get("GENFW_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))

@@ -24,9 +24,10 @@ from stylegan_formats import (
 )
 
 from genfw.errors import ContractError, DataError
-from genfw.importing import import_checkpoint, load_into
+from genfw.importing import import_checkpoint
 from genfw.plugins import load_plugins
 from genfw.types import Latent, NoiseLayout
+from genfw.weights import load_into
 from genfw_plugins.stylegan.decoder import StyleGANDecoder
 from genfw_plugins.stylegan.encoder import StyleGANEncoder
 from genfw_plugins.stylegan.pickles import open_network

@@ -30,7 +30,7 @@ def command(
     """Turn a published checkpoint into safetensors and a card.
 
     Only tensors, plain containers and an argument record are read; nothing in the file is executed. The weights go into
-    a model by genfw.importing.load_into(model, FILE).
+    a run by the stage {use: load, file: FILE}, and into a model by genfw.weights.load_into(model, FILE).
     """
     registry = registry_of(ctx)
     if kind is None:

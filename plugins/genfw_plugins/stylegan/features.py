@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from genfw.component import Settings
 from genfw.errors import ContractError, DataError
-from genfw.importing import open_published
+from genfw.torchfile import open_published
 from genfw.torchvision_compat import import_torchvision
 
 __all__ = ["FeatureNetwork", "Features"]

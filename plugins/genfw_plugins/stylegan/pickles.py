@@ -18,8 +18,8 @@ from typing import Any
 import attrs
 
 from genfw.errors import DataError
-from genfw.importing import Published, open_published, read_legacy
 from genfw.pickled import Answer, Made, Storage, StoredTensor, read_pickle
+from genfw.torchfile import Published, open_published, read_legacy
 
 __all__ = ["open_network"]
 

@@ -1,0 +1,80 @@
+"""Beginning with weights that are there already: imported ones, or another run's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from genfw.errors import ContractError, DataError
+from genfw.interfaces.stage import Stage
+from genfw.model import Model
+from genfw.trained import load_run
+from genfw.types import Batch
+from genfw.weights import load_into, load_parts
+
+__all__ = ["Load"]
+
+
+class Load(Stage):
+    """Take weights from a file of ``genfw import`` or from a run, instead of training them.
+
+    A stage of no steps: the weights go into the run's own first checkpoint of it, so neither file nor run is needed to
+    resume the run, to sample from it or to evaluate it.
+
+    Arguments:
+        model: The composed model; its parts must be built as those the weights are of.
+        file: What ``genfw import`` has written. ``~`` is the home directory.
+        run: Directory of a run that genfw has trained; its best checkpoint is taken, averages included.
+        parts: ``prior``, ``decoder``, ``encoder``, ``energy``, ``amortizer``: those to load. Absent, all that the file
+            has, or all that run and model both have.
+        sha256: Hash the file must have, in hexadecimal digits.
+
+    Raises:
+        ContractError: Not exactly one of file and run is given, or the weights do not fit.
+        DataError: There is no such file, or it is another one than the hash says.
+    """
+
+    steps = 0
+    batch = 1
+
+    def __init__(
+        self,
+        model: Model,
+        file: str | None = None,
+        run: str | None = None,
+        parts: Sequence[str] | None = None,
+        sha256: str | None = None,
+    ) -> None:
+        if (file is None) == (run is None):
+            raise ContractError("stage 'load' takes weights from a file or from a run: give one of 'file' and 'run'")
+        if sha256 is not None and file is None:
+            raise ContractError("sha256 is that of a file, and stage 'load' is given a run")
+        if parts is not None and not parts:
+            raise ContractError("stage 'load' is told to load no part; leave 'parts' out to load all")
+        self.model, self.file, self.source = model, file, run
+        self.parts = None if parts is None else tuple(parts)
+        self.sha256 = sha256
+
+    def prepare(self, batch_at: Callable[[int], Batch]) -> None:
+        """See :meth:`Stage.prepare`; a resumed stage has the weights in its checkpoint."""
+        if self.file is not None:
+            self._check(Path(self.file).expanduser())
+            load_into(self.model, Path(self.file).expanduser(), self.parts)
+        if self.source is not None:
+            trained = load_run(Path(self.source).expanduser(), device=str(self.run.device))
+            load_parts(self.model, trained.model, self.parts, where=self.source)
+
+    def _check(self, file: Path) -> None:
+        if self.sha256 is None or not file.is_file():  # load_into says what is missing
+            return
+        with open(file, "rb") as handle:
+            found = hashlib.file_digest(handle, "sha256").hexdigest()
+        if found != self.sha256.lower():
+            raise DataError(f"{file} has SHA-256 {found}, and the recipe wants {self.sha256.lower()}")
+
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """Never told: the stage has no steps."""
+        raise AssertionError("stage 'load' has no steps")
