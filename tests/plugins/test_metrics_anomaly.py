@@ -20,7 +20,7 @@ from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.starts.encoder import EncoderStart
 from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.metrics.anomaly import Anomaly
-from genfw_plugins.metrics.detection import detect
+from genfw_plugins.metrics.detection import detect, draw_scores
 
 SHAPE = (1, 2, 2)
 SIGMA = 0.5
@@ -231,3 +231,16 @@ class TestAnomaly(MetricSuite):
 
     def evaluation(self, directory):
         return evaluation(directory, Model(Normal(), Scaled(), Half(spread=0.3), Tilt()))
+
+
+def test_no_two_of_many_sets_look_alike_in_the_histogram():
+    from matplotlib.figure import Figure as Canvas
+
+    canvas = Canvas()
+    draw_scores(canvas, {f"set {number}": torch.randn(50) for number in range(9)}, "score")
+    (axes,) = canvas.axes
+    looks = {
+        (patch.get_edgecolor(), patch.get_facecolor(), patch.get_linestyle(), patch.get_fill())
+        for patch in axes.get_legend().get_patches()
+    }
+    assert len(looks) == 9

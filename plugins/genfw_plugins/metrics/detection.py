@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import attrs
 import numpy as np
 import torch
@@ -59,7 +61,7 @@ def detect(inliers: Tensor, outliers: Tensor) -> Detection:
 
 
 def draw_scores(canvas: Canvas, sets: dict[str, Tensor], label: str) -> None:
-    """Histograms of scores, one colour per set, over the middle 99 % of all of them.
+    """Histograms of scores, one colour or line per set, over the middle 99 % of all of them.
 
     Arguments:
         canvas: Empty figure.
@@ -73,8 +75,12 @@ def draw_scores(canvas: Canvas, sets: dict[str, Tensor], label: str) -> None:
     axes = canvas.subplots()
     for number, (name, scores) in enumerate(sets.items()):
         values = scores.cpu().double().clamp(low, high).numpy()
-        colour = SERIES[number % len(SERIES)]
-        # One outline a set: sixty bars of each would take seconds to draw.
-        axes.hist(values, bins=bins.tolist(), density=True, histtype="stepfilled", alpha=0.55, color=colour, label=name)
+        look: dict[str, Any] = {"color": SERIES[number % len(SERIES)], "label": name}
+        # One outline a set: sixty bars of each would take seconds to draw. When colours begin anew, they are lines.
+        if number < len(SERIES):
+            look |= {"histtype": "stepfilled", "alpha": 0.55}
+        else:
+            look |= {"histtype": "step", "linestyle": "--", "linewidth": 1.5}
+        axes.hist(values, bins=bins.tolist(), density=True, **look)
     axes.set(xlabel=label, ylabel="density", xlim=(bins[0], bins[-1]))
     axes.legend(loc="best")
