@@ -9,7 +9,7 @@ import typer
 
 from genfw_cli import complete
 
-__all__ = ["Checkpoint", "Json", "Out", "RecipeName", "Root", "RunName", "Sets", "Unsets"]
+__all__ = ["Checkpoint", "Json", "Out", "Processes", "RecipeName", "Root", "RunName", "Sets", "Unsets"]
 
 RecipeName = Annotated[
     str,
@@ -35,4 +35,14 @@ Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="PATH", help="File to write, instead of the usual place.")
 ]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", metavar="NAME", help="'best', 'last' or a checkpoint's name.")]
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        min=1,
+        help="Share the work out over so many processes, each with a GPU of its own where there are some; "
+        "the numbers are the same.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]

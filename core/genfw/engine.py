@@ -18,6 +18,7 @@ from genfw.checkpoint import Checkpoint, write_atomically
 from genfw.compose import Composition, compose, open_recipe
 from genfw.environment import describe_environment, differences
 from genfw.errors import ContractError, GenfwError, RunError
+from genfw.evaluate import Evaluation, measure
 from genfw.interfaces.metric import Figure, Result
 from genfw.interfaces.tracker import RunInfo, Tracker
 from genfw.nodes import dump
@@ -25,18 +26,27 @@ from genfw.observers import Observers, hook_trackers
 from genfw.plugins import Registry, load_plugins
 from genfw.processes import (
     Interrupts,
-    Workers,
     count_processes,
-    first_device,
-    free_port,
+    gathered,
+    is_first,
     launched_outside,
     make_fabric,
-    release,
+    own_device,
     tuned,
 )
 from genfw.recipe import Recipe, parse_recipe
 from genfw.rundir import RunDirectory, Status
-from genfw.trained import accelerator_of, compose_again, evaluate_run, load_run, sample_run, write_samples
+from genfw.trained import (
+    accelerator_of,
+    compose_again,
+    evaluate_run,
+    lend_hand_to,
+    load_run,
+    local_plugins,
+    measuring,
+    sample_run,
+    write_samples,
+)
 from genfw.training import Training
 
 __all__ = ["RunResult", "drive", "evaluate_run", "load_run", "resume", "run", "sample_run"]
@@ -94,8 +104,7 @@ def run(
         KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved, and :func:`resume` goes on from it.
     """
     read, registry = _read(recipe, sets, unsets, registry)
-    device = first_device(accelerator_of(read), int(os.environ.get("LOCAL_RANK", "0")) if launched_outside() else 0)
-    composition = compose(read, registry, device=str(device), smoke=smoke)
+    composition = compose(read, registry, device=str(own_device(accelerator_of(read))), smoke=smoke)
     place = _make_directory(composition, read, root, directory)
     return drive(composition, place, trackers)
 
@@ -131,10 +140,12 @@ def drive(
         trackers: Observers besides the composition's own and the plugins'.
         resumed: The run was begun before.
     """
-    observers = Observers([*composition.trackers, *trackers, *hook_trackers(composition.registry)] if _first() else ())
+    observers = Observers(
+        [*composition.trackers, *trackers, *hook_trackers(composition.registry)] if is_first() else ()
+    )
     interrupts = Interrupts()
     with contextlib.ExitStack() as stack:
-        if _first():
+        if is_first():
             stack.enter_context(place.lock())
             place.checkpoints.clean()
         stack.enter_context(interrupts.installed())
@@ -142,8 +153,7 @@ def drive(
         start = _newest(place, composition) if resumed else None
         try:
             _announce(composition, place, observers, start, resumed)
-            _train(composition, place, observers, interrupts, start)
-            results = _conclude(composition, place, observers) if _first() else []
+            results = _work(composition, place, observers, interrupts, start)
             _end(place, observers, Status("finished", step=0))
         except KeyboardInterrupt:
             _end(
@@ -157,12 +167,8 @@ def drive(
     return RunResult(place.path, "finished", tuple(results))
 
 
-def _first() -> bool:
-    return not launched_outside() or os.environ.get("RANK", "0") == "0"
-
-
 def _end(place: RunDirectory, observers: Observers, status: Status) -> None:
-    if _first():
+    if is_first():
         place.append_event("end", f"{status.state} {status.reason}".strip())
         place.write_status(attrs.evolve(status, pid=os.getpid(), time=Status("").time))
         observers.end(status.state)
@@ -183,7 +189,7 @@ def _newest(place: RunDirectory, composition: Composition) -> Checkpoint | None:
 def _announce(
     composition: Composition, place: RunDirectory, observers: Observers, start: Checkpoint | None, resumed: bool
 ) -> None:
-    if not _first():
+    if not is_first():
         return
     place.write_status(Status("running"))
     now = describe_environment(composition.registry)
@@ -207,51 +213,39 @@ def _announce(
             _log.warning("genfw: %s", message)
 
 
-def _train(
+def _work(
     composition: Composition,
     place: RunDirectory,
     observers: Observers,
     interrupts: Interrupts,
     start: Checkpoint | None,
-) -> None:
+) -> list[Result]:
+    """Train, with all processes; then measure, with the first one in the lead."""
     engine = composition.engine
     world = 1 if launched_outside() else count_processes(engine)
-    if world == 1:
-        fabric = make_fabric(engine)
-        try:
-            Training(composition, fabric, place, observers, interrupts).walk(start)
-        finally:
-            release()
-        return
-    port = free_port()
-    named = {path.resolve() for path in composition.resolved.recipe.plugins}
-    local = [one.file for one in composition.registry.plugins if one.source == "local"]
-    local = [file for file in local if Path(file).resolve() not in named]
-    with Workers(place.path, world, port, None if start is None else start.name, local) as workers:
-        try:
-            fabric = make_fabric(engine, rank=0, world=world, port=port)
-            Training(composition, fabric, place, observers, interrupts).walk(start)
-        except RuntimeError as error:
-            if codes := workers.failures(patience=30.0 if "onnection" in str(error) else 0.0):
-                raise RunError(
-                    f"{len(codes)} of {world} processes failed with exit code {codes[0]}; their messages are above"
-                ) from error
-            raise
-        finally:
-            release()
+    plugins = local_plugins(composition) if world > 1 else []
+    checkpoint = None if start is None else start.name
+    with gathered(engine, place.path, world, checkpoint=checkpoint, plugins=plugins) as fabric:
+        Training(composition, fabric, place, observers, interrupts).walk(start)
+        if not is_first():
+            lend_hand_to(composition, fabric, place)
+            return []
+        with measuring(composition, fabric, place) as evaluation:
+            return _conclude(composition, place, observers, evaluation)
 
 
-def _conclude(composition: Composition, place: RunDirectory, observers: Observers) -> list[Result]:
+def _conclude(
+    composition: Composition, place: RunDirectory, observers: Observers, evaluation: Evaluation
+) -> list[Result]:
     """Sample, measure and report with the weights that training has left in the model."""
-    from genfw.evaluate import evaluate
     from genfw.report import write_report
 
     composition.model.eval()
     randomness.seed_all(composition.seed)  # the same numbers, whether or not the run was interrupted
     place.write_status(Status("running", "evaluate"))
     observers.event("evaluate", f"{len(composition.metrics)} metrics")
-    results = list(evaluate(composition, place.path))
-    _see_samples(composition, place, observers)
+    results = measure(evaluation, composition.metrics)
+    _see_samples(evaluation, place, observers)
     place.write_status(Status("running", "report"))
     try:
         write_report(place.path)
@@ -262,12 +256,12 @@ def _conclude(composition: Composition, place: RunDirectory, observers: Observer
     return results
 
 
-def _see_samples(composition: Composition, place: RunDirectory, observers: Observers) -> None:
+def _see_samples(evaluation: Evaluation, place: RunDirectory, observers: Observers) -> None:
     """Leave samples in the run directory where no metric has."""
     if any(not path.name.startswith("stage") for path in place.samples.glob("*")):
         return
     try:
-        write_samples(composition, place.samples, seed=composition.seed)
+        write_samples(evaluation, place.samples, seed=evaluation.seed)
     except ContractError as error:  # a model that can't be sampled from as it stands can still be measured
         message = f"no samples were drawn: {error}"
         place.append_event("warning", message)
@@ -299,7 +293,7 @@ def _make_directory(
         return RunDirectory.create(root, composition.name, composition.resolved.dump(), recipe.text, directory)
     made: list[str | None] = [None]
     make_fabric(composition.engine)
-    if _first():
+    if is_first():
         made[0] = str(
             RunDirectory.create(root, composition.name, composition.resolved.dump(), recipe.text, directory).path
         )

@@ -17,6 +17,7 @@ __all__ = [
     "DivergenceError",
     "Fault",
     "GenfwError",
+    "LostProcessError",
     "PluginError",
     "RecipeError",
     "RunError",
@@ -97,3 +98,7 @@ class DivergenceError(GenfwError):
 
 class RunError(GenfwError):
     """A run directory or checkpoint can't be used: absent, damaged, in use by another process, or of other code."""
+
+
+class LostProcessError(RunError):
+    """A further process of the run is gone: what it was asked for will not come."""

@@ -6,10 +6,9 @@ import json
 import math
 import re
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import torch
@@ -18,15 +17,16 @@ from torch import Tensor
 import genfw
 from genfw.checkpoint import write_atomically
 from genfw.describe import describe
-from genfw.errors import ContractError, GenfwError
+from genfw.errors import ContractError, LostProcessError
 from genfw.freeze import frozen
+from genfw.hands import Draw, Hands, describe_failure
 from genfw.interfaces.dataset import Dataset, Split
 from genfw.interfaces.metric import Figure, Metric, Result
 from genfw.model import Model
 from genfw.plots import Canvas, save_figure, save_samples
 from genfw.randomness import kept_apart
 from genfw.rundir import RunDirectory
-from genfw.sampling import Samples, draw_batches, draw_samples
+from genfw.sampling import Samples, count_batches, join_batches
 from genfw.seeding import derive_seed
 from genfw.settings import SampleSettings
 from genfw.types import Batch
@@ -34,7 +34,9 @@ from genfw.types import Batch
 if TYPE_CHECKING:
     from genfw.compose import Composition
 
-__all__ = ["Evaluation", "describe", "evaluate", "measure"]
+__all__ = ["Evaluation", "describe", "evaluate", "measure", "prepare"]
+
+T = TypeVar("T")
 
 
 class Evaluation:
@@ -73,6 +75,8 @@ class Evaluation:
         self.seed, self.smoke = seed, smoke
         self.paper: Mapping[str, Any] = paper or {}
         self.recipe: Mapping[str, Any] = recipe or {}
+        #: The processes that sampling and :meth:`spread` deal their work out to; this one alone, unless given others.
+        self.hands = Hands()
         self._samples: dict[int, Samples] = {}
 
     def samples(self, count: int | None = None) -> Samples:
@@ -83,20 +87,42 @@ class Evaluation:
         """
         count = self.settings.count if count is None else count
         if count not in self._samples:
-            self._samples[count] = draw_samples(
-                self.model, self.settings, count, seed=derive_seed(self.seed, "evaluate"), device=self.device
-            )
+            began = time.perf_counter()
+            batches = list(self.sample_batches(count))
+            self._samples[count] = join_batches(batches, time.perf_counter() - began)
         return self._samples[count]
 
-    def sample_batches(self, count: int) -> Iterator[Samples]:
-        """The samples of :meth:`samples` batch by batch, with no more than one batch in memory.
+    def sample_batches(
+        self, count: int, *, seed: int | None = None, share: tuple[int, int] = (0, 1)
+    ) -> Iterator[Samples]:
+        """The samples of :meth:`samples` batch by batch, with no more than one batch of each process in memory.
 
         Arguments:
             count: Samples in all.
+            seed: Source of all randomness; the one that all metrics share where absent.
+            share: Number ``k`` and count ``n`` of shares: batches ``k``, ``k + n``, ... are drawn.
         """
-        yield from draw_batches(
-            self.model, self.settings, count, seed=derive_seed(self.seed, "evaluate"), device=self.device
-        )
+        seed = derive_seed(self.seed, "evaluate") if seed is None else seed
+        numbers = range(share[0], count_batches(self.settings, count), share[1])
+        yield from self.hands.deal(self, [Draw(count, number, seed) for number in numbers])
+
+    def spread(self, method: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
+        """Call a metric's method for every task, dealt out over the processes of the evaluation.
+
+        In a further process ``self`` is the metric as the recipe describes it, and the first argument that process's
+        own evaluation. What the method gives must depend on its task alone, whichever tasks came before: it takes its
+        randomness from a generator named after the task, puts back the state of chains
+        (:func:`~genfw.sampling.preserved`) and writes no files.
+
+        Arguments:
+            method: Bound method of a metric, called with an evaluation and a task's arguments. It gives numbers and
+                tensors on the CPU.
+            tasks: Arguments of each call: numbers, names, tensors on the CPU.
+
+        Returns:
+            What each call gave, in the order of the tasks.
+        """
+        return self.hands.spread(self, method, tasks)
 
     def rows(self, split: str = "test", count: int | None = None) -> Batch:
         """Rows of the data set without augmentation, on the CPU.
@@ -213,22 +239,15 @@ def _checked(name: str) -> str:
     return name
 
 
-def evaluate(composition: Composition, directory: Path | str, *, only: Sequence[str] = ()) -> list[Result]:
-    """Measure a composed and trained model with its recipe's metrics and write ``evaluation.json``.
+def prepare(composition: Composition, directory: Path | str) -> Evaluation:
+    """What the metrics of a run are given.
 
     Arguments:
         composition: The run; its model's weights are those to be measured.
         directory: The run directory.
-        only: Names of metrics; all where empty. Results of the others stay as an earlier evaluation left them.
-
-    Returns:
-        The results that were taken now.
-
-    Raises:
-        ContractError: ``only`` names a metric that the recipe does not have.
     """
     parameter = next(composition.model.parameters(), None)
-    evaluation = Evaluation(
+    return Evaluation(
         composition.model,
         composition.data,
         composition.sample,
@@ -239,7 +258,23 @@ def evaluate(composition: Composition, directory: Path | str, *, only: Sequence[
         paper=composition.paper,
         recipe=composition.resolved.plain(),
     )
-    return measure(evaluation, composition.metrics, only=only)
+
+
+def evaluate(composition: Composition, directory: Path | str, *, only: Sequence[str] = ()) -> list[Result]:
+    """Measure a composed and trained model with its recipe's metrics and write ``evaluation.json``.
+
+    Arguments:
+        composition: See :func:`prepare`.
+        directory: The run directory.
+        only: Names of metrics; all where empty. Results of the others stay as an earlier evaluation left them.
+
+    Returns:
+        The results that were taken now.
+
+    Raises:
+        ContractError: ``only`` names a metric that the recipe does not have.
+    """
+    return measure(prepare(composition, directory), composition.metrics, only=only)
 
 
 def measure(evaluation: Evaluation, metrics: Sequence[tuple[str, Metric]], *, only: Sequence[str] = ()) -> list[Result]:
@@ -279,13 +314,10 @@ def _take(evaluation: Evaluation, name: str, metric: Metric) -> tuple[list[Resul
     try:
         with frozen(evaluation.model), kept_apart(evaluation.device):
             return [_finite(result) for result in metric.compute(evaluation)], False
-    except GenfwError as error:
-        return [Result(name, None, protocol=evaluation.protocol(), note=str(error))], True
+    except LostProcessError:
+        raise  # not this metric's failure, and no other could be taken
     except Exception as error:
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}:{frame.lineno}"
-        note = f"{type(error).__name__}: {error} ({where})"
-        return [Result(name, None, protocol=evaluation.protocol(), note=note)], True
+        return [Result(name, None, protocol=evaluation.protocol(), note=describe_failure(error))], True
 
 
 def _finite(result: Result) -> Result:

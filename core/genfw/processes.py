@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -24,7 +24,7 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from genfw import randomness
-from genfw.errors import RunError
+from genfw.errors import LostProcessError, RunError
 from genfw.settings import EngineSettings
 
 __all__ = [
@@ -33,11 +33,18 @@ __all__ = [
     "count_processes",
     "first_device",
     "free_port",
+    "gathered",
+    "is_first",
     "launched_outside",
     "make_fabric",
+    "own_device",
     "release",
     "tuned",
 ]
+
+
+#: What further processes are started for.
+Task = Literal["run", "evaluate"]
 
 
 class _Placed(LightningEnvironment):
@@ -71,6 +78,16 @@ class _Placed(LightningEnvironment):
 def launched_outside() -> bool:
     """Whether ``torchrun`` started several processes of this program; they are then taken as they are."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that writes: all but those that ``torchrun`` counts from 1 up."""
+    return not launched_outside() or os.environ.get("RANK", "0") == "0"
+
+
+def own_device(accelerator: str) -> torch.device:
+    """The device of this process: the first one, unless ``torchrun`` has counted it otherwise."""
+    return first_device(accelerator, int(os.environ.get("LOCAL_RANK", "0")) if launched_outside() else 0)
 
 
 def first_device(accelerator: str, rank: int = 0) -> torch.device:
@@ -110,7 +127,9 @@ def free_port() -> int:
         return port
 
 
-def make_fabric(settings: EngineSettings, *, rank: int = 0, world: int = 1, port: int = 0) -> Fabric:
+def make_fabric(
+    settings: EngineSettings, *, rank: int = 0, world: int = 1, port: int = 0, alone: bool = False
+) -> Fabric:
     """A launched Fabric: this process knows its device, its precision and its fellows.
 
     Modules are not handed to ``Fabric.setup``: :class:`~genfw.optim.Updater` averages gradients itself, so that a stage
@@ -121,13 +140,18 @@ def make_fabric(settings: EngineSettings, *, rank: int = 0, world: int = 1, port
         rank: Number of this process.
         world: Count of processes.
         port: Where they meet.
+        alone: Whatever other processes there are, this one asks none of them.
     """
     common: dict[str, Any] = {
         "accelerator": first_device(settings.accelerator, rank).type,
         "precision": settings.precision,
     }
     with _quiet():
-        if launched_outside():
+        if alone:
+            device = own_device(settings.accelerator)
+            placed = _Placed(0, port)
+            fabric = Fabric(devices=[device.index] if device.type == "cuda" else 1, plugins=[placed], **common)
+        elif launched_outside():
             local = int(os.environ["LOCAL_WORLD_SIZE"])
             nodes = int(os.environ["WORLD_SIZE"]) // local
             fabric = Fabric(devices=local, num_nodes=nodes, strategy="ddp", **common)
@@ -196,18 +220,31 @@ class Workers:
     Arguments:
         directory: The run directory.
         world: Count of processes, this one included.
-        port: Where they meet.
+        task: ``run``, train along and then help to evaluate; or ``evaluate``, the second alone.
+        accelerator: As in the recipe's ``engine:`` section, which it takes the place of.
         checkpoint: Name of the checkpoint to go on from.
         plugins: Files of local plugins.
     """
 
     def __init__(
-        self, directory: Path, world: int, port: int, checkpoint: str | None, plugins: Sequence[str] = ()
+        self,
+        directory: Path,
+        world: int,
+        *,
+        task: Task = "run",
+        accelerator: str = "auto",
+        checkpoint: str | None = None,
+        plugins: Sequence[str] = (),
     ) -> None:
+        self.port = free_port()
+        self._door = socket.create_server(("127.0.0.1", 0))
         order = {
             "directory": str(directory),
             "world": world,
-            "port": port,
+            "task": task,
+            "accelerator": accelerator,
+            "port": self.port,
+            "door": self._door.getsockname()[1],
             "checkpoint": checkpoint,
             "plugins": list(plugins),
         }
@@ -226,6 +263,7 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._door.close()
         for process in self.processes:
             try:
                 # They come to their end with this one, by themselves; after a failure they wait for a message that
@@ -235,18 +273,85 @@ class Workers:
                 process.kill()
                 process.wait()
 
-    def failures(self, patience: float = 0.0) -> list[int]:
-        """Exit codes of the processes that have failed.
+    def gather(self) -> None:
+        """Wait until all of them have composed their model: where they meet next, nobody could be told of one that did
+        not come.
+
+        Raises:
+            RunError: One of them has failed.
+        """
+        self._door.settimeout(0.1)
+        waiting = len(self.processes)
+        while waiting:
+            try:
+                self._door.accept()[0].close()
+                waiting -= 1
+            except TimeoutError:
+                self.check()
+
+    def check(self, patience: float = 0.0) -> None:
+        """Complain of processes that have failed.
 
         Arguments:
             patience: Seconds to wait for the first: a connection breaks before its process has ended.
+
+        Raises:
+            RunError: There are some.
         """
         end = time.monotonic() + patience
         while (
             not (codes := [code for process in self.processes if (code := process.poll())]) and time.monotonic() < end
         ):
             time.sleep(0.05)
-        return codes
+        if codes:
+            raise RunError(
+                f"{len(codes)} of {1 + len(self.processes)} processes failed with exit code {codes[0]}; "
+                "their messages are above"
+            )
+
+
+@contextlib.contextmanager
+def gathered(
+    settings: EngineSettings,
+    directory: Path,
+    world: int,
+    *,
+    task: Task = "run",
+    checkpoint: str | None = None,
+    plugins: Sequence[str] = (),
+) -> Iterator[Fabric]:
+    """This process as one of several inside the block: the first, which starts the others, or one of ``torchrun``'s.
+
+    Arguments:
+        settings: The recipe's ``engine:`` section.
+        directory: The run directory.
+        world: Count of processes; what ``torchrun`` has started is taken as it is.
+        task: See :class:`Workers`.
+        checkpoint: See :class:`Workers`.
+        plugins: See :class:`Workers`.
+
+    Raises:
+        RunError: A further process has failed, or there are too few devices.
+    """
+    world = 1 if launched_outside() else world
+    if world > 1 and first_device(settings.accelerator).type == "cuda" and world > torch.cuda.device_count():
+        raise RunError(
+            f"each of {world} processes takes a device of its own, and torch finds {torch.cuda.device_count()} here"
+        )
+    with Workers(
+        directory, world, task=task, accelerator=settings.accelerator, checkpoint=checkpoint, plugins=plugins
+    ) as workers:
+        try:
+            workers.gather()
+            yield make_fabric(settings, rank=0, world=world, port=workers.port)
+        except (RuntimeError, LostProcessError) as error:
+            try:
+                workers.check(patience=30.0 if world > 1 and "onnection" in str(error) else 0.0)
+            except RunError as failed:
+                raise failed from error
+            raise
+        finally:
+            release()
 
 
 class Interrupts:

@@ -20,7 +20,18 @@ from genfw.seeding import derive_seed
 from genfw.settings import SampleSettings
 from genfw.target import Target, make_target
 
-__all__ = ["Samples", "draw_batches", "draw_samples", "draw_starts", "preserved", "synchronise"]
+__all__ = [
+    "Samples",
+    "count_batches",
+    "draw_batch",
+    "draw_batches",
+    "draw_samples",
+    "draw_starts",
+    "join_batches",
+    "preserved",
+    "stateful_parts",
+    "synchronise",
+]
 
 #: Chains whose way from start to end is decoded for the report.
 TRACED_CHAINS = 8
@@ -96,7 +107,18 @@ def draw_samples(
     began = time.perf_counter()
     batches = list(draw_batches(model, settings, count, seed=seed, device=device))
     synchronise(device)
+    return join_batches(batches, time.perf_counter() - began)
+
+
+def join_batches(batches: Sequence[Samples], seconds: float) -> Samples:
+    """All batches of a set as one; the chains on show are those of the first.
+
+    Arguments:
+        batches: The batches, in order.
+        seconds: Time they took.
+    """
     accepted = [(batch.acceptance, len(batch)) for batch in batches if batch.acceptance is not None]
+    count = sum(len(batch) for batch in batches)
     return Samples(
         x=torch.cat([batch.x for batch in batches]),
         position=torch.cat([batch.position for batch in batches]),
@@ -105,7 +127,7 @@ def draw_samples(
         trace=batches[0].trace,
         potentials=batches[0].potentials,
         kept=batches[0].kept,
-        seconds=time.perf_counter() - began,
+        seconds=seconds,
     )
 
 
@@ -136,21 +158,52 @@ def draw_batches(
     Returns:
         The batches, each of ``settings.batch`` items, the last one with what is left.
     """
-    if count < 1:
-        raise ContractError(f"draw at least 1 sample, got {count}")
     if not 0 <= rank < world:
         raise ContractError(f"process {rank} is none of {world}")
+    for number in range(rank, count_batches(settings, count), world):
+        yield draw_batch(model, settings, count, number, seed=seed, device=device)
+
+
+def count_batches(settings: SampleSettings, count: int) -> int:
+    """Batches that make ``count`` samples.
+
+    Raises:
+        ContractError: There are none.
+    """
+    if count < 1:
+        raise ContractError(f"draw at least 1 sample, got {count}")
+    return -(-count // settings.batch)
+
+
+def draw_batch(
+    model: Model,
+    settings: SampleSettings,
+    count: int,
+    number: int,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Samples:
+    """One batch of :func:`draw_samples`, the same whoever draws it, and after whatever else was drawn.
+
+    Arguments:
+        model: See :func:`draw_samples`.
+        settings: See :func:`draw_samples`.
+        count: Items of all batches.
+        number: Which of them.
+        seed: Source of all randomness.
+        device: Where chains run.
+    """
     target = make_target(model, settings.space)
-    parts: list[Stateful] = [*settings.starts, *([] if settings.sampler is None else [settings.sampler])]
-    firsts = range(0, count, settings.batch)
-    for number in range(rank, len(firsts), world):
-        generator = torch.Generator(device).manual_seed(derive_seed(seed, "sample", number))
-        keep_every = settings.keep_every if number == 0 else 0
-        with preserved(*parts), target.chain(), torch.no_grad():
-            size = min(settings.batch, count - firsts[number])
-            drawn = _draw_batch(model, target, settings, size, generator, keep_every)
-        # Outside of the block: whoever takes the batch finds modes, flags and states as they were.
-        yield drawn
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, "sample", number))
+    size = min(settings.batch, count - number * settings.batch)
+    with preserved(*stateful_parts(settings)), target.chain(), torch.no_grad():
+        return _draw_batch(model, target, settings, size, generator, settings.keep_every if number == 0 else 0)
+
+
+def stateful_parts(settings: SampleSettings) -> list[Stateful]:
+    """What keeps a state from chain to chain: the starts and the kernel."""
+    return [*settings.starts, *([] if settings.sampler is None else [settings.sampler])]
 
 
 def _draw_batch(

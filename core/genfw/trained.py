@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -12,16 +14,31 @@ from safetensors.torch import save_file
 from genfw import randomness
 from genfw.compose import Composition, compose, open_recipe
 from genfw.errors import RunError
+from genfw.evaluate import Evaluation, measure, prepare
+from genfw.hands import lend_hand, take_hands
 from genfw.interfaces.metric import Result
 from genfw.plots import save_samples
 from genfw.plugins import Registry
-from genfw.processes import first_device, make_fabric, tuned
+from genfw.processes import gathered, is_first, make_fabric, own_device, tuned
 from genfw.recipe import Recipe
 from genfw.rundir import RunDirectory
-from genfw.sampling import draw_batches
 from genfw.training import begin, put_back
 
-__all__ = ["accelerator_of", "compose_again", "evaluate_run", "load_run", "load_weights", "sample_run", "write_samples"]
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = [
+    "accelerator_of",
+    "compose_again",
+    "evaluate_run",
+    "lend_hand_to",
+    "load_run",
+    "load_weights",
+    "local_plugins",
+    "measuring",
+    "sample_run",
+    "write_samples",
+]
 
 
 def load_run(
@@ -57,15 +74,15 @@ def load_weights(
         checkpoint: See :func:`load_run`.
         device: Where the model goes.
     """
+    if composition.engine.precision == "64-true":
+        composition.model.double()
     if composition.stages:
         found = place.checkpoints.find(checkpoint)
         engine = copy.copy(composition.engine)
         engine.accelerator, engine.devices = torch.device(device).type, 1  # type: ignore[assignment]
         with tuned(engine):
-            fabric = make_fabric(engine)
+            fabric = make_fabric(engine, alone=True)
             composition.model.to(fabric.device)
-            if engine.precision == "64-true":
-                composition.model.double()
             # The data set is not opened: a trained model can be sampled from where its data are not.
             stage = begin(composition, fabric, found.stage, found.info["rows"])
             put_back(composition, stage, place.checkpoints.load(found, device=fabric.device))
@@ -80,21 +97,23 @@ def sample_run(
     seed: int | None = None,
     out: str | Path | None = None,
     share: tuple[int, int] = (0, 1),
+    processes: int = 1,
     checkpoint: str = "best",
     device: str | None = None,
     registry: Registry | None = None,
 ) -> Path:
     """Draw from a trained model, as the recipe's ``sample:`` section says.
 
-    Several processes, on one machine or many, may draw a share each: all shares together are, bit for bit on the same
-    kind of device, what one process draws.
+    Several processes of this machine may draw together, and several machines a share each: what is drawn in all is, bit
+    for bit on the same kind of device, what one process draws.
 
     Arguments:
         directory: The run directory.
         count: Samples; the recipe's count where absent.
         seed: Source of all randomness; the recipe's seed where absent.
         out: Folder to write to; ``samples/seed<seed>`` in the run directory where absent.
-        share: Number of this process, from 0, and count of processes.
+        share: Number of the share, from 0, and count of shares.
+        processes: Processes to draw with, on CUDA each with a device of its own; ``torchrun``'s are taken as they are.
         checkpoint: See :func:`load_run`.
         device: Where chains run; the recipe's accelerator where absent.
         registry: Plugins; those that are installed where absent.
@@ -104,21 +123,23 @@ def sample_run(
         ``position``, shape (N, D), and ``potential`` in nats, shape (N,). A share's files are named
         ``samples-2of4``, and ``index`` in them says which samples of the whole it has.
     """
+    place = RunDirectory.open(directory)
     composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
     used = composition.seed if seed is None else seed
-    folder = RunDirectory(directory).samples / f"seed{used}" if out is None else Path(out)
-    with tuned(composition.engine):
-        write_samples(composition, folder, count=count, seed=used, share=share)
+    folder = place.samples / f"seed{used}" if out is None else Path(out)
+    with _opened(composition, place, processes) as evaluation:
+        if evaluation is not None:
+            write_samples(evaluation, folder, count=count, seed=used, share=share)
     return folder
 
 
 def write_samples(
-    composition: Composition, folder: Path, *, count: int | None = None, seed: int, share: tuple[int, int] = (0, 1)
+    evaluation: Evaluation, folder: Path, *, count: int | None = None, seed: int, share: tuple[int, int] = (0, 1)
 ) -> None:
     """Draw from the model and write what was drawn; see :func:`sample_run`.
 
     Arguments:
-        composition: The run's parts, trained.
+        evaluation: The model, trained, and the processes that draw.
         folder: Where to write.
         count: Samples; the recipe's count where absent.
         seed: Source of all randomness.
@@ -127,23 +148,20 @@ def write_samples(
     Raises:
         RunError: There is nothing in the share.
     """
-    parameter = next(composition.model.parameters(), torch.empty(0))
-    settings, (rank, world) = composition.sample, share
+    settings, (number, shares) = evaluation.settings, share
     count = count or settings.count
-    batches = list(
-        draw_batches(composition.model, settings, count, seed=seed, device=parameter.device, rank=rank, world=world)
-    )
+    batches = list(evaluation.sample_batches(count, seed=seed, share=share))
     if not batches:
         raise RunError(
-            f"share {rank + 1} of {world} is empty: {count} samples in batches of {settings.batch} make "
+            f"share {number + 1} of {shares} is empty: {count} samples in batches of {settings.batch} make "
             f"{-(-count // settings.batch)} shares at most; take fewer, or set a smaller sample.batch"
         )
     tensors = {name: torch.cat([getattr(one, name) for one in batches]) for name in ("x", "position", "potential")}
     stem = "samples"
-    if world > 1:
-        stem = f"samples-{rank + 1}of{world}"
+    if shares > 1:
+        stem = f"samples-{number + 1}of{shares}"
         every = torch.arange(count).split(settings.batch)
-        tensors["index"] = torch.cat(every[rank::world])
+        tensors["index"] = torch.cat(every[number::shares])
     folder.mkdir(parents=True, exist_ok=True)
     save_samples(folder / f"{stem}.png", tensors["x"])
     save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / f"{stem}.safetensors")
@@ -153,6 +171,7 @@ def evaluate_run(
     directory: str | Path,
     *,
     only: Sequence[str] = (),
+    processes: int = 1,
     checkpoint: str = "best",
     device: str | None = None,
     registry: Registry | None = None,
@@ -162,20 +181,73 @@ def evaluate_run(
     Arguments:
         directory: The run directory.
         only: Names of metrics; all where empty.
+        processes: See :func:`sample_run`; any number gives the same results.
         checkpoint: See :func:`load_run`.
         device: Where to measure; the recipe's accelerator where absent.
         registry: Plugins; those that are installed where absent.
+
+    Returns:
+        The results; none in those processes of ``torchrun`` that only help.
     """
-    from genfw.evaluate import evaluate
     from genfw.report import write_report
 
     place = RunDirectory.open(directory)
     composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
-    with place.lock(), tuned(composition.engine):
-        randomness.seed_all(composition.seed)
-        results = list(evaluate(composition, place.path, only=only))
+    with place.lock() if is_first() else contextlib.nullcontext():
+        with _opened(composition, place, processes) as evaluation:
+            if evaluation is None:
+                return []
+            randomness.seed_all(composition.seed)
+            results = measure(evaluation, composition.metrics, only=only)
         write_report(place.path)
     return results
+
+
+# -- processes --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _opened(composition: Composition, place: RunDirectory, processes: int) -> Iterator[Evaluation | None]:
+    """The evaluation of a run with its processes; ``None``, once all is done, in one of ``torchrun``'s that helped."""
+    parameter = next(composition.model.parameters(), torch.empty(0))
+    settings = copy.copy(composition.engine)
+    settings.accelerator = parameter.device.type  # type: ignore[assignment]
+    plugins = local_plugins(composition)
+    with tuned(settings), gathered(settings, place.path, processes, task="evaluate", plugins=plugins) as fabric:
+        if not is_first():
+            lend_hand_to(composition, fabric, place)
+            yield None
+            return
+        with measuring(composition, fabric, place) as evaluation:
+            yield evaluation
+
+
+@contextlib.contextmanager
+def measuring(composition: Composition, fabric: Fabric, place: RunDirectory) -> Iterator[Evaluation]:
+    """In the first process: what the metrics of a run are given, shared out over all processes inside the block.
+
+    Arguments:
+        composition: The run's parts, trained.
+        fabric: The processes.
+        place: The run directory.
+    """
+    evaluation = prepare(composition, place.path)
+    with take_hands(fabric, evaluation, [metric for _, metric in composition.metrics]):
+        yield evaluation
+
+
+def lend_hand_to(composition: Composition, fabric: Fabric, place: RunDirectory) -> None:
+    """In a further process: help the first one to measure until it is done; arguments as for :func:`measuring`."""
+    if composition.engine.precision == "64-true":
+        composition.model.double()
+    lend_hand(fabric, prepare(composition, place.path), [metric for _, metric in composition.metrics])
+
+
+def local_plugins(composition: Composition) -> list[str]:
+    """Files of one-file plugins that the recipe itself does not name: further processes have to be told of them."""
+    named = {path.resolve() for path in composition.resolved.recipe.plugins}
+    local = [one.file for one in composition.registry.plugins if one.source == "local"]
+    return [file for file in local if Path(file).resolve() not in named]
 
 
 def compose_again(place: RunDirectory, registry: Registry | None = None, device: str | None = None) -> Composition:
@@ -187,7 +259,7 @@ def compose_again(place: RunDirectory, registry: Registry | None = None, device:
         device: Where components that ask for a device are told to be; the recipe's accelerator where absent.
     """
     recipe, known = open_recipe(place.resolved, registry=registry)
-    return compose(recipe, known, device=device or str(first_device(accelerator_of(recipe))))
+    return compose(recipe, known, device=device or str(own_device(accelerator_of(recipe))))
 
 
 def accelerator_of(recipe: Recipe) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -13,17 +14,17 @@ from genfw.compose import compose, open_recipe
 from genfw.observers import Observers
 from genfw.processes import Interrupts, first_device, make_fabric, release, tuned
 from genfw.rundir import RunDirectory
-from genfw.trained import accelerator_of
+from genfw.trained import lend_hand_to
 from genfw.training import Training
 
 __all__ = ["main"]
 
 
 def main(order: str) -> None:
-    """Train along with the first process.
+    """Train along with the first process, help it to evaluate, or both.
 
     Arguments:
-        order: JSON of run directory, rank, world, port, checkpoint, local plugins.
+        order: JSON of what :class:`~genfw.processes.Workers` is told, and of this process's rank.
     """
     given = json.loads(order)
     # The first process decides when to stop; Ctrl-C, and a scheduler's signal, reach the whole group of processes.
@@ -33,12 +34,16 @@ def main(order: str) -> None:
     rank, world = given["rank"], given["world"]
     run = RunDirectory.open(given["directory"])
     recipe, registry = open_recipe(run.resolved, plugins=given["plugins"])
-    composition = compose(recipe, registry, device=first_device(accelerator_of(recipe), rank))
+    composition = compose(recipe, registry, device=first_device(given["accelerator"], rank))
+    composition.engine.accelerator = given["accelerator"]
     start = None if given["checkpoint"] is None else run.checkpoints.find(given["checkpoint"])
     with tuned(composition.engine):
+        socket.create_connection(("127.0.0.1", given["door"])).close()  # see Workers.gather
         fabric = make_fabric(composition.engine, rank=rank, world=world, port=given["port"])
         try:
-            Training(composition, fabric, run, Observers(), Interrupts()).walk(start)
+            if given["task"] == "run":
+                Training(composition, fabric, run, Observers(), Interrupts()).walk(start)
+            lend_hand_to(composition, fabric, run)
         except KeyboardInterrupt:
             pass
         finally:

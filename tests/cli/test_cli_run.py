@@ -118,6 +118,18 @@ def test_evaluate_and_report_work_on_a_finished_run(call, done):
     assert report.is_file()
 
 
+def test_processes_are_handed_on(call, done, monkeypatch):
+    from genfw import engine
+
+    asked = []
+    monkeypatch.setattr(engine, "sample_run", lambda *_, processes, **__: asked.append(processes) or "here")
+    monkeypatch.setattr(engine, "evaluate_run", lambda *_, processes, **__: asked.append(processes) or [])
+    for command in ("sample", "evaluate"):
+        assert call(command, "latest", "--processes", 3).code == call(command, "latest").code == 0
+        assert call(command, "latest", "--processes", 0).code == 2
+    assert asked == [3, 1, 3, 1]
+
+
 def test_resume_of_a_finished_run_gives_its_results(call, done):
     said = call("resume", "latest", "--json")
     assert said.code == 0, said.err

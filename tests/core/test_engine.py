@@ -150,7 +150,6 @@ def test_a_report_that_can_not_be_written_does_not_fail_the_run(tmp_path, monkey
 
     monkeypatch.setattr(engine, "_conclude", CONCLUDE)
     monkeypatch.setattr(engine, "_see_samples", lambda *_: None)
-    monkeypatch.setattr("genfw.evaluate.evaluate", lambda *_: [])
     monkeypatch.setattr("genfw.report.write_report", no_page)
     tracker = Notes()
     go(tmp_path / "run", trackers=[tracker])

@@ -165,6 +165,6 @@ def test_precision(precision, dtype, capfd):
 
 
 def test_workers_are_not_left_behind(tmp_path):
-    with pytest.raises(ZeroDivisionError), Workers(tmp_path, 2, 1, None) as workers:
+    with pytest.raises(ZeroDivisionError), Workers(tmp_path, 2) as workers:
         raise ZeroDivisionError
     assert all(process.poll() is not None for process in workers.processes)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genfw_cli.arguments import Checkpoint, Json, Root, RunName
+from genfw_cli.arguments import Checkpoint, Json, Processes, Root, RunName
 from genfw_cli.output import number, show_json, table
 from genfw_cli.session import registry_of_run
 
@@ -18,6 +18,7 @@ def command(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="METRIC", help="Only this metric; repeatable.")
     ] = None,
+    processes: Processes = 1,
     checkpoint: Checkpoint = "best",
     root: Root = Path("runs"),
     as_json: Json = False,
@@ -27,8 +28,9 @@ def command(
     from genfw.runs import find_run
 
     directory = find_run(run, root)
+    registry = registry_of_run(ctx, directory)
     results = engine.evaluate_run(
-        directory, only=only or (), checkpoint=checkpoint, registry=registry_of_run(ctx, directory)
+        directory, only=only or (), processes=processes, checkpoint=checkpoint, registry=registry
     )
     if as_json:
         show_json(results)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from genfw_cli.arguments import Checkpoint, Root, RunName
+from genfw_cli.arguments import Checkpoint, Processes, Root, RunName
 from genfw_cli.session import registry_of_run
 
 
@@ -25,6 +25,7 @@ def command(
     share: Annotated[
         str, typer.Option("--share", metavar="K/N", help="Draw the K-th of N shares; together they are the whole.")
     ] = "1/1",
+    processes: Processes = 1,
     checkpoint: Checkpoint = "best",
     root: Root = Path("runs"),
 ) -> None:
@@ -39,7 +40,14 @@ def command(
     directory = find_run(run, root)
     registry = registry_of_run(ctx, directory)
     folder = engine.sample_run(
-        directory, count=count, seed=seed, out=out, share=part, checkpoint=checkpoint, registry=registry
+        directory,
+        count=count,
+        seed=seed,
+        out=out,
+        share=part,
+        processes=processes,
+        checkpoint=checkpoint,
+        registry=registry,
     )
     print(folder)
 

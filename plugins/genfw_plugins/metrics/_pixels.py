@@ -19,7 +19,7 @@ from genfw.environment import code_digest
 from genfw.errors import ContractError, DataError
 from genfw.evaluate import Evaluation
 from genfw.interfaces import Split
-from genfw.interfaces.stage import Stateful
+from genfw.sampling import stateful_parts
 from genfw.statetree import split_tree
 from genfw.types import Size
 from genfw_plugins.metrics._content import digest_of_settings, digest_of_tensors
@@ -224,7 +224,7 @@ def _image(shape: Size) -> Size:
 
 def _key(evaluation: Evaluation, count: int) -> str:
     settings = evaluation.settings
-    parts: list[Stateful] = [*settings.starts, *([] if settings.sampler is None else [settings.sampler])]
+    parts = stateful_parts(settings)
     state = {"model": evaluation.model.state_dict(), "parts": [part.state_dict() for part in parts]}
     structure, tensors = split_tree(state)
     protocol = evaluation.protocol(samples=count)

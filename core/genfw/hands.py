@@ -1,0 +1,255 @@
+"""An evaluation shared out over processes: the first one measures, and the others lend it a hand.
+
+The first process alone runs the metrics and writes what they find. The others hold the same weights and answer orders:
+draw a batch of samples, call a method of a metric. What an order gives depends on the order alone, so that any number
+of processes finds the same numbers.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import pickle
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import attrs
+import torch
+from torch import distributed
+
+from genfw.errors import GenfwError, LostProcessError
+from genfw.freeze import frozen
+from genfw.interfaces.metric import Metric
+from genfw.randomness import kept_apart
+from genfw.sampling import Samples, draw_batch, stateful_parts
+from genfw.statetree import join_tree, split_tree
+
+if TYPE_CHECKING:
+    from types import MethodType
+
+    from lightning_fabric import Fabric
+
+    from genfw.evaluate import Evaluation
+
+__all__ = ["Call", "Draw", "Hands", "describe_failure", "lend_hand", "take_hands"]
+
+T = TypeVar("T")
+
+#: While one process reads data or draws figures the others wait; a lost connection is noticed at once all the same.
+_PATIENCE = dt.timedelta(days=365)
+
+
+@attrs.frozen
+class Draw:
+    """Order for a batch of samples; see :func:`~genfw.sampling.draw_batch`."""
+
+    count: int
+    number: int
+    seed: int
+
+    def carry_out(self, evaluation: Evaluation, metrics: Sequence[Metric]) -> Samples:
+        """Draw it."""
+        return draw_batch(
+            evaluation.model, evaluation.settings, self.count, self.number, seed=self.seed, device=evaluation.device
+        )
+
+
+@attrs.frozen
+class Call:
+    """Order for one task of a metric: the metric by its number in the recipe, its method by name, the arguments."""
+
+    metric: int
+    method: str
+    task: tuple[Any, ...]
+
+    def carry_out(self, evaluation: Evaluation, metrics: Sequence[Metric]) -> Any:
+        """Call the method."""
+        return getattr(metrics[self.metric], self.method)(evaluation, *self.task)
+
+
+class Hands:
+    """The further processes, as the first one sees them; none without a channel.
+
+    Arguments:
+        metrics: The recipe's metrics, in order.
+        channel: The group of all processes.
+    """
+
+    def __init__(self, metrics: Sequence[Metric] = (), channel: distributed.ProcessGroup | None = None) -> None:
+        self._metrics, self._channel = metrics, channel
+        others = 0 if channel is None else distributed.get_world_size(channel) - 1
+        # A thread for each of them, which waits for its answers one after the other: this one can compute meanwhile,
+        # and hears a signal while it waits.
+        self._waiting = [ThreadPoolExecutor(1) for _ in range(others)]
+
+    def deal(self, evaluation: Evaluation, orders: Sequence[Draw | Call]) -> Iterator[Any]:
+        """Deal orders out in turn, and give what they come to in their order.
+
+        A process carries out one order at a time, and begins its next when its last result is taken.
+
+        Arguments:
+            evaluation: That of this process.
+            orders: The orders.
+
+        Raises:
+            GenfwError: An order failed in a further process, for the reason it gives.
+            LostProcessError: A further process is gone.
+        """
+        world = 1 + len(self._waiting)
+        asked = {number: self._ask(number, order) for number, order in enumerate(orders[:world]) if number}
+        try:
+            for number, order in enumerate(orders):
+                if number % world == 0:
+                    yield order.carry_out(evaluation, self._metrics)
+                    continue
+                result, failure = asked.pop(number).result()
+                if number + world < len(orders):
+                    asked[number + world] = self._ask(number + world, orders[number + world])
+                if failure is not None:
+                    raise GenfwError(failure)
+                yield result
+        finally:
+            for answer in asked.values():
+                answer.cancel()  # what is begun is finished, and nobody looks at it
+
+    def spread(self, evaluation: Evaluation, method: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
+        """See :meth:`~genfw.evaluate.Evaluation.spread`."""
+        bound = cast("MethodType", method)
+        owner = [number for number, metric in enumerate(self._metrics) if metric is bound.__self__]
+        if not owner or not self._waiting:
+            return [method(evaluation, *task) for task in tasks]
+        return list(self.deal(evaluation, [Call(owner[0], bound.__name__, task) for task in tasks]))
+
+    def _ask(self, number: int, order: Draw | Call) -> Future[tuple[Any, str | None]]:
+        rank = number % (1 + len(self._waiting))
+        return self._waiting[rank - 1].submit(self._exchange, rank, order)
+
+    def _exchange(self, rank: int, order: Draw | Call) -> tuple[Any, str | None]:
+        assert self._channel is not None  # without one nobody is asked
+        _send(pickle.dumps(order), rank, self._channel)
+        answer: tuple[Any, str | None] = pickle.loads(_receive(rank, self._channel))
+        return answer
+
+    def dismiss(self, *, wait: bool) -> None:
+        """Tell all of them that they are done.
+
+        Arguments:
+            wait: Until they have heard it; else whoever computes is left to do so.
+        """
+        assert self._channel is not None or not self._waiting
+        told = [
+            thread.submit(_send, pickle.dumps(None), rank, cast(distributed.ProcessGroup, self._channel))
+            for rank, thread in enumerate(self._waiting, start=1)
+        ]
+        for thread, one in zip(self._waiting, told, strict=True):
+            thread.shutdown(wait=False)
+            with suppress(LostProcessError):  # the numbers are taken: nothing is lost with it
+                if wait:
+                    one.result()
+
+
+@contextmanager
+def take_hands(fabric: Fabric, evaluation: Evaluation, metrics: Sequence[Metric]) -> Iterator[None]:
+    """In the first process: give all others the weights that are to be measured, and an evaluation their hands.
+
+    Arguments:
+        fabric: The processes.
+        evaluation: What is measured; inside the block it deals its work out.
+        metrics: The recipe's metrics, in order.
+    """
+    channel = _open_channel(fabric)
+    if channel is not None:
+        parts = [part.state_dict() for part in stateful_parts(evaluation.settings)]
+        state = split_tree({"model": evaluation.model.state_dict(), "parts": parts})
+        # Sums over threads depend on how many there are, in the last bit.
+        _broadcast(pickle.dumps((state, torch.get_num_threads())), channel)
+    alone, hands = evaluation.hands, Hands(metrics, channel)
+    done = False
+    try:
+        evaluation.hands = hands
+        yield
+        done = True
+    finally:
+        evaluation.hands = alone
+        hands.dismiss(wait=done)
+
+
+def lend_hand(fabric: Fabric, evaluation: Evaluation, metrics: Sequence[Metric]) -> None:
+    """In a further process: take the first one's weights, and carry out its orders until it has no more.
+
+    Arguments:
+        fabric: The processes.
+        evaluation: This process's own, of the same recipe and with the same seed.
+        metrics: The recipe's metrics, in order.
+    """
+    channel = _open_channel(fabric)
+    assert channel is not None  # a further process is not alone
+    with suppress(LostProcessError):  # the first one is gone, and has said why
+        (structure, tensors), threads = pickle.loads(_broadcast(None, channel))
+        torch.set_num_threads(threads)
+        state = join_tree(structure, tensors, evaluation.device)
+        evaluation.model.load_state_dict(state["model"])
+        for part, saved in zip(stateful_parts(evaluation.settings), state["parts"], strict=True):
+            part.load_state_dict(saved)
+        with frozen(evaluation.model):
+            while (order := pickle.loads(_receive(0, channel))) is not None:
+                _send(_answer(order, evaluation, metrics), 0, channel)
+
+
+def _answer(order: Draw | Call, evaluation: Evaluation, metrics: Sequence[Metric]) -> bytes:
+    try:
+        with kept_apart(evaluation.device):
+            return pickle.dumps((order.carry_out(evaluation, metrics), None))
+    except Exception as error:
+        return pickle.dumps((None, describe_failure(error)))
+
+
+def describe_failure(error: Exception) -> str:
+    """One line on an error, with the place where it arose unless genfw has foreseen it."""
+    if isinstance(error, GenfwError):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+def _open_channel(fabric: Fabric) -> distributed.ProcessGroup | None:
+    """A group for messages from memory to memory, whatever the devices; all processes open it together."""
+    if fabric.world_size == 1:
+        return None
+    return cast(distributed.ProcessGroup, distributed.new_group(backend="gloo", timeout=_PATIENCE))
+
+
+@contextmanager
+def _noticing_loss() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # what gloo raises for a connection that is closed at the other end
+        raise LostProcessError(f"the connection to another process of this run broke ({error})") from error
+
+
+def _send(message: bytes, rank: int, channel: distributed.ProcessGroup) -> None:
+    with _noticing_loss():
+        distributed.send(torch.tensor([len(message)]), rank, group=channel)
+        distributed.send(torch.frombuffer(bytearray(message), dtype=torch.uint8), rank, group=channel)
+
+
+def _receive(rank: int, channel: distributed.ProcessGroup) -> bytes:
+    with _noticing_loss():
+        distributed.recv(size := torch.zeros(1, dtype=torch.int64), rank, group=channel)
+        distributed.recv(message := torch.empty(int(size), dtype=torch.uint8), rank, group=channel)
+    return message.numpy().tobytes()
+
+
+def _broadcast(message: bytes | None, channel: distributed.ProcessGroup) -> bytes:
+    """The first process's message, in all of them; the others have none to give."""
+    with _noticing_loss():
+        distributed.broadcast(size := torch.tensor([len(message or b"")]), 0, group=channel)
+        buffer = torch.frombuffer(bytearray(message or int(size)), dtype=torch.uint8)
+        distributed.broadcast(buffer, 0, group=channel)
+    return buffer.numpy().tobytes()
