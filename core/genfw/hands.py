@@ -8,6 +8,7 @@ of processes finds the same numbers.
 from __future__ import annotations
 
 import datetime as dt
+import io
 import pickle
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from genfw.errors import GenfwError, LostProcessError
 from genfw.freeze import frozen
@@ -129,7 +130,7 @@ class Hands:
 
     def _exchange(self, rank: int, order: Draw | Call) -> tuple[Any, str | None]:
         assert self._channel is not None  # without one nobody is asked
-        _send(pickle.dumps(order), rank, self._channel)
+        _send(_pack(order), rank, self._channel)
         answer: tuple[Any, str | None] = pickle.loads(_receive(rank, self._channel))
         return answer
 
@@ -141,7 +142,7 @@ class Hands:
         """
         assert self._channel is not None or not self._waiting
         told = [
-            thread.submit(_send, pickle.dumps(None), rank, cast(distributed.ProcessGroup, self._channel))
+            thread.submit(_send, _pack(None), rank, cast(distributed.ProcessGroup, self._channel))
             for rank, thread in enumerate(self._waiting, start=1)
         ]
         for thread, one in zip(self._waiting, told, strict=True):
@@ -165,7 +166,7 @@ def take_hands(fabric: Fabric, evaluation: Evaluation, metrics: Sequence[Metric]
         parts = [part.state_dict() for part in stateful_parts(evaluation.settings)]
         state = split_tree({"model": evaluation.model.state_dict(), "parts": parts})
         # Sums over threads depend on how many there are, in the last bit.
-        _broadcast(pickle.dumps((state, torch.get_num_threads())), channel)
+        _broadcast(_pack((state, torch.get_num_threads())), channel)
     alone, hands = evaluation.hands, Hands(metrics, channel)
     done = False
     try:
@@ -202,9 +203,9 @@ def lend_hand(fabric: Fabric, evaluation: Evaluation, metrics: Sequence[Metric])
 def _answer(order: Draw | Call, evaluation: Evaluation, metrics: Sequence[Metric]) -> bytes:
     try:
         with kept_apart(evaluation.device):
-            return pickle.dumps((order.carry_out(evaluation, metrics), None))
+            return _pack((order.carry_out(evaluation, metrics), None))
     except Exception as error:
-        return pickle.dumps((None, describe_failure(error)))
+        return _pack((None, describe_failure(error)))
 
 
 def describe_failure(error: Exception) -> str:
@@ -216,6 +217,20 @@ def describe_failure(error: Exception) -> str:
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------
+
+
+class _Packer(pickle.Pickler):
+    """Takes along what a tensor shows, and not all of the memory that it is a view of."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and value.untyped_storage().nbytes() > value.nbytes:
+            return value.clone().__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return NotImplemented
+
+
+def _pack(value: Any) -> bytes:
+    _Packer(file := io.BytesIO(), pickle.HIGHEST_PROTOCOL).dump(value)
+    return file.getvalue()
 
 
 def _open_channel(fabric: Fabric) -> distributed.ProcessGroup | None:

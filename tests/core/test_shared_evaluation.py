@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from genfw import engine
 from genfw.errors import GenfwError, RunError
 from genfw.evaluate import prepare
+from genfw.hands import _pack
 from genfw.processes import Workers, gathered, tuned
 from genfw.rundir import RunDirectory
 from genfw.settings import EngineSettings
@@ -111,8 +113,8 @@ data: {use: gaussian-grid}
 prior: {use: standard-normal, dim: 2}
 decoder: {use: mlp, hidden: [8]}
 encoder: {use: mlp, hidden: [8]}
-energy: {use: mlp, on: data, hidden: [8]}
-train: [{use: elbo, steps: 6, batch: 16, optimizer: {use: adam, lr: 1e-2}, average: 0.5}]
+energy: {use: mlp, on: latent, hidden: [8]}
+train: [{use: elbo, steps: 6, batch: 16, optimizer: {use: adam, lr: 1e-2}, average: 0.5, tilted: false}]
 sample:
   count: 30
   batch: 8
@@ -129,6 +131,19 @@ evaluate:
     batch: 30
     count: 100
     chain: {sampler: {use: langevin, step_size: 1e-2, steps: 3}, start: {use: noise}}
+  - {use: anomaly, outliers: train, count: 40, trials: 3, checkpoints: 2, scores: [log-joint, elbo], batch: 30}
+  - {use: ood, derived: [interpolation], scores: [log-p, elbo], count: 40, importance: 3, noise: 0.1}
+  - use: log-likelihood
+    sampler: {use: hmc, step_size: 1e-1, steps: 2, leapfrog_steps: 2}
+    chain: {sampler: {use: mala, step_size: 1e-2, steps: 3}, start: {use: noise}}
+    draws: 10
+    fits: 4
+    refine: 2
+    count: 50
+    batch: 100
+    temperatures: 4
+    chains: 8
+    settle: 2
 engine: {accelerator: cpu, log_every: 2, checkpoint_every: 3, devices: 2}
 """
 
@@ -181,7 +196,9 @@ def test_two_processes_measure_what_one_does(finished):
         "three is too many",
         "ZeroDivisionError: three",
     ]
-    assert next(one for one in by_one if one["name"] == "square")["protocol"]["samples"] == 50
+    assert {"square", "mse", "auprc-elbo", "auroc-log-p-interpolation", "log-z-lower"} <= {
+        one["name"] for one in by_one
+    }
 
     engine.evaluate_run(run.path, processes=2)
     assert records(run.path) == by_two
@@ -227,6 +244,13 @@ def test_the_first_ones_weights_and_states_are_measured(finished):
         own = evaluation.spread(type(spread)().mean, [(number, torch.zeros(())) for number in range(3)])
         assert {process for _, process in own} == {os.getpid()}
     assert composition.sample.starts[1].draws == 4
+
+
+def test_a_part_of_a_tensor_travels_without_the_rest():
+    part = torch.arange(1e6).view(1000, 1000)[:, :3]
+    packed = _pack({"part": part})
+    assert len(packed) < 50_000
+    assert_same(pickle.loads(packed), {"part": part})
 
 
 def test_a_process_that_is_gone_ends_the_evaluation(finished, tmp_path):

@@ -107,34 +107,42 @@ class Anomaly(Metric):
             )
         inliers = evaluation.rows(self.split, self.count)
         outliers = evaluation.rows(self.outliers, self.count)
-        taken: list[dict[str, Detection]] = []
         weights = self._weights(evaluation)
-        for name, state in weights.items():
-            with _holding(evaluation, state):
-                for trial in range(self.trials):
-                    generator = evaluation.generator(f"anomaly-{name}-{trial}")
-                    inside, outside = (self._score(evaluation, rows, generator) for rows in (inliers, outliers))
-                    taken.append({score: detect(inside[score], outside[score]) for score in self.scores})
-        first = self.scores[0]
-        figures = [self._figure(evaluation, inside[first], outside[first])]
-        return self._results(evaluation, inliers, outliers, taken, list(weights), figures)
+        trials = [(name, trial) for name in weights for trial in range(self.trials)]
+        scored = evaluation.spread(self._try, trials)
+        taken: list[dict[str, Detection]] = [
+            {score: detect(inside[score], outside[score]) for score in self.scores} for inside, outside in scored
+        ]
+        inside, outside = scored[-1]
+        figures = [self._figure(evaluation, inside[self.scores[0]], outside[self.scores[0]])]
+        return self._results(evaluation, inliers, outliers, taken, weights, figures)
 
     # -- weights ------------------------------------------------------------------------------------------------------
 
-    def _weights(self, evaluation: Evaluation) -> dict[str, dict[str, Tensor] | None]:
+    def _weights(self, evaluation: Evaluation) -> list[str]:
+        """Names of checkpoints, or ``finished``."""
         if self.checkpoints == 1:
-            return {"finished": None}
-        kept = RunDirectory(evaluation.directory).checkpoints
-        found = kept.all()
+            return ["finished"]
+        found = RunDirectory(evaluation.directory).checkpoints.all()
         found = [one for one in found if one.stage == found[-1].stage][-self.checkpoints :]
         if not found:
             raise ContractError(
                 f"{evaluation.directory} has no checkpoints to take weights from; set checkpoints to 1 to measure the "
                 "model as it is"
             )
-        return {one.name: kept.load(one, device=evaluation.device)["model"] for one in found}
+        return [one.name for one in found]
 
     # -- scores -------------------------------------------------------------------------------------------------------
+
+    def _try(self, evaluation: Evaluation, weights: str, trial: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Scores of inliers and of outliers in one trial."""
+        generator = evaluation.generator(f"anomaly-{weights}-{trial}")
+        with _holding(evaluation, weights):
+            inside, outside = (
+                self._score(evaluation, evaluation.rows(split, self.count), generator)
+                for split in (self.split, self.outliers)
+            )
+        return inside, outside
 
     @torch.no_grad()
     def _score(self, evaluation: Evaluation, rows: Batch, generator: torch.Generator) -> dict[str, Tensor]:
@@ -231,15 +239,15 @@ class Anomaly(Metric):
 
 
 @contextmanager
-def _holding(evaluation: Evaluation, state: dict[str, Tensor] | None) -> Iterator[None]:
-    """Put weights into the model, and its own back on the way out."""
-    if state is None:
+def _holding(evaluation: Evaluation, weights: str) -> Iterator[None]:
+    """Put a checkpoint's weights into the model, and its own back on the way out."""
+    if weights == "finished":
         yield
         return
-    model = evaluation.model
+    model, checkpoints = evaluation.model, RunDirectory(evaluation.directory).checkpoints
     own = copy.deepcopy(model.state_dict())
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(checkpoints.load(checkpoints.find(weights), device=evaluation.device)["model"])
         yield
     finally:
         model.load_state_dict(own)

@@ -24,7 +24,7 @@ from genfw.interfaces.sampler import Sampler
 from genfw.model import Model
 from genfw.target import PosteriorTarget
 
-__all__ = ["Normal", "bracket"]
+__all__ = ["Normal", "bracket", "items_at_once"]
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -129,7 +129,7 @@ def bracket(
         Both with shape :math:`(B,)`, float64 on the CPU.
     """
     lower, upper = [], []
-    for items in x.split(max(1, batch // max(draws, fits))):
+    for items in x.split(items_at_once(draws, fits, batch)):
         target = PosteriorTarget(model, items)
         with target.chain(), torch.no_grad():
             position, log_q, law = _propose(target, items, draws, chain, fits, widen, generator)
@@ -144,6 +144,11 @@ def bracket(
             weights = torch.cat([_log_joint(target, end) - law.log_prob(end), log_weight[1:]])
             upper.append(weights.logsumexp(0) - math.log(draws))
     return torch.cat(lower).cpu(), torch.cat(upper).cpu() if upper else None
+
+
+def items_at_once(draws: int, fits: int, batch: int) -> int:
+    """Items that :func:`bracket` takes together; arguments as there."""
+    return max(1, batch // max(draws, fits))
 
 
 def _propose(

@@ -17,7 +17,7 @@ from genfw.interfaces.sampler import Sampler
 from genfw.sampling import preserved
 from genfw.target import PriorTarget
 from genfw_plugins.metrics.annealing import Bound, anneal, log_mean
-from genfw_plugins.metrics.evidence import bracket
+from genfw_plugins.metrics.evidence import bracket, items_at_once
 
 __all__ = ["LogLikelihood"]
 
@@ -105,13 +105,12 @@ class LogLikelihood(Metric):
                 "{use: hmc, adapt: false}"
             )
         rows = evaluation.rows(self.split, self.count)
-        generator = evaluation.generator("log-likelihood")
-        with preserved(*([] if chain is None else [chain]), *([] if sampler is None else [sampler])):
-            lower, upper = bracket(
-                model, rows.x.to(evaluation.device), self.draws, chain, sampler,
-                generator=generator, refine=self.refine, fits=self.fits, batch=self.batch,
-            )  # fmt: skip
-            log_z = self._log_z(evaluation) if sampler is not None and model.latent_energies else None
+        parts = rows.x.split(items_at_once(self.draws, self.fits, self.batch))
+        below_and_above = evaluation.spread(self._bracket, list(enumerate(parts)))
+        lower = torch.cat([low for low, _ in below_and_above])
+        highs = [high for _, high in below_and_above if high is not None]
+        upper = torch.cat(highs) if len(highs) == len(parts) else None
+        log_z = self._log_z(evaluation) if sampler is not None and model.latent_energies else None
         protocol = evaluation.protocol(
             split=self.split,
             count=len(rows),
@@ -141,12 +140,22 @@ class LogLikelihood(Metric):
             ]
         return results
 
+    def _bracket(self, evaluation: Evaluation, number: int, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Lower and upper estimates of the integral for some items, each with shape ``(B,)``."""
+        kernels = [part for part in (self.chain, self.sampler) if part is not None]
+        with preserved(*kernels):
+            return bracket(
+                evaluation.model, x.to(evaluation.device), self.draws, self.chain, self.sampler,
+                generator=evaluation.generator(f"log-likelihood.{number}"),
+                refine=self.refine, fits=self.fits, batch=self.batch,
+            )  # fmt: skip
+
     def _log_z(self, evaluation: Evaluation) -> tuple[Bound, Bound]:
         """Lower and upper estimate of log Z of the latent prior, relative to the base."""
         assert self.sampler is not None  # refused in compute
         target = PriorTarget(evaluation.model)
         generator = evaluation.generator("log-z")
-        with target.chain(), torch.no_grad():
+        with preserved(self.sampler), target.chain(), torch.no_grad():
             base = target.draw_base(self.chains, generator).to(evaluation.model.anchor.dtype)
             forward, end = anneal(target, self.sampler, base, self.temperatures, generator=generator)
             chosen = torch.multinomial(torch.softmax(forward, 0), self.chains, replacement=True, generator=generator)

@@ -150,18 +150,10 @@ class OutOfDistribution(Metric):
         """See :meth:`Metric.compute`."""
         model = evaluation.model
         scores = self._scores(model)
-        sets = self._sets(evaluation)
-        values = {
-            name: score_items(
-                model,
-                x.to(evaluation.device),
-                scores,
-                self.importance,
-                evaluation.generator(f"ood/{name}"),
-                self.batch,
-            )
-            for name, x in sets.items()
-        }
+        names = ["test", "train", *self.others, *self.derived]
+        # Those first that may be absent or not fit: the data's own are the ones that have been trained on.
+        tasks = [(name, tuple(scores)) for name in reversed(names)]
+        values = dict(zip(names, reversed(evaluation.spread(self._score, tasks)), strict=True))
         weighted = {"log-h", "log-p"} & set(scores)
         results: list[Result] = []
         for score in scores:
@@ -183,21 +175,25 @@ class OutOfDistribution(Metric):
             raise ContractError("the scores 'energy' and 'log-h' need an energy on data, and the recipe has none")
         return list(dict.fromkeys(scores))
 
-    def _sets(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        """Name -> items; the data's own two splits first."""
-        test = evaluation.rows("test", self.count).x
-        sets = {"test": test, "train": evaluation.rows("train", len(test)).x}
-        for name, data in self.others.items():
+    def _score(self, evaluation: Evaluation, name: str, scores: Sequence[Score]) -> dict[str, Tensor]:
+        """Scores of the items of one set."""
+        x = self._items(evaluation, name)
+        if self.noise:
+            generator = _on_cpu(evaluation, f"ood/{name}/noise")
+            x = x + self.noise * torch.randn(x.shape, generator=generator)
+        x, generator = x.to(evaluation.device), evaluation.generator(f"ood/{name}")
+        return score_items(evaluation.model, x, scores, self.importance, generator, self.batch)
+
+    def _items(self, evaluation: Evaluation, name: str) -> Tensor:
+        if name in self.others:
+            data = self.others[name]
             check_shape(name, data, evaluation.model.data_shape)
-            sets[name] = take_rows(available(evaluation, data).split("test"), self.count, "ood", name).x
-        for how in self.derived:
-            sets[how] = derive(test, how, _on_cpu(evaluation, f"ood/{how}/items"))
-        if not self.noise:
-            return sets
-        return {
-            name: x + self.noise * torch.randn(x.shape, generator=_on_cpu(evaluation, f"ood/{name}/noise"))
-            for name, x in sets.items()
-        }
+            return take_rows(available(evaluation, data).split("test"), self.count, "ood", name).x
+        test = evaluation.row_numbers("test", self.count)[1]
+        if name == "train":
+            return evaluation.rows("train", len(test)).x
+        x = evaluation.rows("test", self.count).x
+        return x if name == "test" else derive(x, cast(Derived, name), _on_cpu(evaluation, f"ood/{name}/items"))
 
     def _level(
         self, evaluation: Evaluation, score: Score, named: Mapping[str, Tensor], facts: Mapping[str, Any]

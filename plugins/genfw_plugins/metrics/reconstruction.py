@@ -63,13 +63,9 @@ class Reconstruction(Metric):
                 "reconstruction needs an encoder, or a posterior chain (chain: {sampler: ..., start: ...})"
             )
         rows = evaluation.rows(self.split, self.count)
-        generator = evaluation.generator("reconstruction")
-        with preserved(*([] if self.chain is None else [self.chain])), torch.no_grad():
-            pieces = [
-                self._reconstruct(evaluation, x.to(evaluation.device), index, generator).cpu()
-                for x, index in zip(rows.x.split(self.batch), rows.index.split(self.batch), strict=True)
-            ]
-        mean = torch.cat(pieces)
+        batches = zip(rows.x.split(self.batch), rows.index.split(self.batch), strict=True)
+        tasks = [(number, x, index) for number, (x, index) in enumerate(batches)]
+        mean = torch.cat(evaluation.spread(self._reconstruct, tasks))
         per_item = (rows.x - mean).double().flatten(1).square().sum(1)
         size = math.prod(rows.x.shape[1:])
         protocol = evaluation.protocol(
@@ -94,15 +90,18 @@ class Reconstruction(Metric):
             Result("mse-item", value, "", protocol, error, "lower", whole),
         ]
 
-    def _reconstruct(self, evaluation: Evaluation, x: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-        model = evaluation.model
+    @torch.no_grad()
+    def _reconstruct(self, evaluation: Evaluation, number: int, x: Tensor, index: Tensor) -> Tensor:
+        model, generator = evaluation.model, evaluation.generator(f"reconstruction.{number}")
+        x, index = x.to(evaluation.device), index.to(evaluation.device)
         if self.chain is None:
             assert model.encoder is not None  # refused in compute
             latent = model.encoder(x, generator=generator, temperature=self.temperature).latent
-            return model.likelihood(latent).mean
+            return model.likelihood(latent).mean.cpu()
         target = PosteriorTarget(model, x)
-        result = self.chain.run(target, len(x), generator=generator, x=x, index=index.to(x.device))
-        return target.to_data(result.position[: len(x)], mean=True)
+        with preserved(self.chain):
+            result = self.chain.run(target, len(x), generator=generator, x=x, index=index)
+        return target.to_data(result.position[: len(x)], mean=True).cpu()
 
     def _figure(self, evaluation: Evaluation, x: Tensor, mean: Tensor) -> Figure:
         if is_image(tuple(x.shape[1:])):

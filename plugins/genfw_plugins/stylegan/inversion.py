@@ -15,7 +15,7 @@ from genfw.evaluate import Evaluation, describe
 from genfw.interfaces.metric import Figure, Metric, Result
 from genfw.sampling import preserved
 from genfw.target import PosteriorTarget
-from genfw_plugins.stylegan.features import Features
+from genfw_plugins.stylegan.features import FeatureNetwork, Features
 from genfw_plugins.stylegan.perceptual import feature_error
 
 __all__ = ["Inversion"]
@@ -54,27 +54,19 @@ class Inversion(Metric):
             raise ContractError(f"batch is at least 1 and show not negative, got {batch} and {show}")
         self.split, self.count, self.chain = split, count, chain
         self.features, self.batch, self.show = features, batch, show
+        self._network: FeatureNetwork | None = None
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""
         if self.chain is None and evaluation.model.encoder is None:
             raise ContractError("inversion needs a posterior chain (chain: {sampler: ..., start: ...}) or an encoder")
         rows = evaluation.rows(self.split, self.count)
-        generator = evaluation.generator("inversion")
-        network = None if self.features is None else self.features.build().to(evaluation.device)
-        pixels: list[Tensor] = []
-        errors: list[Tensor] = []
-        tiles: list[Tensor] = []
-        with preserved(*([] if self.chain is None else [self.chain])), torch.no_grad():
-            for rows_x, index in zip(rows.x.split(self.batch), rows.index.split(self.batch), strict=True):
-                x = rows_x.to(evaluation.device)
-                image = self._invert(evaluation, x, index, generator)
-                pixels.append((x - image).double().square().flatten(1).mean(1).cpu())
-                if network is not None:
-                    errors.append(feature_error(network, x, image).double().cpu())
-                left = max(self.show - len(tiles) // 2, 0)
-                for one, other in zip(x[:left].cpu(), image[:left].cpu(), strict=True):
-                    tiles += [one, other]
+        batches = zip(rows.x.split(self.batch), rows.index.split(self.batch), strict=True)
+        tasks = [(number, x, index) for number, (x, index) in enumerate(batches)]
+        pixels, errors, images = zip(*evaluation.spread(self._invert, tasks), strict=True)
+        self._network = None  # it may be large, and other metrics follow
+        seen = torch.cat(images)
+        tiles = [image for pair in zip(rows.x[: len(seen)], seen, strict=True) for image in pair]
         protocol = evaluation.protocol(
             split=self.split,
             count=len(rows),
@@ -91,18 +83,30 @@ class Inversion(Metric):
             pairs = torch.stack(tiles).clamp(-1.0, 1.0)
             figures.append(evaluation.picture("inversion", "Inversions", caption, pairs, columns=8))
         results = [_result("mse", torch.cat(pixels), protocol, figures)]
-        if errors:
+        if self.features is not None:
             results.append(_result("feature-distance", torch.cat(errors), protocol, []))
         return results
 
-    def _invert(self, evaluation: Evaluation, x: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-        model = evaluation.model
+    @torch.no_grad()
+    def _invert(self, evaluation: Evaluation, number: int, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Errors in pixels and in features (none without a network), each with shape ``(B,)``, and what is shown."""
+        x = x.to(evaluation.device)
+        image = self._image(evaluation, number, x, index.to(evaluation.device))
+        pixels = (x - image).double().square().flatten(1).mean(1).cpu()
+        if self.features is not None and self._network is None:
+            self._network = self.features.build().to(evaluation.device)
+        errors = torch.empty(0) if self._network is None else feature_error(self._network, x, image).double().cpu()
+        return pixels, errors, image[: max(self.show - number * self.batch, 0)].cpu()
+
+    def _image(self, evaluation: Evaluation, number: int, x: Tensor, index: Tensor) -> Tensor:
+        model, generator = evaluation.model, evaluation.generator(f"inversion.{number}")
         if self.chain is None:
             assert model.encoder is not None  # refused in compute
             latent = model.encoder(x, generator=generator, temperature=0.0).latent
             return model.likelihood(latent).mean
         target = PosteriorTarget(model, x)
-        ends = self.chain.run(target, len(x), generator=generator, x=x, index=index.to(x.device))
+        with preserved(self.chain):
+            ends = self.chain.run(target, len(x), generator=generator, x=x, index=index)
         return target.to_data(ends.position[: len(x)], mean=True)
 
 
