@@ -193,7 +193,8 @@ class PlainCell(nn.Module):
 class InvertedCell(nn.Module):
     """Residual cell of the top-down tower: widen by a 1x1 convolution, a 5x5 depthwise one, and back.
 
-    In eval mode with frozen weights its four batch norms are folded into its convolutions, once per chain.
+    In eval mode with frozen weights its four batch norms are folded into its convolutions, once per chain. Whoever
+    changes their statistics in eval mode says so by :meth:`forget`.
 
     Arguments:
         inputs: Channels in.
@@ -221,9 +222,13 @@ class InvertedCell(nn.Module):
 
     def train(self, mode: bool = True) -> InvertedCell:
         """Change the mode; the folded weights are forgotten."""
-        self._kept = None
+        self.forget()
         super().train(mode)
         return self
+
+    def forget(self) -> None:
+        """Fold the statistics of then at the next call."""
+        self._kept = None
 
     def _raise(self, h: Tensor) -> Tensor:
         # Copying pixels commutes with everything per pixel, so it waits until after the widening.
@@ -231,7 +236,8 @@ class InvertedCell(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """From ``(B, C, H, W)`` to the same, or to double the sides."""
-        if self.training or self.expand.weight.requires_grad:
+        # Batch norms in training mode within a cell in eval mode are having their statistics measured.
+        if self.training or self.norm_in.training or self.expand.weight.requires_grad:
             h = self._raise(F.silu(self.norm_expand(self.expand(self.norm_in(x)))))
             h = F.silu(self.norm_depthwise(self.depthwise(h)))
             h = self.norm_out(self.project(h))

@@ -13,7 +13,7 @@ from genfw.freeze import frozen
 from genfw.interfaces import Start, StartRequest
 from genfw.model import Model
 from genfw.target import NoiseTarget, PosteriorTarget
-from genfw_plugins.nvae.statistics import batch_norms, readjust_batch_norm
+from genfw_plugins.nvae.statistics import batch_norms, forget_folded, readjust_batch_norm
 
 __all__ = ["LowTemperatureStart"]
 
@@ -80,3 +80,4 @@ class LowTemperatureStart(Start):
             for layer, values in zip(norms, kept, strict=True):
                 for name, value in layer.named_buffers():
                     value.copy_(values[name])
+            forget_folded(model)

@@ -13,14 +13,22 @@ from genfw.errors import ContractError
 from genfw.interfaces.stage import Stage
 from genfw.model import Model
 from genfw.types import Batch
+from genfw_plugins.nvae.network import InvertedCell
 
-__all__ = ["ReadjustBatchNorm", "batch_norms", "readjust_batch_norm"]
+__all__ = ["ReadjustBatchNorm", "batch_norms", "forget_folded", "readjust_batch_norm"]
 
 
 def batch_norms(model: Model) -> list[nn.modules.batchnorm._BatchNorm]:
     """The batch norms of prior and decoder."""
     parts = [part for part in (model.prior, model.decoder) if part is not None]
     return [layer for part in parts for layer in part.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+
+
+def forget_folded(model: Model) -> None:
+    """Have the cells of prior and decoder read their batch norms anew, after statistics were changed in eval mode."""
+    for cell in model.modules():
+        if isinstance(cell, InvertedCell):
+            cell.forget()
 
 
 @contextmanager
@@ -36,6 +44,7 @@ def _measuring(model: Model) -> Iterator[None]:
     finally:
         for layer, (training, momentum) in zip(norms, before, strict=True):
             layer.training, layer.momentum = training, momentum
+        forget_folded(model)
 
 
 @torch.no_grad()
