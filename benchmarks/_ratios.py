@@ -1,16 +1,21 @@
-"""Two ways of computing one thing, timed in turn in one process, so that a shared machine's load falls on both."""
+"""Two ways of computing one thing, timed in turn in one process, so that a shared machine's load falls on both; and the
+memory of each, in a process of its own.
+"""
 
 from __future__ import annotations
 
 import platform
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-__all__ = ["Timed", "agree", "interleaved", "machine", "table"]
+__all__ = ["Timed", "agree", "interleaved", "machine", "peak", "peaks", "table"]
 
 Timed = tuple[str, float, float, str]
 
@@ -44,6 +49,29 @@ def _now() -> float:
         torch.cuda.synchronize()
         return time.perf_counter()
     return time.process_time() / torch.get_num_threads()
+
+
+def peak(way: Callable[[], object]) -> float:
+    """MiB that a way takes at its worst, beyond what the process had taken before; for a fresh process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        way()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    way()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+
+
+def peaks(ways: Sequence[str]) -> None:
+    """Have the calling script measure the peak of each way in a process of its own: it is started with ``--peak WAY``,
+    and prints the figure.
+    """
+    for way in ways:
+        out = subprocess.run(
+            [sys.executable, *sys.argv, "--peak", way], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+        print(f"peak memory, {way}: {float(out):.0f} MiB", flush=True)
 
 
 def machine() -> str:

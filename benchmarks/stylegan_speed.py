@@ -6,6 +6,7 @@ weights of its own for every item in a grouped convolution, zeros put between pi
 in turn in one process. Memory is what the forward pass keeps for the backward pass, weights left out.
 
 Run: python benchmarks/stylegan_speed.py [--side 256] [--channels 512] [--batch 1] [--repeats 3]
+     python benchmarks/stylegan_speed.py --memory      # peak of forward and backward, each way in a process of its own
 """
 
 import argparse
@@ -13,7 +14,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from _ratios import agree, interleaved, machine
+from _ratios import agree, interleaved, machine, peak, peaks
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +22,7 @@ from genfw_plugins.stylegan.modulated import Synthesis2
 from genfw_plugins.stylegan.synthesis import Synthesis
 
 Images = Callable[[Tensor], Tensor]
+WAYS = ("stylegan, plain", "stylegan, genfw", "stylegan2-skip, plain", "stylegan2-skip, genfw")
 
 
 def plain1(net: Synthesis, styles: Tensor) -> Tensor:
@@ -135,15 +137,40 @@ def compare(name: str, net: Synthesis | Synthesis2, plain: Images, batch: int, r
         print(f"{name}, {what}: {ours:.3g} {unit}, plain {other:.3g} {unit}, ratio {other / ours:.2f}", flush=True)
 
 
+def peak_of(way: str, side: int, most: int, batch: int) -> float:
+    """MiB of one way's forward and backward pass at its worst."""
+    net: Synthesis | Synthesis2
+    if way.startswith("stylegan2"):
+        net = Synthesis2(side, 3, 512, 64 * most, most, "skip")
+    else:
+        net = Synthesis(side, 3, 512, 32 * most, most)
+    net.requires_grad_(False)
+    styles = torch.randn(batch, net.layer_count, 512)
+
+    def plain(w: Tensor) -> Tensor:
+        return plain2(net, w) if isinstance(net, Synthesis2) else plain1(net, w)
+
+    with net.prepared():
+        return peak(lambda: backward(plain if way.endswith("plain") else net, styles))
+
+
 def main() -> None:
     """Both generations, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (("side", 256), ("channels", 512), ("batch", 1), ("repeats", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    parser.add_argument("--peak", choices=WAYS, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    if given.memory and given.peak is None:
+        peaks(WAYS)
+        return
     torch.manual_seed(0)
-    print(machine(), flush=True)
     most = given.channels
+    if given.peak is not None:
+        print(peak_of(given.peak, given.side, most, given.batch))
+        return
+    print(machine(), flush=True)
     first = Synthesis(given.side, 3, 512, 32 * most, most)
     compare("stylegan", first, lambda styles: plain1(first, styles), given.batch, given.repeats)
     second = Synthesis2(given.side, 3, 512, 64 * most, most, "skip")

@@ -1,6 +1,7 @@
 """genfw's chain of VAEBM beside the same update written plainly, as ratios in one process.
 
     OMP_NUM_THREADS=1 python benchmarks/vaebm_speed.py
+    OMP_NUM_THREADS=1 python benchmarks/vaebm_speed.py --memory      # peak of each way, in processes of their own
 
 Plainly means: the networks as they are trained, only in eval mode, so that every step makes every normalised weight and
 applies every batch norm anew; one tensor and one update for each group of noise; autograd for the gradient. ``with
@@ -14,7 +15,7 @@ import argparse
 import math
 
 import torch
-from _ratios import agree, interleaved, table
+from _ratios import agree, interleaved, peak, peaks, table
 from torch import Tensor
 
 from genfw.chains import run_chain
@@ -78,7 +79,12 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=32)
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--width", type=float, default=1.0, help="factor on the energy's 128 channels")
+    parser.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    parser.add_argument("--peak", choices=("plain", "with-weight-gradients", "genfw"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.memory and arguments.peak is None:
+        peaks(("plain", "with-weight-gradients", "genfw"))
+        return
     model = networks(arguments.channels, arguments.groups, arguments.width)
     start = model.noise_layout.draw(arguments.batch, generator=torch.Generator().manual_seed(2))
     target = NoiseTarget(model)
@@ -91,6 +97,15 @@ def main() -> None:
         sampler, source = Langevin(step_size=step, steps=arguments.steps), torch.Generator().manual_seed(3)
         return run_chain(target, sampler, start, generator=source).position
 
+    if arguments.peak is not None:
+        print(
+            peak(
+                {"plain": lambda: plain(False), "with-weight-gradients": lambda: plain(True), "genfw": ours}[
+                    arguments.peak
+                ]
+            )
+        )
+        return
     agree("VAEBM chain of long steps", plain(False, LONG_STEP), ours(LONG_STEP), 1e-4)
     moves = arguments.steps
     first, second, third = interleaved((lambda: plain(False), lambda: plain(True), ours), arguments.repeats)
