@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from genfw.batch_norm import alone
 from genfw.component import Settings
 from genfw.errors import ContractError
 from genfw.interfaces.sampler import Sampler
@@ -104,7 +105,8 @@ class Chain(Settings):
     Arguments:
         sampler: The kernel, with its number of steps.
         start: Where chains begin; several starts share the chains out evenly, in order.
-        count: Chains to run where the caller leaves it open; the stage's batch where absent.
+        count: Chains to run where the caller leaves it open, in each process; its share of the stage's batch where
+            absent.
     """
 
     def __init__(self, sampler: Sampler, start: Start | list[Start], count: int | None = None) -> None:
@@ -142,8 +144,10 @@ class Chain(Settings):
                 ``shared``; chain i is offered row i, and from chain N on they begin again at row 0.
         """
         requests = self._requests(target, self.count or count, generator, x, index, step, shared)
-        position = torch.cat([start.draw(request) for start, request in requests])
-        result = run_chain(target, self.sampler, position, generator=generator, steps=steps, keep_every=keep_every)
+        # Chance may have a start draw in one process and not in another: nothing here may wait for the others.
+        with alone(*target.modules()):
+            position = torch.cat([start.draw(request) for start, request in requests])
+            result = run_chain(target, self.sampler, position, generator=generator, steps=steps, keep_every=keep_every)
         row = 0
         for start, request in requests:
             start.store(request, result.position[row : row + request.count])

@@ -27,6 +27,9 @@ class EngineSettings(Settings):
         threads: Threads per process for torch on the CPU; 0 leaves torch's own choice.
         snapshot_every: Steps between sample grids drawn during training; 0 draws none.
         deterministic: Ask torch for deterministic kernels.
+        sync_batch_norm: With several processes, batch norms take their statistics over the rows of all of them, as one
+            process with the whole batch does; ``false`` leaves each to its own rows, as some published training did,
+            and is for a stage of a plugin that calls its networks in another order in each process.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"log_every": 1, "checkpoint_every": 2}
@@ -42,6 +45,7 @@ class EngineSettings(Settings):
         threads: int = 0,
         snapshot_every: int = 0,
         deterministic: bool = False,
+        sync_batch_norm: bool = True,
     ) -> None:
         if log_every < 1 or checkpoint_every < 1:
             raise ContractError("log_every and checkpoint_every are at least 1")
@@ -50,6 +54,7 @@ class EngineSettings(Settings):
         self.accelerator, self.devices, self.precision = accelerator, devices, precision
         self.log_every, self.checkpoint_every, self.keep = log_every, checkpoint_every, keep
         self.threads, self.snapshot_every, self.deterministic = threads, snapshot_every, deterministic
+        self.sync_batch_norm = sync_batch_norm
 
 
 class HealthSettings(Settings):

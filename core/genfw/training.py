@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from contextlib import AbstractContextManager
 
 import torch
 from lightning_fabric import Fabric
 
 from genfw import randomness
+from genfw.batch_norm import synchronised
 from genfw.checkpoint import Checkpoint
 from genfw.compose import Composition
 from genfw.data import Loader
@@ -135,7 +138,8 @@ class Training:
         )
         if start is None:
             self._event("stage", f"stage {number} '{self.name}' begins: {stage.steps} steps")
-            stage.prepare(lambda step: self._on_device(loader.batch_at(step)))
+            with self._together():
+                stage.prepare(lambda step: self._on_device(loader.batch_at(step)))
             self._save(stage, healthy=True)
         else:
             self._restore(stage, start)
@@ -145,14 +149,16 @@ class Training:
                 ended = self._walk(stage, loader)
         if self.interrupts.requested:  # between the stage's last step and here
             raise KeyboardInterrupt
-        stage.finish()
+        with self._together():
+            stage.finish()
         self._event("stage", f"stage {number} '{self.name}' is done after {self.step} steps")
 
     def _walk(self, stage: Stage, loader: Loader) -> bool:
         """Step until the stage is over or a rollback changes :attr:`step`; whether it is over."""
         settings = self.settings
         for step, batch in loader.batches(self.step, stage.steps):
-            self.window.add(stage.step(self._on_device(batch), step))
+            with self._together():
+                self.window.add(stage.step(self._on_device(batch), step))
             self.step = step + 1
             last = self.step == stage.steps
             logs, saves = (
@@ -176,6 +182,10 @@ class Training:
                     self._save(stage, scheduled=False)
                 raise KeyboardInterrupt
         return True
+
+    def _together(self) -> AbstractContextManager[None]:
+        """For what all processes do at once. A snapshot, which one of them draws, stays outside."""
+        return synchronised(self.model) if self.settings.sync_batch_norm else contextlib.nullcontext()
 
     def _known_health(self, verdict: Verdict | None, last: bool) -> bool | None:
         """What is known of a checkpoint as it is written: no row has been logged after it, unless nobody watches or it

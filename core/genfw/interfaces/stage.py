@@ -46,6 +46,18 @@ class StageRun:
     dataset_size: int
     lr_scale: float = 1.0
 
+    def average(self, value: Tensor) -> Tensor:
+        """Mean of a tensor over all processes, without graph; with one process the tensor itself.
+
+        For whatever a batch decides beside gradients, which :class:`~genfw.optim.Updater` averages. Every process must
+        ask.
+        """
+        if self.fabric.world_size == 1:
+            return value.detach()
+        mean = self.fabric.all_reduce(value.detach().clone(), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
 
 class Stage(abc.ABC):
     """One phase of training.
@@ -54,6 +66,12 @@ class Stage(abc.ABC):
     it and what :meth:`register` was told, so that a run resumes bit for bit; that metrics it returns stay on the
     device; and that it takes its settings (at least ``steps`` and ``batch``) in ``__init__`` and builds optimisers in
     ``setup``.
+
+    With several processes ``prepare``, ``step`` and ``finish`` run in all of them, each with its share of the rows, and
+    what lasts must come out the same: weights and buffers. Gradients are averaged by :class:`~genfw.optim.Updater`,
+    batch norms of the model see the rows of all processes (:func:`genfw.batch_norm.synchronised`), the rest is the
+    stage's to average (:meth:`StageRun.average`). All three wait for the other processes: outside of chains, networks
+    in training mode are called equally often and in the same order in all of them, whatever their rows are.
     """
 
     #: Training steps.
