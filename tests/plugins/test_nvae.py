@@ -308,12 +308,11 @@ def test_weights_folded_for_a_chain_follow_the_next_update():
 
 def test_balance_weights_follow_the_divergence_and_the_size_of_the_scale():
     latent = Latent((torch.zeros(4, 2, 2, 2), torch.zeros(4, 2, 4, 4), torch.zeros(4, 2, 4, 4)))
-    kl = torch.tensor([[1.0, 3.0, 3.0]]).expand(4, 3)
-    weights = balance_weights(kl, latent)
+    weights = balance_weights(torch.tensor([1.0, 3.0, 3.0]), latent)
     torch.testing.assert_close(weights.mean(), torch.ones(()))
     # alpha = (8 / 1, 32 / 2, 32 / 2).
     torch.testing.assert_close(weights[1] / weights[0], torch.tensor(3.01 / 1.01 * 8.0 / 16.0))
-    collapsed = balance_weights(torch.tensor([[0.0, 3.0, 3.0]]).expand(4, 3), latent)
+    collapsed = balance_weights(torch.tensor([0.0, 3.0, 3.0]), latent)
     assert float(collapsed[0]) < 0.05, "a group with no divergence left is hardly pushed"
 
 

@@ -91,8 +91,10 @@ class GAN(Stage):
         channels, side, _ = self.decoder.data_shape
         with torch.random.fork_rng(devices=[]):
             # The lent generator is for training's draws; it decides this seed so that runs of other seeds differ.
-            seed = torch.randint(2**31, (), generator=self.run.generator, device=self.run.device)
-            torch.default_generator.manual_seed(int(seed))
+            seed = int(torch.randint(2**31, (), generator=self.run.generator, device=self.run.device))
+            if self.run.fabric.world_size > 1:  # each has a generator of its own, and all must begin with one critic
+                seed = self.run.fabric.broadcast(seed)
+            torch.default_generator.manual_seed(seed)
             self.critic = Critic(side, channels, self.channels_base, self.channels_max)
         self.critic.to(self.run.device, self.model.anchor.dtype)
         self._flags = [(parameter, parameter.requires_grad) for parameter in self.decoder.parameters()]
@@ -120,7 +122,7 @@ class GAN(Stage):
 
         w, other = self.mapping(fresh(self.mapping.width)), self.mapping(fresh(self.mapping.width))
         with torch.no_grad():
-            self.mapping.mean.lerp_(w.mean(0), 1.0 - MEAN_DECAY)
+            self.mapping.mean.lerp_(self.run.average(w.mean(0)), 1.0 - MEAN_DECAY)
         layers = synthesis.layer_count
         cut = torch.randint(1, layers, (count, 1), generator=generator, device=like.device)
         mixed = torch.rand(count, 1, generator=generator, device=like.device) < self.mixing

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from genfw.chains import ChainResult
 from genfw.errors import ContractError
@@ -104,9 +104,10 @@ def initialise_energies(model: Model, fabric: Fabric, batch_at: Callable[[int], 
     """
     x = torch.cat([batch_at(step).x for step in range(batches)])
     if fabric.world_size > 1:
-        gathered = fabric.all_gather(x)
-        assert isinstance(gathered, Tensor)
-        x = gathered.flatten(0, 1)
+        # Not by Fabric, which gathers through a function that torch has deprecated.
+        parts = [torch.empty_like(x) for _ in range(fabric.world_size)]
+        distributed.all_gather(parts, x.contiguous())
+        x = torch.cat(parts)
     for energy in model.data_energies:
         energy.initialise(x)
 

@@ -23,25 +23,25 @@ from genfw_plugins.training._common import chain_health, check_schedule, energy_
 __all__ = ["ELBO", "balance_weights"]
 
 
-def balance_weights(kl: Tensor, latent: Latent) -> Tensor:
+def balance_weights(sizes: Tensor, latent: Latent) -> Tensor:
     r"""Weights that push groups with little KL less, so that none collapses early.
 
-    .. math:: \gamma_g \propto \frac{\overline{KL_g} + 0.01}{\alpha_g}, \quad \overline{\gamma} = 1,
+    .. math:: \gamma_g \propto \frac{\overline{|KL_g|} + 0.01}{\alpha_g}, \quad \overline{\gamma} = 1,
 
     with :math:`\alpha_g` the size of the group over the number of groups of that shape. References: NVAE (arXiv
     2007.03898) App. A.
 
     Arguments:
-        kl: KL per group in nats, with shape :math:`(B, G)`.
+        sizes: :math:`\overline{|KL_g|}` in nats, the mean over the batch, with shape :math:`(G,)`.
         latent: Latent whose groups these are.
 
     Returns:
-        :math:`\gamma`, with shape :math:`(G,)`, without graph.
+        :math:`\gamma`, with shape :math:`(G,)`.
     """
     shapes = [tuple(group.shape[1:]) for group in latent.groups]
     counts = Counter(shapes)
-    alpha = kl.new_tensor([math.prod(shape) / counts[shape] for shape in shapes])
-    gamma = (kl.detach().abs().mean(0) + 0.01) / alpha
+    alpha = sizes.new_tensor([math.prod(shape) / counts[shape] for shape in shapes])
+    gamma = (sizes + 0.01) / alpha
     return gamma / gamma.mean()
 
 
@@ -167,7 +167,8 @@ class ELBO(Stage):
             kl = posterior.kl
             held = kl.clamp_min(self.free_bits) if self.free_bits else kl
             if self.balance and step < self.kl_warmup:
-                held = held * balance_weights(kl, posterior.latent)
+                sizes = self.run.average(kl.detach().abs().mean(0))
+                held = held * balance_weights(sizes, posterior.latent)
             loss = (negative_log + self.kl_weight(step) * held.sum(1)).mean()
             if self.tilted:
                 loss = loss + model.latent_energy(posterior.latent).mean()

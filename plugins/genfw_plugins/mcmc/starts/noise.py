@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from genfw.freeze import frozen
 from genfw.interfaces import Start, StartRequest
 
 __all__ = ["NoiseStart"]
@@ -16,4 +17,5 @@ class NoiseStart(Start):
 
     def draw(self, request: StartRequest) -> Tensor:
         """See :meth:`Start.draw`."""
-        return request.target.draw_base(request.count, request.generator)
+        with frozen(*request.target.modules()):  # in space joint networks draw, as chains see them
+            return request.target.draw_base(request.count, request.generator)

@@ -29,7 +29,7 @@ class ReplayStart(Start):
     fresh and are not kept.
 
     Arguments:
-        size: Slots :math:`N`.
+        size: Slots :math:`N`, in each process.
         probability: :math:`p`, the share of chains that go on from the buffer once the schedule is through.
         ramp: Training steps over which the share grows from 0; 0 begins at :math:`p`.
         groups: Noise groups that are kept; ``z`` stands for all of ``z.0``, ``z.1``, .... The others are drawn fresh

@@ -19,6 +19,8 @@ class WarmStart(Start):
     posterior chains.
 
     Where a row has several chains at once, the end of the last of them is kept. Memory is one position for each row.
+    With several processes each keeps a table of its own: a row that another one was given last goes on from where it
+    ended here, longer ago.
 
     Arguments:
         size: Rows of the data set; the table grows with the row numbers where absent (that reads the largest one back
