@@ -9,9 +9,10 @@ from test_nvae import small_model
 from genfw.errors import ContractError
 from genfw.interfaces import Energy, StartRequest
 from genfw.model import Model
-from genfw.target import DataTarget, NoiseTarget
+from genfw.target import DataTarget, JointTarget, NoiseTarget
 from genfw.testing import StartSuite
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyPrior
+from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.nvae.starts import LowTemperatureStart
 from genfw_plugins.nvae.statistics import readjust_batch_norm
 
@@ -69,6 +70,18 @@ def test_a_chain_that_begins_there_walks_on_the_statistics_of_training():
         before = target.potential(position)
         start.draw(StartRequest(4, target, torch.Generator().manual_seed(0)))
         assert torch.equal(target.potential(position), before)
+
+
+def test_draws_of_the_generator_move_none_of_its_statistics():
+    model = small_model(Square(), shape=(1, 8, 8)).float().train()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    request = StartRequest(4, JointTarget(model), torch.Generator().manual_seed(0))
+    drawn = NoiseStart().draw(request)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    model.eval()
+    request.generator.manual_seed(0)
+    torch.testing.assert_close(request.target.draw_base(4, request.generator), drawn)
 
 
 def test_it_is_refused_where_it_makes_no_sense():
