@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from genfw import engine
+from genfw.compose import open_recipe
 from genfw.interfaces import Result
 
 #: Table 3 of DAMC (arXiv 2310.03218): held-out digits 1, 4, 5, 7, 9.
@@ -50,7 +51,10 @@ def main() -> None:
                 sets.append("vars.sigma=1.0")
             began, clock = time.process_time(), time.perf_counter()
             recipe = f"{method}-mnist-anomaly" + ("" if arguments.full else "-small")
-            results = engine.run(recipe, root=root, sets=[*sets, *arguments.sets]).results
+            # The metric 'anomaly' stands first; the others cost time, and say nothing for this table.
+            metrics = open_recipe(recipe)[0].get("evaluate")
+            unsets = [f"evaluate.{number}" for number in reversed(range(1, len(metrics.plain() if metrics else ())))]
+            results = engine.run(recipe, root=root, sets=[*sets, *arguments.sets], unsets=unsets).results
             seconds = f"{time.process_time() - began:.0f} s of processor, {time.perf_counter() - clock:.0f} s of time"
             numbers = {one.name: one for one in results}
             failed = [f"{one.name}: {one.note}" for one in results if one.value is None and "auprc" in one.name]
