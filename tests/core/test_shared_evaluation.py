@@ -133,6 +133,7 @@ evaluate:
     chain: {sampler: {use: langevin, step_size: 1e-2, steps: 3}, start: {use: noise}}
   - {use: anomaly, outliers: train, count: 40, trials: 3, checkpoints: 2, scores: [log-joint, elbo], batch: 30}
   - {use: ood, derived: [interpolation], scores: [log-p, elbo], count: 40, importance: 3, noise: 0.1}
+  - {use: long-run, steps: [16], chains: 10, batch: 4, count: 20, fresh: false}
   - use: log-likelihood
     sampler: {use: hmc, step_size: 1e-1, steps: 2, leapfrog_steps: 2}
     chain: {sampler: {use: mala, step_size: 1e-2, steps: 3}, start: {use: noise}}

@@ -1,5 +1,7 @@
 """Long chains on targets whose law is known: those that stay, those that drift, those that blow up."""
 
+import math
+
 import pytest
 import torch
 
@@ -171,10 +173,23 @@ def test_without_a_picture_there_are_the_drifts(tmp_path):
     assert [result.name for result in results] == ["energy-drift-16", "diverged-16", "norm-drift-16", "norm-16"]
 
 
+def test_chains_in_batches_are_as_many_and_say_the_same(tmp_path):
+    settings = {"steps": (40, 160), "sampler": MALA(step_size=0.1, adapt=False), "chains": 80, "count": 50}
+    whole = take(LongRun(**settings), tmp_path, Bowl())
+    parts = take(LongRun(**settings, batch=30), tmp_path, Bowl())
+    assert whole.keys() == parts.keys()
+    assert "chain_batch" not in whole["norm-160"].protocol
+    assert parts["norm-160"].protocol["chain_batch"] == 30
+    one, other = whole["norm-160"], parts["norm-160"]
+    assert one.value != other.value
+    assert abs(one.value - other.value) < 4 * math.hypot(one.error, other.error)
+
+
 def test_what_it_refuses(tmp_path):
     for arguments, message in (
         ({"steps": (4,)}, "chain lengths of at least 8, each once; got"),
         ({"steps": (20, 20)}, "each once"),
+        ({"batch": 0}, "batch is at least 1"),
         ({"chains": 1}, "chains and count are at least 2"),
         ({"margin": 1.0}, "margin lies between 0 and 1, got 1.0"),
     ):

@@ -59,6 +59,9 @@ class Metric(abc.ABC):
 
     A subclass guarantees that it leaves the model as it found it, draws randomness from the evaluation's generators
     alone, and records in each result's protocol whatever would change the number.
+
+    Where a run is evaluated by several processes, the first one alone runs ``compute``. Samples are shared out without
+    the metric's doing; what else takes long can be, by :meth:`~genfw.evaluate.Evaluation.spread`.
     """
 
     @abc.abstractmethod

@@ -118,19 +118,17 @@ class AmortizationGap(Metric):
         fresh, trouble = self._fresh(evaluation) if self.untrained else (None, "")
         generator = evaluation.generator("amortization-gap")
         along = directions(evaluation.model.latent_layout.size, self.projections, generator)
-        x = None
-        if self.space == "posterior":
-            x = evaluation.rows(self.split, self.count).x.to(evaluation.device)
-        kernels: list[Stateful] = [self.reference, *([] if self.refine is None else [self.refine])]
+        endings = ["", "-given-x"] if self.items and self.space == "posterior" else [""]
+        tasks = [(ending, number) for ending in endings for number in range(self.references)]
+        ends = list(zip(tasks, evaluation.spread(self._reference, tasks), strict=True))
+        references = {ending: [end for (name, _), end in ends if name == ending] for ending in endings}
+        kernels: list[Stateful] = [] if self.refine is None else [self.refine]
         with preserved(*kernels), torch.no_grad():
-            whole = self._view(evaluation, x, 0, fresh, generator)
-            views = [("", whole)]
-            if self.items and x is not None:
-                rows = evaluation.rows(self.split, self.items).x.to(evaluation.device)
-                given = rows.repeat_interleave(self.draws, 0)
-                views.append(("-given-x", self._view(evaluation, given, self.draws, fresh, generator)))
+            views = [
+                (ending, self._view(evaluation, ending, references[ending], fresh, generator)) for ending in endings
+            ]
             measured = [(ending, gaps(view, along, self.order)) for ending, view in views]
-            figures = self._figures(evaluation, views, measured, x, along) if self.show else []
+            figures = self._figures(evaluation, views, measured, along) if self.show else []
         results = []
         for ending, found in measured:
             protocol = self._protocol(evaluation, ending)
@@ -141,20 +139,33 @@ class AmortizationGap(Metric):
 
     # -- draws --------------------------------------------------------------------------------------------------------
 
+    def _target(self, evaluation: Evaluation, ending: str) -> tuple[Target, Tensor | None, int]:
+        """What is drawn from, the data it is conditioned on, and how many draws there are."""
+        if self.space == "prior":
+            return PriorTarget(evaluation.model), None, self.count
+        x = evaluation.rows(self.split, self.items if ending else self.count).x.to(evaluation.device)
+        x = x.repeat_interleave(self.draws, 0) if ending else x
+        return PosteriorTarget(evaluation.model, x), x, len(x)
+
+    @torch.no_grad()
+    def _reference(self, evaluation: Evaluation, ending: str, number: int) -> Tensor:
+        """Where one set of long chains ends."""
+        target, x, count = self._target(evaluation, ending)
+        generator = evaluation.generator(f"amortization-gap{ending}.{number}")
+        with preserved(self.reference):
+            return self.reference.run(target, count, generator=generator, x=x).position.cpu()
+
     def _view(
         self,
         evaluation: Evaluation,
-        x: Tensor | None,
-        draws: int,
+        ending: str,
+        references: Sequence[Tensor],
         fresh: Amortizer | None,
         generator: torch.Generator,
     ) -> View:
         model = evaluation.model
-        target: Target = PriorTarget(model) if x is None else PosteriorTarget(model, x)
-        count = self.count if x is None else len(x)
-        references = [
-            self.reference.run(target, count, generator=generator, x=x).position for _ in range(self.references)
-        ]
+        target, x, count = self._target(evaluation, ending)
+        references = [one.to(evaluation.device) for one in references]
         assert model.amortizer is not None  # compute() has refused
         contenders = {"amortizer": _draw(model.amortizer, x, count, generator)}
         if self.refine is not None:
@@ -163,7 +174,7 @@ class AmortizationGap(Metric):
                 contenders[name] = run_chain(target, self.refine, start, generator=generator).position
         if fresh is not None:
             contenders["untrained"] = _draw(fresh, x, count, generator)
-        return View(target, references, contenders, draws or count, one_law=bool(draws) or x is None)
+        return View(target, references, contenders, self.draws if ending else count, one_law=bool(ending) or x is None)
 
     def _fresh(self, evaluation: Evaluation) -> tuple[Amortizer | None, str]:
         """The amortizer with the weights that training began with, made anew from the recipe; or why there is none."""
@@ -219,7 +230,6 @@ class AmortizationGap(Metric):
         evaluation: Evaluation,
         views: Sequence[tuple[str, View]],
         measured: Sequence[tuple[str, Sequence[Gap]]],
-        x: Tensor | None,
         along: Tensor,
     ) -> list[Figure]:
         whole = views[0][1]
@@ -240,12 +250,13 @@ class AmortizationGap(Metric):
                 _panels(evaluation, "amortization-given-x", "Given one item", about, sets, self.show, columns=columns)
             )
         floor = next(gap.floor for gap in measured[0][1] if gap.distance == "sliced-wasserstein")
-        return figures + (self._past(evaluation, whole, x, along, floor) if self.history else [])
+        return figures + (self._past(evaluation, whole, along, floor) if self.history else [])
 
-    def _past(self, evaluation: Evaluation, whole: View, x: Tensor | None, along: Tensor, floor: float) -> list[Figure]:
+    def _past(self, evaluation: Evaluation, whole: View, along: Tensor, floor: float) -> list[Figure]:
         """The amortizers of the run's checkpoints beside the reference."""
         from genfw.trained import load_run  # brings what only a run needs, and recipes are checked without it
 
+        x = self._target(evaluation, "")[1]
         sets: dict[str, Tensor] = {}
         for one in RunDirectory(evaluation.directory).checkpoints.all():
             earlier = load_run(evaluation.directory, checkpoint=one.name, device=str(evaluation.device)).model.amortizer

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.chains import ChainResult, run_chain
+from genfw.chains import run_chain
 from genfw.errors import ContractError
 from genfw.evaluate import Evaluation, describe
 from genfw.interfaces.metric import Figure, Metric, Result
@@ -25,6 +25,29 @@ __all__ = ["LongRun", "drift", "look"]
 _BUDGET = 2**27
 #: States of a chain whose images are measured.
 _LOOKS = 24
+
+
+@attrs.frozen(eq=False)
+class Walk:
+    r"""What is kept of chains, on the CPU.
+
+    Arguments:
+        kept: Step number of each kept state.
+        trace: Positions, with shape :math:`(K, B, D)`.
+        potentials: Potentials in nats, with shape :math:`(K, B)`.
+        norm: Squared length of the latent noise over its dimension, with shape :math:`(K, B)`.
+    """
+
+    kept: tuple[int, ...]
+    trace: Tensor
+    potentials: Tensor
+    norm: Tensor
+
+    @classmethod
+    def join(cls, parts: Sequence[Walk]) -> Walk:
+        """All chains as one bundle."""
+        columns = ("trace", "potentials", "norm")
+        return cls(parts[0].kept, *(torch.cat([getattr(part, name) for part in parts], dim=1) for name in columns))
 
 
 class LongRun(Metric):
@@ -56,6 +79,7 @@ class LongRun(Metric):
         count: Rows of it.
         margin: Distance from -1 or 1 at which a number counts as saturated.
         show: Chains in the pictures.
+        batch: Chains at once, all where absent; with several processes, each takes a batch in turn.
     """
 
     smoke: ClassVar[dict[str, Any]] = {"steps": [8, 16], "chains": 4, "count": 16, "show": 2}
@@ -70,6 +94,7 @@ class LongRun(Metric):
         count: int = 1000,
         margin: float = 0.05,
         show: int = 6,
+        batch: int | None = None,
     ) -> None:
         if not steps or min(steps) < 8 or len(set(steps)) < len(steps):
             raise ContractError(f"steps are chain lengths of at least 8, each once; got {list(steps)}")
@@ -79,8 +104,10 @@ class LongRun(Metric):
             )
         if not 0.0 < margin < 1.0:
             raise ContractError(f"margin lies between 0 and 1, got {margin}")
+        if batch is not None and batch < 1:
+            raise ContractError(f"batch is at least 1, got {batch}")
         self.steps, self.sampler, self.chains, self.fresh = tuple(sorted(steps)), sampler, chains, fresh
-        self.split, self.count, self.margin, self.show = split, count, margin, show
+        self.split, self.count, self.margin, self.show, self.batch = split, count, margin, show, batch
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""
@@ -90,12 +117,13 @@ class LongRun(Metric):
             raise ContractError("the recipe samples without a chain; name one under 'sampler' of metric 'long-run'")
         target = make_target(evaluation.model, settings.space)
         starts = () if self.fresh else settings.starts
-        generator = evaluation.generator("long-run")
-        with preserved(sampler, *starts), target.chain(), torch.no_grad():
-            position = draw_starts(target, starts, self.chains, generator)
-            every = self._every(target)
-            chain = run_chain(target, sampler, position, generator=generator, steps=self.steps[-1], keep_every=every)
-            views = self._views(evaluation, target, chain)
+        every = self._every(target)
+        batch = self.batch or self.chains
+        sizes = [min(batch, self.chains - first) for first in range(0, self.chains, batch)]
+        walks = evaluation.spread(self._walk, [(number, size, every) for number, size in enumerate(sizes)])
+        walk = Walk.join(walks)
+        with target.chain(), torch.no_grad():
+            views = self._views(evaluation, target, walk)
         written = describe(sampler)
         protocol = evaluation.protocol(
             chains=self.chains,
@@ -104,14 +132,26 @@ class LongRun(Metric):
             start="fresh draws of the base" if not starts else ", ".join(describe(start) for start in starts),
             decoder="mean",
             thinning=every,
+            chain_batch=self.batch,
         )
         reference = self._reference(evaluation) if views else None
-        results = [result for steps in self.steps for result in self._drifts(target, chain, steps, protocol)]
+        results = [result for steps in self.steps for result in self._drifts(walk, steps, protocol)]
         if views and reference is not None:
             protocol = {**protocol, "split": self.split, "count": self.count, "margin": self.margin}
             results += [result for steps in self.steps for result in self._looks(views, reference, steps, protocol)]
-        figures = self._figures(evaluation, target, chain, views, reference)
+        figures = self._figures(evaluation, walk, views, reference)
         return [attrs.evolve(results[0], figures=figures), *results[1:]]
+
+    def _walk(self, evaluation: Evaluation, number: int, count: int, every: int) -> Walk:
+        """Run some of the chains."""
+        settings, generator = evaluation.settings, evaluation.generator(f"long-run.{number}")
+        sampler, starts = self.sampler or settings.sampler, () if self.fresh else settings.starts
+        assert sampler is not None  # refused in compute
+        target = make_target(evaluation.model, settings.space)
+        with preserved(sampler, *starts), target.chain(), torch.no_grad():
+            position = draw_starts(target, starts, count, generator)
+            chain = run_chain(target, sampler, position, generator=generator, steps=self.steps[-1], keep_every=every)
+        return Walk(chain.kept, chain.trace.cpu(), chain.potentials.cpu(), _norm(target, chain.trace).cpu())
 
     def _every(self, target: Target) -> int:
         """Steps between kept states: a divisor of every length, some 20 states of the shortest, within the budget."""
@@ -123,10 +163,9 @@ class LongRun(Metric):
 
     # -- drift --------------------------------------------------------------------------------------------------------
 
-    def _drifts(self, target: Target, chain: ChainResult, steps: int, protocol: dict[str, Any]) -> list[Result]:
-        upto = chain.kept.index(steps) + 1
-        potential = chain.potentials[:upto].double()
-        norm = _norm(target, chain.trace[:upto])
+    def _drifts(self, walk: Walk, steps: int, protocol: dict[str, Any]) -> list[Result]:
+        upto = walk.kept.index(steps) + 1
+        potential, norm = walk.potentials[:upto].double(), walk.norm[:upto]
         finite = potential.isfinite().all(0) & norm.isfinite().all(0)
         facts = {**protocol, "chain_steps": steps}
         lost = 1.0 - float(finite.double().mean())
@@ -134,7 +173,7 @@ class LongRun(Metric):
         if int(finite.sum()) < 2:
             note = f"{int((~finite).sum())} of {self.chains} chains left the finite numbers; take smaller steps."
             return [Result(f"energy-drift-{steps}", None, "nats", facts, note=note), *results]
-        kept = chain.kept[:upto]
+        kept = walk.kept[:upto]
         energy = drift(potential[:, finite], kept)
         spread = drift(norm[:, finite], kept)
         last = norm[:, finite][[step > 0.75 * steps for step in kept]].mean(0)
@@ -149,15 +188,16 @@ class LongRun(Metric):
 
     # -- images -------------------------------------------------------------------------------------------------------
 
-    def _views(self, evaluation: Evaluation, target: Target, chain: ChainResult) -> dict[int, Tensor]:
+    def _views(self, evaluation: Evaluation, target: Target, walk: Walk) -> dict[int, Tensor]:
         """Images of all chains after some steps, every one of :attr:`steps` among them; none of other data."""
         if not is_image(tuple(evaluation.model.data_shape)):
             return {}
         # Early steps change most: the looks lie closer together there.
-        picked = (torch.linspace(0, 1, _LOOKS).square() * (len(chain.kept) - 1)).round().long().tolist()
-        numbers = sorted({*picked, *(chain.kept.index(steps) for steps in self.steps)})
+        picked = (torch.linspace(0, 1, _LOOKS).square() * (len(walk.kept) - 1)).round().long().tolist()
+        numbers = sorted({*picked, *(walk.kept.index(steps) for steps in self.steps)})
         return {
-            chain.kept[number]: target.to_data(chain.trace[number].nan_to_num(), mean=True).cpu() for number in numbers
+            walk.kept[number]: target.to_data(walk.trace[number].nan_to_num().to(evaluation.device), mean=True).cpu()
+            for number in numbers
         }
 
     def _reference(self, evaluation: Evaluation) -> tuple[float, ...] | None:
@@ -197,8 +237,7 @@ class LongRun(Metric):
     def _figures(
         self,
         evaluation: Evaluation,
-        target: Target,
-        chain: ChainResult,
+        walk: Walk,
         views: dict[int, Tensor],
         reference: tuple[float, ...] | None,
     ) -> list[Figure]:
@@ -208,12 +247,12 @@ class LongRun(Metric):
             f"median and the middle 90 %. Dotted lines stand after {lengths} steps."
         )
         curves = {
-            "potential (nats)": chain.potentials.cpu().double(),
-            "|ε|² / D": _norm(target, chain.trace).cpu(),
+            "potential (nats)": walk.potentials.double(),
+            "|ε|² / D": walk.norm,
         }
         figures = [
             evaluation.figure(
-                "long-run-trace", "Long chains", caption, lambda canvas: self._draw(canvas, chain.kept, curves),
+                "long-run-trace", "Long chains", caption, lambda canvas: self._draw(canvas, walk.kept, curves),
                 size=(6.4, 4.4),
             )
         ]  # fmt: skip
