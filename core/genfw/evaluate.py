@@ -34,9 +34,24 @@ from genfw.types import Batch
 if TYPE_CHECKING:
     from genfw.compose import Composition
 
-__all__ = ["Evaluation", "describe", "evaluate", "measure", "prepare"]
+__all__ = ["Evaluation", "Pairs", "describe", "evaluate", "measure", "prepare"]
 
 T = TypeVar("T")
+
+
+@attrs.frozen(eq=False)
+class Pairs:
+    r"""Data, and what a metric has made of each.
+
+    Arguments:
+        x: Data, with shape :math:`(N, *)`.
+        made: Reconstructions or inversions, with the same shape.
+        protocol: How they were made.
+    """
+
+    x: Tensor
+    made: Tensor
+    protocol: Mapping[str, Any]
 
 
 class Evaluation:
@@ -77,10 +92,14 @@ class Evaluation:
         self.recipe: Mapping[str, Any] = recipe or {}
         #: The processes that sampling and :meth:`spread` deal their work out to; this one alone, unless given others.
         self.hands = Hands()
+        #: Data and what a metric has made of them, under its name, for metrics after it that compare the two otherwise.
+        self.pairs: dict[str, Pairs] = {}
         self._samples: dict[int, Samples] = {}
 
     def samples(self, count: int | None = None) -> Samples:
         """Draw from the model as its recipe says; asked for the same count again, the same samples.
+
+        With several processes each draws its share, with the weights that the evaluation began with.
 
         Arguments:
             count: Samples; the recipe's ``sample.count`` where absent.

@@ -17,14 +17,24 @@ from torch import Tensor
 from genfw.describe import describe
 from genfw.environment import code_digest
 from genfw.errors import ContractError, DataError
-from genfw.evaluate import Evaluation
+from genfw.evaluate import Evaluation, Pairs
 from genfw.interfaces import Split
 from genfw.sampling import stateful_parts
 from genfw.statetree import split_tree
 from genfw.types import Size
 from genfw_plugins.metrics._content import digest_of_settings, digest_of_tensors
 
-__all__ = ["ROUNDING", "FilePixels", "Pixels", "SplitPixels", "data_pixels", "drawn_pixels", "to_pixels"]
+__all__ = [
+    "ROUNDING",
+    "FilePixels",
+    "Pixels",
+    "SplitPixels",
+    "TensorPixels",
+    "data_pixels",
+    "drawn_pixels",
+    "made_of",
+    "to_pixels",
+]
 
 #: What :func:`to_pixels` does, for the protocol.
 ROUNDING = "clamp to [-1, 1], then round((x + 1) * 127.5) to 8 bits"
@@ -90,6 +100,31 @@ class SplitPixels:
                 seen.update(self.read(part.tolist()).contiguous().numpy().data)
             self._digest = seen.hexdigest()
         return self._digest
+
+
+class TensorPixels:
+    """Images in memory as pixels.
+
+    Arguments:
+        x: Images in [-1, 1], with shape (N, C, H, W).
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self.pixels, self.shape = to_pixels(x.cpu()).contiguous(), _image(tuple(x.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def read(self, index: Sequence[int]) -> Tensor:
+        """See :class:`Pixels`."""
+        return self.pixels[torch.as_tensor(index)]
+
+    @property
+    def digest(self) -> str:
+        """See :class:`Pixels`."""
+        seen = _hasher(len(self), self.shape)
+        seen.update(self.pixels.numpy().data)
+        return seen.hexdigest()
 
 
 class FilePixels:
@@ -212,6 +247,19 @@ def drawn_pixels(evaluation: Evaluation, count: int) -> FilePixels:
     for old in folder.glob(f"samples-{count}-*.npy"):
         old.unlink(missing_ok=True)
     return FilePixels.write(path, (batch.x for batch in evaluation.sample_batches(count)), count)
+
+
+def made_of(evaluation: Evaluation, metric: str) -> Pairs:
+    """Data and what a metric that stands before in the recipe has made of them.
+
+    Raises:
+        ContractError: It does not stand there, or has failed.
+    """
+    if metric not in evaluation.pairs:
+        raise ContractError(
+            f"this metric compares data with what metric '{metric}' makes of them; list '{metric}' before it, take both"
+        )
+    return evaluation.pairs[metric]
 
 
 def _image(shape: Size) -> Size:

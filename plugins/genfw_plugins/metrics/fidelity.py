@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -16,7 +16,15 @@ from genfw.interfaces.metric import Metric, Result
 from genfw.torchvision_compat import import_torchvision
 from genfw_plugins.metrics._extractors import Extractor, check_extractor, make_extractor
 from genfw_plugins.metrics._features import extract, remembered, statistics
-from genfw_plugins.metrics._pixels import ROUNDING, FilePixels, SplitPixels, data_pixels, drawn_pixels
+from genfw_plugins.metrics._pixels import (
+    ROUNDING,
+    FilePixels,
+    SplitPixels,
+    TensorPixels,
+    data_pixels,
+    drawn_pixels,
+    made_of,
+)
 
 __all__ = ["FID", "KID", "InceptionScore", "PrecisionRecall"]
 
@@ -30,6 +38,8 @@ class _Fidelity(Metric):
 
     #: torch-fidelity's name of the metric, by which extractors choose a layer.
     short: ClassVar[str]
+    #: What is compared with the data: the model's samples, or what another metric has made of data.
+    of: str = "samples"
 
     def __init__(
         self,
@@ -73,8 +83,13 @@ class _Fidelity(Metric):
         )
         return self.measure(evaluation, extractor, extractor.layer(self.short, self.layer))
 
-    def drawn(self, evaluation: Evaluation) -> FilePixels:
-        """The model's samples."""
+    def drawn(self, evaluation: Evaluation) -> FilePixels | TensorPixels:
+        """The model's samples, or what :attr:`of` says."""
+        if self.of != "samples":
+            made: TensorPixels = remembered(
+                evaluation, ("made", self.of), lambda: TensorPixels(made_of(evaluation, self.of).made)
+            )
+            return made
         found: FilePixels = remembered(
             evaluation, ("drawn", self.samples), lambda: drawn_pixels(evaluation, self.samples)
         )
@@ -106,7 +121,10 @@ class _Fidelity(Metric):
         }
         if self.split is not None:
             facts |= {"split": self.split, "rows": len(self.data(evaluation))}
-        return evaluation.protocol(samples=self.samples, **(facts | more))
+        if self.of == "samples":
+            return evaluation.protocol(samples=self.samples, **(facts | more))
+        made = {f"{self.of}_{key}": value for key, value in made_of(evaluation, self.of).protocol.items()}
+        return evaluation.protocol(of=self.of, **(made | facts | more))
 
     def both(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> tuple[Any, Any]:
         """Features of samples and of data."""
@@ -137,6 +155,8 @@ class FID(_Fidelity):
         layer: Layer of the extractor; its own choice for this metric where absent.
         dataset: Labelled data that ``classifier`` is trained on; the recipe's where absent.
         batch: Images extracted at once.
+        of: What is compared: ``samples``, or what the metric ``reconstruction`` or ``inversion``, listed before, has
+            made of data; the result is then called ``fid-reconstruction`` or ``fid-inversion``.
     """
 
     smoke: ClassVar[dict[str, Any]] = _SMOKE
@@ -153,8 +173,10 @@ class FID(_Fidelity):
         layer: str | None = None,
         dataset: Dataset | None = None,
         batch: int = 64,
+        of: Literal["samples", "reconstruction", "inversion"] = "samples",
     ) -> None:
         super().__init__(samples, split, rows, extractor, weights, sha256, layer, dataset, batch)
+        self.of = of
 
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
         """See :class:`_Fidelity`."""
@@ -162,10 +184,11 @@ class FID(_Fidelity):
         data = statistics(evaluation, extractor, self.data(evaluation), layer, self.batch, keep=True)
         drawn = statistics(evaluation, extractor, self.drawn(evaluation), layer, self.batch, keep=False)
         value = module.fid_statistics_to_metric(drawn, data, verbose=False)[module.KEY_METRIC_FID]
-        size, least = len(drawn["mu"]), min(self.samples, len(self.data(evaluation)))
+        size, least = len(drawn["mu"]), min(len(self.drawn(evaluation)), len(self.data(evaluation)))
         note = f"{least} images can't fill the covariance of {size} features." if least <= size else ""
         protocol = self.protocol(evaluation, extractor, layer)
-        return [Result("fid", float(value), "", protocol, better="lower", note=note)]
+        name = "fid" if self.of == "samples" else f"fid-{self.of}"
+        return [Result(name, float(value), "", protocol, better="lower", note=note)]
 
 
 class KID(_Fidelity):

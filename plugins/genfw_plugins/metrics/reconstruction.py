@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genfw.chains import Chain
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation, describe
+from genfw.evaluate import Evaluation, Pairs, describe
 from genfw.interfaces.metric import Figure, Metric, Result
 from genfw.plots import SERIES, Canvas, draw_samples_2d, is_image
 from genfw.sampling import preserved
@@ -79,6 +79,7 @@ class Reconstruction(Metric):
             decoder="mean",
             range="[-1, 1]" if is_image(tuple(rows.x.shape[1:])) else "the data's own",
         )
+        evaluation.pairs["reconstruction"] = Pairs(rows.x, mean, protocol)
         error = float(per_item.std()) / math.sqrt(len(rows)) if len(rows) > 1 else None
         figures = [self._figure(evaluation, rows.x, mean)] if self.show else []
         per_number = None if error is None else error / size

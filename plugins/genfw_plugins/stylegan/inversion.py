@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genfw.chains import Chain
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation, describe
+from genfw.evaluate import Evaluation, Pairs, describe
 from genfw.interfaces.metric import Figure, Metric, Result
 from genfw.sampling import preserved
 from genfw.target import PosteriorTarget
@@ -65,8 +65,9 @@ class Inversion(Metric):
         tasks = [(number, x, index) for number, (x, index) in enumerate(batches)]
         pixels, errors, images = zip(*evaluation.spread(self._invert, tasks), strict=True)
         self._network = None  # it may be large, and other metrics follow
-        seen = torch.cat(images)
-        tiles = [image for pair in zip(rows.x[: len(seen)], seen, strict=True) for image in pair]
+        made = torch.cat(images)
+        shown = zip(rows.x[: self.show], made[: self.show], strict=True)
+        tiles = [image for pair in shown for image in pair]
         protocol = evaluation.protocol(
             split=self.split,
             count=len(rows),
@@ -77,6 +78,7 @@ class Inversion(Metric):
             features=None if self.features is None else self.features.digest(),
             range="[-1, 1]",
         )
+        evaluation.pairs["inversion"] = Pairs(rows.x, made, protocol)
         figures = []
         if tiles:
             caption = "Pairs: an image, and what the generator makes of its latent. From -1 (black) to 1 (white)."
@@ -89,14 +91,14 @@ class Inversion(Metric):
 
     @torch.no_grad()
     def _invert(self, evaluation: Evaluation, number: int, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Errors in pixels and in features (none without a network), each with shape ``(B,)``, and what is shown."""
+        """Errors in pixels and in features (none without a network), each with shape ``(B,)``, and the images."""
         x = x.to(evaluation.device)
         image = self._image(evaluation, number, x, index.to(evaluation.device))
         pixels = (x - image).double().square().flatten(1).mean(1).cpu()
         if self.features is not None and self._network is None:
             self._network = self.features.build().to(evaluation.device)
         errors = torch.empty(0) if self._network is None else feature_error(self._network, x, image).double().cpu()
-        return pixels, errors, image[: max(self.show - number * self.batch, 0)].cpu()
+        return pixels, errors, image.cpu()
 
     def _image(self, evaluation: Evaluation, number: int, x: Tensor, index: Tensor) -> Tensor:
         model, generator = evaluation.model, evaluation.generator(f"inversion.{number}")

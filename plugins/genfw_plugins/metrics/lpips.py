@@ -1,0 +1,171 @@
+"""Perceptual distance between data and what another metric has made of them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError, DataError
+from genfw.evaluate import Evaluation
+from genfw.interfaces.metric import Metric, Result
+from genfw.torchfile import open_published
+from genfw.torchvision_compat import import_torchvision
+from genfw_plugins.metrics._pixels import ROUNDING, TensorPixels, made_of
+
+__all__ = ["LPIPS"]
+
+#: Part -> how the SHA-256 of its published file begins; the second file's name carries the same digits.
+_KNOWN = {"weights": "", "vgg": "397923af"}
+_NAMES = {"weights": "weights-vgg16-lpips.pth", "vgg": "vgg16-397923af.pth"}
+
+
+class LPIPS(Metric):
+    r"""Learned perceptual distance: differences of normalised VGG16 features of five layers, each weighted per channel
+    and averaged over the map, summed over layers.
+
+    Computed by torch-fidelity, on 8-bit pixels, between data and their reconstructions or inversions, by the metric
+    that stands before this one in the recipe. The weights are read as data from two files that are published: VGG16's
+    by torchvision, the weights of channels by torch-fidelity.
+
+    References: Zhang et al. 2018 (arXiv 1801.03924).
+
+    Arguments:
+        of: The metric whose images are compared with their data.
+        weights: File of the channels' weights (``weights-vgg16-lpips.pth``); looked for in ``$GENFW_CACHE/weights`` and
+            torch's hub folder where absent.
+        vgg: File of VGG16's weights (``vgg16-397923af.pth``); looked for likewise.
+        sha256: How the hash of ``weights`` begins; not compared where absent.
+        vgg_sha256: How that of ``vgg`` begins; torchvision's where absent.
+        size: Side that images are brought to before; as they are where absent. The network needs 16 pixels.
+        batch: Images at once.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(
+        self,
+        of: Literal["reconstruction", "inversion"] = "reconstruction",
+        weights: Path | None = None,
+        vgg: Path | None = None,
+        sha256: str | None = None,
+        vgg_sha256: str | None = None,
+        size: int | None = None,
+        batch: int = 32,
+    ) -> None:
+        if batch < 1 or (size is not None and size < 16):
+            raise ContractError(f"batch is at least 1 and size at least 16, got {batch} and {size}")
+        self.of, self.weights, self.vgg = of, weights, vgg
+        self.sha256, self.vgg_sha256, self.size, self.batch = sha256, vgg_sha256, size, batch
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        """See :meth:`Metric.compute`."""
+        pairs = made_of(evaluation, self.of)
+        first, second = TensorPixels(pairs.x), TensorPixels(pairs.made)
+        files = {"weights": _found("weights", self.weights), "vgg": _found("vgg", self.vgg)}
+        hashes = {
+            "weights": _proved(files["weights"], self.sha256 or _KNOWN["weights"]),
+            "vgg": _proved(files["vgg"], self.vgg_sha256 or _KNOWN["vgg"]),
+        }
+        network = _network(files, self.size).to(evaluation.device)
+        values = []
+        with torch.no_grad():
+            for index in torch.arange(len(first)).split(self.batch):
+                one, other = (_rgb(side.read(index.tolist())).to(evaluation.device) for side in (first, second))
+                values.append(network(one, other).double().flatten().cpu())
+        each = torch.cat(values)
+        made = {f"{self.of}_{key}": value for key, value in pairs.protocol.items()}
+        protocol = evaluation.protocol(
+            of=self.of,
+            **made,
+            network="vgg16",
+            weights_sha256=hashes["weights"],
+            vgg_sha256=hashes["vgg"],
+            resize="none" if self.size is None else f"to {self.size}",
+            rounding=ROUNDING,
+            torch_fidelity=str(import_torchvision("torch_fidelity").__version__),
+        )
+        error = float(each.std()) / len(each) ** 0.5 if len(each) > 1 else None
+        return [Result(f"lpips-{self.of}", float(each.mean()), "", protocol, error, "lower", "Mean over images.")]
+
+
+def _rgb(pixels: Tensor) -> Tensor:
+    return pixels.expand(-1, 3, -1, -1)
+
+
+def _found(part: str, file: Path | None) -> Path:
+    """The file that is named, or the one in the usual places.
+
+    Raises:
+        DataError: There is none.
+    """
+    name = _NAMES[part]
+    own = Path(os.environ.get("GENFW_CACHE") or "~/.cache/genfw").expanduser() / "weights" / name
+    hub = Path(torch.hub.get_dir()) / "checkpoints" / name
+    for path in (own, hub) if file is None else (file,):
+        if path.is_file():
+            return path
+    if file is not None:
+        raise DataError(f"there is no file {file} with the weights of LPIPS")
+    module = import_torchvision("torch_fidelity.sample_similarity_lpips")
+    url = module.URL_VGG16_LPIPS if part == "weights" else f"https://download.pytorch.org/models/{name}"
+    raise DataError(f"LPIPS needs the file {name}: fetch {url} and put it at {own}, or name it by '{part}: PATH'")
+
+
+def _proved(file: Path, begins: str) -> str:
+    with open(file, "rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    if not digest.startswith(begins.lower()):
+        raise DataError(f"{file} is not the file that was meant: its SHA-256 is {digest}, not {begins}...")
+    return digest
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    with open_published(file) as published:
+        return {name: published.tensors[name] for name in published.tensors}
+
+
+def _network(files: Mapping[str, Path], size: int | None) -> torch.nn.Module:
+    """torch-fidelity's network with the weights of these files, which it would download by itself.
+
+    Raises:
+        DataError: A file does not fit.
+    """
+    with _weights_from(files):
+        create = import_torchvision("torch_fidelity.sample_similarity_lpips").SampleSimilarityLPIPS
+        try:
+            network: torch.nn.Module = create("lpips-vgg16", sample_similarity_resize=size)
+        except (RuntimeError, KeyError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DataError(f"{files['weights']} and {files['vgg']} don't fit LPIPS: {reason}") from error
+    return network.eval()
+
+
+@contextlib.contextmanager
+def _weights_from(files: Mapping[str, Path]) -> Iterator[None]:
+    module = import_torchvision("torch_fidelity.sample_similarity_lpips")
+
+    def channels(*_: Any, **__: Any) -> dict[str, Tensor]:
+        return _read(files["weights"])
+
+    def vgg16() -> Any:
+        # Features alone: the classifier above them has nine tenths of the weights.
+        with torch.device("meta"):
+            network: Any = import_torchvision("torchvision.models").vgg16(weights=None, init_weights=False)
+        tensors = {name: value for name, value in _read(files["vgg"]).items() if name.startswith("features.")}
+        features = {name.removeprefix("features."): value for name, value in tensors.items()}
+        network.features.load_state_dict(features, assign=True)
+        return network
+
+    with (
+        mock.patch.object(module, "load_state_dict_from_url", channels),
+        mock.patch.object(module, "torchvision_load_pretrained_vgg16", vgg16),
+    ):
+        yield
