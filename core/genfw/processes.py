@@ -333,8 +333,13 @@ def gathered(
     Raises:
         RunError: A further process has failed, or there are too few devices.
     """
-    world = 1 if launched_outside() else world
-    if world > 1 and first_device(settings.accelerator).type == "cuda" and world > torch.cuda.device_count():
+    if launched_outside() or world == 1:
+        try:
+            yield make_fabric(settings)
+        finally:
+            release()
+        return
+    if first_device(settings.accelerator).type == "cuda" and world > torch.cuda.device_count():
         raise RunError(
             f"each of {world} processes takes a device of its own, and torch finds {torch.cuda.device_count()} here"
         )
@@ -346,7 +351,7 @@ def gathered(
             yield make_fabric(settings, rank=0, world=world, port=workers.port)
         except (RuntimeError, LostProcessError) as error:
             try:
-                workers.check(patience=30.0 if world > 1 and "onnection" in str(error) else 0.0)
+                workers.check(patience=30.0 if "onnection" in str(error) else 0.0)
             except RunError as failed:
                 raise failed from error
             raise
