@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 
 from genfw.errors import ContractError, DataError
 from genfw.evaluate import Evaluation
@@ -18,6 +15,7 @@ from genfw.randomness import kept_apart
 from genfw.torchvision_compat import import_torchvision
 from genfw.types import Size
 from genfw_plugins.metrics._content import cache_folder, digest_of_tensors
+from genfw_plugins.metrics._weights import fetched, proved
 from genfw_plugins.metrics.classifier import trained_classifier
 
 __all__ = ["OWN", "Extractor", "check_extractor", "make_extractor"]
@@ -152,7 +150,7 @@ def _registered(
         weights = _reference()
     facts: dict[str, Any] = {"resize": "by the extractor" + (", 299x299 bilinear" if name == "inception" else "")}
     if weights is not None:
-        facts["weights_sha256"] = _proved(weights, sha256 or _REFERENCE_HASH)
+        facts["weights_sha256"] = proved(weights, sha256 or _REFERENCE_HASH)
     options = {} if weights is None else {"feature_extractor_weights_path": str(weights)}
     create = import_torchvision("torch_fidelity.utils").create_feature_extractor
     try:
@@ -184,45 +182,10 @@ def _choice(kind: Any, metric: str) -> str | None:
 
 
 def _reference() -> Path:
-    """The reference Inception weights: where they lie, else downloaded to where torch-fidelity puts them.
-
-    Raises:
-        DataError: They are absent and there is no network.
-    """
-    url: str = import_torchvision("torch_fidelity.feature_extractor_inceptionv3").URL_INCEPTION_V3
-    file = url.rpartition("/")[2]
-    own = Path(os.environ.get("GENFW_CACHE") or "~/.cache/genfw").expanduser() / "weights" / file
-    hub = Path(torch.hub.get_dir()) / "checkpoints" / file
-    for path in (own, hub):
-        if path.is_file():
-            return path
-    try:
-        hub.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(hub), hash_prefix=_REFERENCE_HASH, progress=False)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(
-            f"the weights of extractor 'inception' are absent and can't be downloaded: {reason}. Looked in {own} and "
-            f"{hub}. Fetch {url} (about 96 MB) where there is a network and put it in one of these places, or name "
-            "the file by 'weights'; 'extractor: classifier' needs no download"
-        ) from error
-    return hub
-
-
-def _proved(path: Path, sha256: str) -> str:
-    """The file's SHA-256, if it begins as it should: it is a pickle, and is not opened before that.
-
-    Raises:
-        DataError: The file is absent or another one.
-    """
-    try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"the weights {path} can't be read: {error.strerror or error}") from error
-    if not sha256 or not found.startswith(sha256.lower()):
-        raise DataError(
-            f"{path} is not the file of weights that is wanted: its SHA-256 is {found}, wanted is one that begins "
-            f"with {sha256}. Fetch it again, or state the hash of a file you trust by 'sha256'"
-        )
-    return found
+    """The reference Inception weights."""
+    return fetched(
+        import_torchvision("torch_fidelity.feature_extractor_inceptionv3").URL_INCEPTION_V3,
+        begins=_REFERENCE_HASH,
+        what="the weights of extractor 'inception' (about 96 MB)",
+        instead="name the file by 'weights'; 'extractor: classifier' needs no download",
+    )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,12 +17,12 @@ from genfw.interfaces.metric import Metric, Result
 from genfw.torchfile import open_published
 from genfw.torchvision_compat import import_torchvision
 from genfw_plugins.metrics._pixels import ROUNDING, TensorPixels, made_of
+from genfw_plugins.metrics._weights import fetched, proved
 
 __all__ = ["LPIPS"]
 
-#: Part -> how the SHA-256 of its published file begins; the second file's name carries the same digits.
-_KNOWN = {"weights": "", "vgg": "397923af"}
-_NAMES = {"weights": "weights-vgg16-lpips.pth", "vgg": "vgg16-397923af.pth"}
+#: torchvision's VGG16, and how the SHA-256 of the file begins.
+_VGG, _VGG_HASH = "https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"
 
 
 class LPIPS(Metric):
@@ -40,7 +38,7 @@ class LPIPS(Metric):
     Arguments:
         of: The metric whose images are compared with their data.
         weights: File of the channels' weights (``weights-vgg16-lpips.pth``); looked for in ``$GENFW_CACHE/weights`` and
-            torch's hub folder where absent.
+            torch's hub folder, then downloaded, where absent.
         vgg: File of VGG16's weights (``vgg16-397923af.pth``); looked for likewise.
         sha256: How the hash of ``weights`` begins; not compared where absent.
         vgg_sha256: How that of ``vgg`` begins; torchvision's where absent.
@@ -69,11 +67,9 @@ class LPIPS(Metric):
         """See :meth:`Metric.compute`."""
         pairs = made_of(evaluation, self.of)
         first, second = TensorPixels(pairs.x), TensorPixels(pairs.made)
-        files = {"weights": _found("weights", self.weights), "vgg": _found("vgg", self.vgg)}
-        hashes = {
-            "weights": _proved(files["weights"], self.sha256 or _KNOWN["weights"]),
-            "vgg": _proved(files["vgg"], self.vgg_sha256 or _KNOWN["vgg"]),
-        }
+        files = self._files()
+        # The channels' file has no hash in its name; it is read as data, so that nothing hangs on whose it is.
+        weights, vgg = proved(files["weights"], self.sha256 or ""), proved(files["vgg"], self.vgg_sha256 or _VGG_HASH)
         network = _network(files, self.size).to(evaluation.device)
         values = []
         with torch.no_grad():
@@ -86,8 +82,8 @@ class LPIPS(Metric):
             of=self.of,
             **made,
             network="vgg16",
-            weights_sha256=hashes["weights"],
-            vgg_sha256=hashes["vgg"],
+            weights_sha256=weights,
+            vgg_sha256=vgg,
             resize="none" if self.size is None else f"to {self.size}",
             rounding=ROUNDING,
             torch_fidelity=str(import_torchvision("torch_fidelity").__version__),
@@ -95,36 +91,17 @@ class LPIPS(Metric):
         error = float(each.std()) / len(each) ** 0.5 if len(each) > 1 else None
         return [Result(f"lpips-{self.of}", float(each.mean()), "", protocol, error, "lower", "Mean over images.")]
 
+    def _files(self) -> dict[str, Path]:
+        url = import_torchvision("torch_fidelity.sample_similarity_lpips").URL_VGG16_LPIPS
+        what, instead = "the weights of LPIPS", "name the files by 'weights' and 'vgg'"
+        return {
+            "weights": self.weights or fetched(url, begins=self.sha256 or "", what=what, instead=instead),
+            "vgg": self.vgg or fetched(_VGG, begins=self.vgg_sha256 or _VGG_HASH, what=what, instead=instead),
+        }
+
 
 def _rgb(pixels: Tensor) -> Tensor:
     return pixels.expand(-1, 3, -1, -1)
-
-
-def _found(part: str, file: Path | None) -> Path:
-    """The file that is named, or the one in the usual places.
-
-    Raises:
-        DataError: There is none.
-    """
-    name = _NAMES[part]
-    own = Path(os.environ.get("GENFW_CACHE") or "~/.cache/genfw").expanduser() / "weights" / name
-    hub = Path(torch.hub.get_dir()) / "checkpoints" / name
-    for path in (own, hub) if file is None else (file,):
-        if path.is_file():
-            return path
-    if file is not None:
-        raise DataError(f"there is no file {file} with the weights of LPIPS")
-    module = import_torchvision("torch_fidelity.sample_similarity_lpips")
-    url = module.URL_VGG16_LPIPS if part == "weights" else f"https://download.pytorch.org/models/{name}"
-    raise DataError(f"LPIPS needs the file {name}: fetch {url} and put it at {own}, or name it by '{part}: PATH'")
-
-
-def _proved(file: Path, begins: str) -> str:
-    with open(file, "rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    if not digest.startswith(begins.lower()):
-        raise DataError(f"{file} is not the file that was meant: its SHA-256 is {digest}, not {begins}...")
-    return digest
 
 
 def _read(file: Path) -> dict[str, Tensor]:
