@@ -4,7 +4,8 @@
     python benchmarks/pinwheel.py --seeds 3 --paper          # the paper's kernel alone: plain Langevin, T = 50, s = 0.1
     python benchmarks/pinwheel.py --seeds 3 --recipe damc-pinwheel-paper
     python benchmarks/pinwheel.py --seeds 1 --set train.0.steps=3_000
-    python benchmarks/pinwheel.py --seeds 1 --set 'train.0={use: load, run: RUN, parts: [amortizer]}'     # go on from a run
+    # Go on from a run:
+    python benchmarks/pinwheel.py --seeds 1 --set 'train.0={use: load, run: RUN, parts: [amortizer]}'
 
 Each seed is another likelihood network, another amortizer, other data. The first table gives sliced Wasserstein
 distances from the recipe's reference, over the noise floor; "|x" compares 500 draws for each of some x, the others

@@ -12,19 +12,28 @@ that nobody reads. NVAE of 32 channels and 8 groups, residual energy of VAEBM's 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 
 import torch
 from _ratios import agree, interleaved, peak, peaks, table
+from lightning_fabric import Fabric
 from torch import Tensor
 
-from genfw.chains import run_chain
+from genfw.chains import Chain, run_chain
+from genfw.interfaces.stage import StageRun
 from genfw.model import Model
+from genfw.sampling import draw_samples
+from genfw.settings import SampleSettings
 from genfw.target import NoiseTarget
+from genfw.types import Batch
 from genfw_plugins.mcmc.langevin import Langevin
+from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.nvae.decoder import NVAEDecoder
 from genfw_plugins.nvae.prior import NVAEPrior
 from genfw_plugins.resnet_energy.energy import ResNetEnergy
+from genfw_plugins.training.contrastive import Contrastive
+from genfw_plugins.training.optimizers import Adam
 
 SHAPE, STEP = (3, 32, 32), 4e-5
 #: For the check alone: with the paper's step the gradient hardly shows in ten moves.
@@ -114,8 +123,51 @@ def main() -> None:
         [
             ("VAEBM chain", first, third, what),
             ("VAEBM chain, plain with weight gradients", second, third, what),
+            ("whole iteration, plain with weight gradients", *iteration(model, start, arguments), what),
+            ("samples of the NVAE alone", *sampling(model, arguments), f"batch {arguments.batch}"),
         ]
     )
+
+
+def iteration(model: Model, start: Tensor, arguments: argparse.Namespace) -> list[float]:
+    """Seconds of a step of Algorithm 1: a chain from noise, then the energy's update by Adam."""
+    twin, x = copy.deepcopy(model), torch.rand(arguments.batch, *SHAPE) * 2 - 1
+    optimizer = torch.optim.Adam(twin.energies.parameters(), lr=4e-5, weight_decay=3e-5)
+    source = torch.Generator().manual_seed(4)
+
+    def plain() -> None:
+        noise = twin.noise_layout.draw(len(start), generator=source)
+        ends = plain_chain(twin.eval(), noise, arguments.steps, source, weights=True)
+        with torch.no_grad():
+            negative = twin.data(ends)
+        loss = twin.data_energy(x).mean() - twin.data_energy(negative).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    stage = Contrastive(
+        model,
+        steps=1_000,
+        batch=arguments.batch,
+        optimizer=Adam(lr=4e-5, weight_decay=3e-5),
+        negatives=Chain(Langevin(step_size=STEP, steps=arguments.steps), NoiseStart()),
+    )
+    stage.run = StageRun(Fabric(accelerator="cpu"), torch.device("cpu"), torch.Generator().manual_seed(4), 1_000)
+    stage.setup()
+    rows, count = Batch(x, torch.arange(len(x))), iter(range(1_000))
+    return interleaved((plain, lambda: stage.step(rows, next(count))), arguments.repeats)
+
+
+def sampling(model: Model, arguments: argparse.Namespace) -> list[float]:
+    """Seconds of a batch of the generator's samples; without its energy, of which each sample is told."""
+    model = Model(model.prior, model.decoder)
+    source, settings = torch.Generator().manual_seed(5), SampleSettings(batch=arguments.batch)
+
+    @torch.no_grad()
+    def plain() -> Tensor:
+        return model.eval().data(model.noise_layout.draw(arguments.batch, generator=source))
+
+    return interleaved((plain, lambda: draw_samples(model, settings, arguments.batch, seed=5)), arguments.repeats)
 
 
 if __name__ == "__main__":
