@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from genfw.errors import ContractError
 from genfw.freeze import held
+from genfw.likelihood import Likelihood
 from genfw.model import Model
 from genfw.types import Latent, NoiseGroup, NoiseLayout
 
@@ -190,24 +191,25 @@ class NoiseTarget(Target):
 
     def tilt(self, position: Tensor) -> Tensor:
         """See :meth:`Target.tilt`."""
+        if not self.model.energies:  # a generator alone: to walk through it would cost as much as its samples
+            return position.new_zeros(len(position))
         latent = self.model.latent(position[:, : self._latent_width])
         total = self.model.latent_energy(latent)
         if self.model.data_energies:
-            total = total + self.model.data_energy(self._transform(latent, position))
+            total = total + self.model.data_energy(self._transform(self.model.likelihood(latent), position))
         return total
 
-    def _transform(self, latent: Latent, position: Tensor) -> Tensor:
-        likelihood = self.model.likelihood(latent)
+    def _transform(self, likelihood: Likelihood, position: Tensor) -> Tensor:
         return likelihood.transform(position[:, self._latent_width :].unflatten(1, likelihood.noise_shape or (0,)))
 
     def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`Target.to_data`."""
-        latent = self.model.latent(position[:, : self._latent_width])
+        likelihood = self.model.likelihood(self.model.latent(position[:, : self._latent_width]))
         if mean:
-            return self.model.likelihood(latent).mean
-        if "x" in self.layout.names or self.model.likelihood(latent).noise_shape is None:
-            return self._transform(latent, position)
-        return self.model.likelihood(latent).sample(generator=generator)
+            return likelihood.mean
+        if "x" in self.layout.names or likelihood.noise_shape is None:
+            return self._transform(likelihood, position)
+        return likelihood.sample(generator=generator)
 
     def modules(self) -> tuple[nn.Module, ...]:
         """See :meth:`Target.modules`."""
@@ -223,6 +225,8 @@ class PriorTarget(NoiseTarget):
 
     def tilt(self, position: Tensor) -> Tensor:
         """See :meth:`Target.tilt`."""
+        if not self.model.latent_energies:
+            return position.new_zeros(len(position))
         return self.model.latent_energy(self.model.latent(position))
 
     def tilt_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
