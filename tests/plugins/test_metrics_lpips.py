@@ -106,9 +106,7 @@ def test_files_that_are_absent_or_others_are_refused(evaluation, files, tmp_path
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with pytest.raises(
-        DataError, match=r"no network.* Fetch https:.*lpips\.pth where there is"
-    ):
+    with pytest.raises(DataError, match=r"no network.* Fetch https:.*lpips\.pth where there is"):
         LPIPS().compute(evaluation)
     with pytest.raises(DataError, match=r"none\.pth can't be read"):
         LPIPS(**options(files, weights=tmp_path / "none.pth")).compute(evaluation)
@@ -124,8 +122,36 @@ def test_files_that_are_absent_or_others_are_refused(evaluation, files, tmp_path
 def test_the_metric_that_makes_the_images_must_stand_before(evaluation, files, metric):
     if isinstance(metric, LPIPS):
         metric = LPIPS(**options(files))
-    with pytest.raises(ContractError, match="list 'reconstruction' before it"):
+    with pytest.raises(ContractError, match=r"list 'reconstruction' before this one.* --only reconstruction --only"):
         metric.compute(evaluation)
+
+
+def test_nothing_is_fetched_or_trained_for_images_that_are_not_there(evaluation, tmp_path, monkeypatch):
+    monkeypatch.setattr("genfw_plugins.metrics.fidelity.make_extractor", lambda *_, **__: pytest.fail("it was made"))
+    with pytest.raises(ContractError, match="has made nothing here"):
+        FID(2, extractor="classifier", of="reconstruction").compute(evaluation)
+
+
+def test_each_fid_is_of_the_images_that_were_made_last(evaluation):
+    """A recipe may reconstruct twice, by the encoder and by chains, with a distance after each."""
+    rows, metric = evaluation.rows("test", 10), FID(2, split="test", rows=10, extractor="random", of="reconstruction")
+    values = []
+    for made in (rows.x.flip(1, 2), rows.x):
+        evaluation.pairs["reconstruction"] = Pairs(rows.x, made, {})
+        values.append(metric.compute(evaluation)[0].value)
+    assert values[0] > 1e-3
+    assert values[1] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_seed_and_versions_bar_no_comparison(evaluation, files):
+    """What every metric says of itself is not said again under another name, which would part runs of two seeds."""
+    made = Reconstruction(count=10, show=0)
+    made.compute(evaluation)
+    metrics = [LPIPS(**options(files)), FID(2, split="test", rows=10, extractor="random", of="reconstruction")]
+    for metric in metrics:
+        keys = set(metric.compute(evaluation)[0].protocol)
+        assert {"seed", "torch", "reconstruction_latent", "reconstruction_split"} <= keys
+        assert not {f"reconstruction_{key}" for key in evaluation.protocol()} & keys
 
 
 def test_fid_of_reconstructions_compares_them_with_the_rows_they_are_of(evaluation):

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ __all__ = [
     "data_pixels",
     "drawn_pixels",
     "made_of",
+    "protocol_of",
     "to_pixels",
 ]
 
@@ -253,13 +254,26 @@ def made_of(evaluation: Evaluation, metric: str) -> Pairs:
     """Data and what a metric that stands before in the recipe has made of them.
 
     Raises:
-        ContractError: It does not stand there, or has failed.
+        ContractError: It does not stand there, was not asked for, or has failed.
     """
     if metric not in evaluation.pairs:
         raise ContractError(
-            f"this metric compares data with what metric '{metric}' makes of them; list '{metric}' before it, take both"
+            f"this metric compares data with what metric '{metric}' has made of them, and it has made nothing here: "
+            f"list '{metric}' before this one, name both where you choose (--only {metric} --only ...), and see "
+            "whether it failed"
         )
     return evaluation.pairs[metric]
+
+
+def protocol_of(evaluation: Evaluation, metric: str) -> dict[str, Any]:
+    """How a metric has made its images, for the protocol of one that compares them.
+
+    Its keys begin with the metric's name, but for what every metric of the evaluation says of itself, such as the seed:
+    under another name that would bar comparisons between runs.
+    """
+    common = evaluation.protocol()
+    made = made_of(evaluation, metric).protocol
+    return {f"{metric}_{key}": value for key, value in made.items() if key not in common}
 
 
 def _image(shape: Size) -> Size:

@@ -24,6 +24,7 @@ from genfw_plugins.metrics._pixels import (
     data_pixels,
     drawn_pixels,
     made_of,
+    protocol_of,
 )
 
 __all__ = ["FID", "KID", "InceptionScore", "PrecisionRecall"]
@@ -66,6 +67,8 @@ class _Fidelity(Metric):
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""
+        if self.of != "samples":
+            made_of(evaluation, self.of)  # before weights are fetched, or a classifier is trained
         key = ("extractor", self.extractor, self.weights, self.sha256, self.layer, id(self.dataset))
         # Before anything is drawn: absent weights should not cost an hour of chains.
         extractor: Extractor = remembered(
@@ -86,10 +89,8 @@ class _Fidelity(Metric):
     def drawn(self, evaluation: Evaluation) -> FilePixels | TensorPixels:
         """The model's samples, or what :attr:`of` says."""
         if self.of != "samples":
-            made: TensorPixels = remembered(
-                evaluation, ("made", self.of), lambda: TensorPixels(made_of(evaluation, self.of).made)
-            )
-            return made
+            # Not remembered: another metric of this name may stand further down, with other images.
+            return TensorPixels(made_of(evaluation, self.of).made)
         found: FilePixels = remembered(
             evaluation, ("drawn", self.samples), lambda: drawn_pixels(evaluation, self.samples)
         )
@@ -123,8 +124,7 @@ class _Fidelity(Metric):
             facts |= {"split": self.split, "rows": len(self.data(evaluation))}
         if self.of == "samples":
             return evaluation.protocol(samples=self.samples, **(facts | more))
-        made = {f"{self.of}_{key}": value for key, value in made_of(evaluation, self.of).protocol.items()}
-        return evaluation.protocol(of=self.of, **(made | facts | more))
+        return evaluation.protocol(of=self.of, **(protocol_of(evaluation, self.of) | facts | more))
 
     def both(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> tuple[Any, Any]:
         """Features of samples and of data."""
@@ -181,10 +181,11 @@ class FID(_Fidelity):
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
         """See :class:`_Fidelity`."""
         module = import_torchvision("torch_fidelity.metric_fid")
-        data = statistics(evaluation, extractor, self.data(evaluation), layer, self.batch, keep=True)
-        drawn = statistics(evaluation, extractor, self.drawn(evaluation), layer, self.batch, keep=False)
+        rows, images = self.data(evaluation), self.drawn(evaluation)
+        data = statistics(evaluation, extractor, rows, layer, self.batch, keep=True)
+        drawn = statistics(evaluation, extractor, images, layer, self.batch, keep=False)
         value = module.fid_statistics_to_metric(drawn, data, verbose=False)[module.KEY_METRIC_FID]
-        size, least = len(drawn["mu"]), min(len(self.drawn(evaluation)), len(self.data(evaluation)))
+        size, least = len(drawn["mu"]), min(len(images), len(rows))
         note = f"{least} images can't fill the covariance of {size} features." if least <= size else ""
         protocol = self.protocol(evaluation, extractor, layer)
         name = "fid" if self.of == "samples" else f"fid-{self.of}"

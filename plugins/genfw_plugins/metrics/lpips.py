@@ -16,7 +16,7 @@ from genfw.evaluate import Evaluation
 from genfw.interfaces.metric import Metric, Result
 from genfw.torchfile import open_published
 from genfw.torchvision_compat import import_torchvision
-from genfw_plugins.metrics._pixels import ROUNDING, TensorPixels, made_of
+from genfw_plugins.metrics._pixels import ROUNDING, TensorPixels, made_of, protocol_of
 from genfw_plugins.metrics._weights import fetched, proved
 
 __all__ = ["LPIPS"]
@@ -77,10 +77,9 @@ class LPIPS(Metric):
                 one, other = (_rgb(side.read(index.tolist())).to(evaluation.device) for side in (first, second))
                 values.append(network(one, other).double().flatten().cpu())
         each = torch.cat(values)
-        made = {f"{self.of}_{key}": value for key, value in pairs.protocol.items()}
         protocol = evaluation.protocol(
             of=self.of,
-            **made,
+            **protocol_of(evaluation, self.of),
             network="vgg16",
             weights_sha256=weights,
             vgg_sha256=vgg,
