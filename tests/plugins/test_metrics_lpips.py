@@ -122,7 +122,7 @@ def test_files_that_are_absent_or_others_are_refused(evaluation, files, tmp_path
 def test_the_metric_that_makes_the_images_must_stand_before(evaluation, files, metric):
     if isinstance(metric, LPIPS):
         metric = LPIPS(**options(files))
-    with pytest.raises(ContractError, match=r"list 'reconstruction' before this one.* --only reconstruction --only"):
+    with pytest.raises(ContractError, match=r"list 'reconstruction' before this one.*--only reconstruction --only"):
         metric.compute(evaluation)
 
 
