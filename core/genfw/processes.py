@@ -128,7 +128,7 @@ def free_port() -> int:
 
 
 def make_fabric(
-    settings: EngineSettings, *, rank: int = 0, world: int = 1, port: int = 0, alone: bool = False
+    settings: EngineSettings, *, rank: int = 0, world: int = 1, port: int = 0, alone: torch.device | None = None
 ) -> Fabric:
     """A launched Fabric: this process knows its device, its precision and its fellows.
 
@@ -140,17 +140,15 @@ def make_fabric(
         rank: Number of this process.
         world: Count of processes.
         port: Where they meet.
-        alone: Whatever other processes there are, this one asks none of them.
+        alone: This process's device, where it asks none of the others, whatever others there are. Fabric makes it the
+            process's current one, through which objects travel: another one than before would be every message's end.
     """
-    common: dict[str, Any] = {
-        "accelerator": first_device(settings.accelerator, rank).type,
-        "precision": settings.precision,
-    }
+    accelerator = first_device(settings.accelerator, rank).type if alone is None else alone.type
+    common: dict[str, Any] = {"accelerator": accelerator, "precision": settings.precision}
     with _quiet():
-        if alone:
-            device = own_device(settings.accelerator)
-            placed = _Placed(0, port)
-            fabric = Fabric(devices=[device.index] if device.type == "cuda" else 1, plugins=[placed], **common)
+        if alone is not None:
+            devices = [alone.index or 0] if alone.type == "cuda" else 1
+            fabric = Fabric(devices=devices, plugins=[_Placed(0, port)], **common)
         elif launched_outside():
             local = int(os.environ["LOCAL_WORLD_SIZE"])
             nodes = int(os.environ["WORLD_SIZE"]) // local

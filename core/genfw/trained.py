@@ -81,7 +81,7 @@ def load_weights(
         engine = copy.copy(composition.engine)
         engine.accelerator, engine.devices = torch.device(device).type, 1  # type: ignore[assignment]
         with tuned(engine):
-            fabric = make_fabric(engine, alone=True)
+            fabric = make_fabric(engine, alone=torch.device(device))
             composition.model.to(fabric.device)
             # The data set is not opened: a trained model can be sampled from where its data are not.
             stage = begin(composition, fabric, found.stage, found.info["rows"])

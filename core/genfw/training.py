@@ -140,7 +140,7 @@ class Training:
             self._event("stage", f"stage {number} '{self.name}' begins: {stage.steps} steps")
             with self._together():
                 stage.prepare(lambda step: self._on_device(loader.batch_at(step)))
-            self._save(stage, healthy=True)
+            self._save(stage, healthy=True, final=stage.steps == 0)
         else:
             self._restore(stage, start)
         ended = start is not None and start.final

@@ -78,7 +78,8 @@ def _parts(module: nn.Module) -> dict[str, nn.Module]:
         "prior": module.prior,
         "decoder": module.decoder,
         "encoder": module.encoder,
-        "energy": module.energies[0] if len(module.energies) == 1 else None,
+        # Several together: to leave them out would be to load half a model without a word.
+        "energy": module.energies[0] if len(module.energies) == 1 else module.energies if module.energies else None,
         "amortizer": module.amortizer,
     }
     return {role: part for role, part in parts.items() if part is not None}

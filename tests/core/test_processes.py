@@ -3,12 +3,13 @@
 import json
 import os
 import signal
+from unittest import mock
 
 import pytest
 import torch
 from run_toys import assert_same
 
-from genfw import engine
+from genfw import engine, processes
 from genfw.checkpoint import Checkpoints
 from genfw.errors import RunError
 from genfw.interfaces import Tracker
@@ -144,6 +145,15 @@ def test_an_absent_accelerator_is_explained(monkeypatch):
     assert first_device("auto") == torch.device("cpu")
     assert count_processes(EngineSettings(devices="auto")) == 1
     assert count_processes(EngineSettings(devices=3)) == 3
+
+
+def test_a_model_is_loaded_on_the_device_it_was_asked_for(monkeypatch):
+    """A further process of a run may load another run's weights; the current device must stay its own."""
+    made = []
+    monkeypatch.setattr(processes, "Fabric", lambda **given: made.append(given) or mock.Mock())
+    for device in ("cuda:3", "cuda", "cpu"):
+        make_fabric(EngineSettings(), alone=torch.device(device))
+    assert [(one["accelerator"], one["devices"]) for one in made] == [("cuda", [3]), ("cuda", [0]), ("cpu", 1)]
 
 
 @pytest.mark.parametrize(

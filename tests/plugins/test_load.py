@@ -1,6 +1,7 @@
 """The stage that begins with weights that are there already."""
 
 import hashlib
+import json
 import shutil
 
 import pytest
@@ -12,6 +13,7 @@ from genfw.compose import compose
 from genfw.errors import ContractError, DataError, RecipeError
 from genfw.rundir import RunDirectory
 from genfw.trained import load_run, sample_run
+from genfw.weights import load_parts
 
 MODEL = {
     "genfw": 1,
@@ -66,6 +68,47 @@ def test_training_goes_on_from_what_was_loaded(source, tmp_path):
     done = engine.run({**MODEL, "train": [{"use": "load", "run": str(source)}, still]}, directory=tmp_path / "run")
     for name, value in weights(load_run(source).model).items():
         torch.testing.assert_close(weights(load_run(done.directory).model)[name], value, rtol=0, atol=1e-6)
+
+
+def test_what_was_loaded_stays_among_the_ends_of_stages(source, tmp_path):
+    recipe = {**MODEL, "engine": {"accelerator": "cpu", "checkpoint_every": 1, "keep": 2}}
+    done = engine.run({**recipe, "train": [{"use": "load", "run": str(source)}, TRAINED]}, directory=tmp_path / "run")
+    ends = [one.name for one in RunDirectory(done.directory).checkpoints.all() if one.final]
+    assert ends == ["stage0-step000000", "stage1-step000004"]
+    begun = load_run(done.directory, checkpoint=ends[0]).model
+    assert_equal(weights(begun), weights(load_run(source).model))
+
+
+def test_several_processes_begin_with_the_same_weights(source, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    recipe = {**MODEL, "engine": {"accelerator": "cpu", "devices": 2}, "train": [{"use": "load", "run": str(source)}]}
+    done = engine.run(recipe, directory=tmp_path / "run")
+    store = RunDirectory(done.directory).checkpoints
+    for rank in range(2):
+        loaded = store.load(store.find(), rank=rank)["model"]
+        assert_equal(loaded, dict(load_run(source).model.state_dict()))
+
+
+def test_a_relative_path_starts_at_the_recipe_s_folder(source, tmp_path, monkeypatch):
+    shutil.copytree(source, tmp_path / "folder" / "source")
+    (tmp_path / "folder" / "recipe.yaml").write_text(json.dumps({**MODEL, "train": [{"use": "load", "run": "source"}]}))
+    monkeypatch.chdir(tmp_path)
+    done = engine.run(tmp_path / "folder" / "recipe.yaml", directory=tmp_path / "run")
+    expected = weights(load_run(source).model)
+    assert_equal(weights(load_run(done.directory).model), expected)
+    again = engine.run(done.directory / "resolved.yaml", directory=tmp_path / "again")
+    assert_equal(weights(load_run(again.directory).model), expected)
+
+
+def test_all_energies_are_loaded_or_the_load_is_refused(tmp_path):
+    energies = [{"use": "mlp", "on": on, "hidden": [8]} for on in ("data", "latent")]
+    model = {name: value for name, value in MODEL.items() if name != "encoder"} | {"sample": {"count": 4}}
+    both = compose({**model, "seed": 4, "energy": energies}).model
+    other = compose({**model, "seed": 5, "energy": energies}).model
+    load_parts(other, both)
+    assert_equal(weights(other, "energies"), weights(both, "energies"))
+    with pytest.raises(ContractError, match="does not fit ModuleList"):
+        load_parts(other, compose({**model, "energy": energies[:1]}).model)
 
 
 def test_parts_that_are_not_named_stay_as_they_were_made(source, tmp_path):

@@ -26,7 +26,7 @@ class Load(Stage):
 
     Arguments:
         model: The composed model; its parts must be built as those the weights are of.
-        file: What ``genfw import`` has written. ``~`` is the home directory.
+        file: What ``genfw import`` has written.
         run: Directory of a run that genfw has trained; its best checkpoint is taken, averages included.
         parts: ``prior``, ``decoder``, ``encoder``, ``energy``, ``amortizer``: those to load. Absent, all that the file
             has, or all that run and model both have.
@@ -43,8 +43,8 @@ class Load(Stage):
     def __init__(
         self,
         model: Model,
-        file: str | None = None,
-        run: str | None = None,
+        file: Path | None = None,
+        run: Path | None = None,
         parts: Sequence[str] | None = None,
         sha256: str | None = None,
     ) -> None:
@@ -58,14 +58,18 @@ class Load(Stage):
         self.parts = None if parts is None else tuple(parts)
         self.sha256 = sha256
 
+    def setup(self) -> None:
+        """No row is read, but a batch must be one that the processes can share."""
+        self.batch = self.run.fabric.world_size
+
     def prepare(self, batch_at: Callable[[int], Batch]) -> None:
         """See :meth:`Stage.prepare`; a resumed stage has the weights in its checkpoint."""
         if self.file is not None:
-            self._check(Path(self.file).expanduser())
-            load_into(self.model, Path(self.file).expanduser(), self.parts)
+            self._check(self.file)
+            load_into(self.model, self.file, self.parts)
         if self.source is not None:
-            trained = load_run(Path(self.source).expanduser(), device=str(self.run.device))
-            load_parts(self.model, trained.model, self.parts, where=self.source)
+            trained = load_run(self.source, device=str(self.run.device))
+            load_parts(self.model, trained.model, self.parts, where=str(self.source))
 
     def _check(self, file: Path) -> None:
         if self.sha256 is None or not file.is_file():  # load_into says what is missing
