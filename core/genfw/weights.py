@@ -106,7 +106,7 @@ def _fill_all(
 def _read(file: Path) -> dict[str, dict[str, Tensor]]:
     """Role -> name -> tensor."""
     if not file.is_file():
-        raise DataError(f"there is no file {file}")
+        raise DataError(f"there is no file {file}; genfw import writes one")
     tensors: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(file, "pt") as opened:

@@ -159,3 +159,11 @@ def test_what_does_not_fit_is_told(source, tmp_path):
         run(run=str(source), parts=["amortizer"])
     with pytest.raises(DataError, match="there is no file"):
         run(file=str(tmp_path / "none.safetensors"), sha256="00")
+
+
+@pytest.mark.parametrize("stage", [{"file": "none.safetensors"}, {"run": "none"}, {"run": "source"}])
+def test_a_smoke_run_goes_on_without_weights_that_are_absent_or_of_another_size(source, tmp_path, caplog, stage):
+    stage = {key: str(source) if name == "source" else str(tmp_path / name) for key, name in stage.items()}
+    recipe = {**MODEL, "decoder": {"use": "mlp", "hidden": [9]}, "train": [{"use": "load", **stage}, TRAINED]}
+    assert engine.run(recipe, directory=tmp_path / "run", smoke=True).status == "finished"
+    assert "stage 'load' goes on without weights: " in caplog.text

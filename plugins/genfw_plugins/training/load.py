@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import ContractError, DataError, GenfwError
 from genfw.interfaces.stage import Stage
 from genfw.model import Model
 from genfw.trained import load_run
@@ -16,6 +18,8 @@ from genfw.types import Batch
 from genfw.weights import load_into, load_parts
 
 __all__ = ["Load"]
+
+_log = logging.getLogger("genfw")
 
 
 class Load(Stage):
@@ -31,12 +35,15 @@ class Load(Stage):
         parts: ``prior``, ``decoder``, ``encoder``, ``energy``, ``amortizer``: those to load. Absent, all that the file
             has, or all that run and model both have.
         sha256: Hash the file must have, in hexadecimal digits.
+        strict: Refuse weights that are absent or do not fit. A smoke run, whose networks are tiny, says so and goes on
+            without them.
 
     Raises:
         ContractError: Not exactly one of file and run is given, or the weights do not fit.
         DataError: There is no such file, or it is another one than the hash says.
     """
 
+    smoke: ClassVar[Mapping[str, Any]] = {"strict": False}
     steps = 0
     batch = 1
 
@@ -47,6 +54,7 @@ class Load(Stage):
         run: Path | None = None,
         parts: Sequence[str] | None = None,
         sha256: str | None = None,
+        strict: bool = True,
     ) -> None:
         if (file is None) == (run is None):
             raise ContractError("stage 'load' takes weights from a file or from a run: give one of 'file' and 'run'")
@@ -56,7 +64,7 @@ class Load(Stage):
             raise ContractError("stage 'load' is told to load no part; leave 'parts' out to load all")
         self.model, self.file, self.source = model, file, run
         self.parts = None if parts is None else tuple(parts)
-        self.sha256 = sha256
+        self.sha256, self.strict = sha256, strict
 
     def setup(self) -> None:
         """No row is read, but a batch must be one that the processes can share."""
@@ -64,6 +72,15 @@ class Load(Stage):
 
     def prepare(self, batch_at: Callable[[int], Batch]) -> None:
         """See :meth:`Stage.prepare`; a resumed stage has the weights in its checkpoint."""
+        try:
+            self._load()
+        except GenfwError as error:
+            if self.strict:
+                raise
+            if self.run.fabric.is_global_zero:
+                _log.warning("genfw: stage 'load' goes on without weights: %s", error)
+
+    def _load(self) -> None:
         if self.file is not None:
             self._check(self.file)
             load_into(self.model, self.file, self.parts)
