@@ -303,6 +303,22 @@ def test_weights_folded_for_a_chain_follow_the_next_update():
             torch.testing.assert_close(model.data(eps), after)
 
 
+def test_weights_kept_while_frozen_give_way_to_those_that_are_loaded():
+    """As the metric 'anomaly' does with the weights of several checkpoints."""
+    model, other = small_model(), small_model()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.mul_(1.2)
+        eps = torch.randn(2, model.noise_layout.size, dtype=DTYPE)
+        with frozen(model):
+            before = model.data(eps)
+            model.load_state_dict(other.state_dict())
+            after = model.data(eps)
+        with frozen(other):
+            torch.testing.assert_close(after, other.data(eps))
+        assert not torch.allclose(after, before, atol=1e-3)
+
+
 # -- training extras --------------------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +94,10 @@ class Conv(nn.Module):
         self._kept = None
         super().train(mode)
         return self
+
+    def _load_from_state_dict(self, *state: Any) -> None:
+        self._kept = None  # weights may be exchanged in eval mode too
+        super()._load_from_state_dict(*state)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``(B, C, H, W)``."""
@@ -225,6 +230,10 @@ class InvertedCell(nn.Module):
         self.forget()
         super().train(mode)
         return self
+
+    def _load_from_state_dict(self, *state: Any) -> None:
+        self.forget()
+        super()._load_from_state_dict(*state)
 
     def forget(self) -> None:
         """Fold the statistics of then at the next call."""
