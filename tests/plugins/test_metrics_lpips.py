@@ -118,6 +118,15 @@ def test_files_that_are_absent_or_others_are_refused(evaluation, files, tmp_path
         LPIPS(size=8)
 
 
+def test_a_smoke_run_downloads_nothing(evaluation, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENFW_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("it was downloaded"))
+    evaluation.pairs["reconstruction"], evaluation.smoke = pairs(), True
+    with pytest.raises(DataError, match=r"a smoke run downloads nothing\. Looked in"):
+        LPIPS().compute(evaluation)
+
+
 @pytest.mark.parametrize("metric", [LPIPS(), FID(2, extractor="random", of="reconstruction")])
 def test_the_metric_that_makes_the_images_must_stand_before(evaluation, files, metric):
     if isinstance(metric, LPIPS):

@@ -13,7 +13,7 @@ from genfw.errors import DataError
 __all__ = ["fetched", "proved"]
 
 
-def fetched(url: str, *, begins: str, what: str, instead: str) -> Path:
+def fetched(url: str, *, begins: str, what: str, instead: str, download: bool = True) -> Path:
     """A published file: where it lies, else downloaded to where torch keeps such files.
 
     Arguments:
@@ -21,9 +21,10 @@ def fetched(url: str, *, begins: str, what: str, instead: str) -> Path:
         begins: How its SHA-256 begins; empty where unknown.
         what: What it is, for the error.
         instead: What else to do, for the error.
+        download: Whether it may be; a smoke run downloads nothing.
 
     Raises:
-        DataError: It is absent and there is no network.
+        DataError: It is absent and there is no network, or it may not be used.
     """
     file = url.rpartition("/")[2]
     own = Path(os.environ.get("GENFW_CACHE") or "~/.cache/genfw").expanduser() / "weights" / file
@@ -32,6 +33,8 @@ def fetched(url: str, *, begins: str, what: str, instead: str) -> Path:
         if path.is_file():
             return path
     try:
+        if not download:
+            raise OSError("a smoke run downloads nothing")
         hub.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(url, str(hub), hash_prefix=begins or None, progress=False)
     except (OSError, RuntimeError) as error:

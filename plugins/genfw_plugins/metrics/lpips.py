@@ -67,7 +67,7 @@ class LPIPS(Metric):
         """See :meth:`Metric.compute`."""
         pairs = made_of(evaluation, self.of)
         first, second = TensorPixels(pairs.x), TensorPixels(pairs.made)
-        files = self._files()
+        files = self._files(download=not evaluation.smoke)
         # The channels' file has no hash in its name; it is read as data, so that nothing hangs on whose it is.
         weights, vgg = proved(files["weights"], self.sha256 or ""), proved(files["vgg"], self.vgg_sha256 or _VGG_HASH)
         network = _network(files, self.size).to(evaluation.device)
@@ -90,12 +90,13 @@ class LPIPS(Metric):
         error = float(each.std()) / len(each) ** 0.5 if len(each) > 1 else None
         return [Result(f"lpips-{self.of}", float(each.mean()), "", protocol, error, "lower", "Mean over images.")]
 
-    def _files(self) -> dict[str, Path]:
+    def _files(self, *, download: bool) -> dict[str, Path]:
         url = import_torchvision("torch_fidelity.sample_similarity_lpips").URL_VGG16_LPIPS
-        what, instead = "the weights of LPIPS", "name the files by 'weights' and 'vgg'"
+        said: dict[str, Any] = {"what": "the weights of LPIPS", "instead": "name the files by 'weights' and 'vgg'"}
+        said["download"] = download
         return {
-            "weights": self.weights or fetched(url, begins=self.sha256 or "", what=what, instead=instead),
-            "vgg": self.vgg or fetched(_VGG, begins=self.vgg_sha256 or _VGG_HASH, what=what, instead=instead),
+            "weights": self.weights or fetched(url, begins=self.sha256 or "", **said),
+            "vgg": self.vgg or fetched(_VGG, begins=self.vgg_sha256 or _VGG_HASH, **said),
         }
 
 
