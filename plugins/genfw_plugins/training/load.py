@@ -13,7 +13,6 @@ from torch import Tensor
 from genfw.errors import ContractError, DataError, GenfwError
 from genfw.interfaces.stage import Stage
 from genfw.model import Model
-from genfw.trained import load_run
 from genfw.types import Batch
 from genfw.weights import load_into, load_parts
 
@@ -85,6 +84,8 @@ class Load(Stage):
             self._check(self.file)
             load_into(self.model, self.file, self.parts)
         if self.source is not None:
+            from genfw.trained import load_run  # brings what only a run needs, and recipes are checked without it
+
             trained = load_run(self.source, device=str(self.run.device))
             load_parts(self.model, trained.model, self.parts, where=str(self.source))
 
