@@ -16,7 +16,7 @@ from pathlib import Path
 
 from genfw import engine
 from genfw.compose import open_recipe
-from genfw.errors import GenfwError
+from genfw.errors import DivergenceError
 from genfw.rundir import RunDirectory
 
 
@@ -42,7 +42,7 @@ def main() -> None:
             print(f"{path} = {rate:g}, {'watched' if watched else 'nobody watches'}: {directory}")
             try:
                 results = engine.run(arguments.recipe, directory=directory, sets=sets).results
-            except GenfwError as error:
+            except DivergenceError as error:
                 print(f"  ended: {error}")
                 results = ()
             show(RunDirectory(directory))
