@@ -123,7 +123,7 @@ def test_an_imported_file_is_loaded_and_its_hash_is_compared(source, tmp_path):
     file = tmp_path / "decoder.safetensors"
     save_file({name: value + 1.0 for name, value in weights(load_run(source).model).items()}, file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    stage = {"use": "load", "file": str(file), "sha256": digest.upper()}
+    stage = {"use": "load", "file": str(file), "sha256": digest.upper()[:16]}
     done = engine.run({**MODEL, "train": [stage]}, directory=tmp_path / "run")
     found = weights(load_run(done.directory).model)
     for name, value in weights(load_run(source).model).items():
