@@ -4,6 +4,7 @@ import json
 import math
 import os
 import struct
+import time
 
 import numpy as np
 import pytest
@@ -42,6 +43,8 @@ def run_twice(make, folder):
         (None, 0, "elbo", 100, 2.0),
         ((1, 0), 1, "contrastive", 50, 0.25),
     ):
+        if resumed_at:
+            time.sleep(1.1)  # W&B names an offline session by the second it began in
         tracker = make()
         tracker.start(RunInfo("tiny", folder, RECIPE, stages, resumed_at))
         row = {"stage": stage, "name": name, "step": step, "time": 0.5, "loss": loss, "bad": math.nan, "odd": None}
