@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
-__all__ = ["sync_file", "sync_folder", "write_atomically"]
+__all__ = ["hash_file", "sync_file", "sync_folder", "write_atomically"]
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:

@@ -6,7 +6,6 @@ A checkpoint is read by :mod:`genfw.torchfile`; a plugin's importer gives its te
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import math
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from genfw.component import Importer
 from genfw.errors import DataError, PluginError
-from genfw.files import write_atomically
+from genfw.files import hash_file, write_atomically
 from genfw.torchfile import open_published
 from genfw.weights import ROLES
 
@@ -95,14 +94,12 @@ def import_checkpoint(importers: Sequence[Importer], file: str | Path, out: str 
         raise PluginError(f"importer '{kind}' gives tensors of no role ({', '.join(ROLES)}): {', '.join(strange[:3])}")
     if not tensors:
         raise DataError(f"{file} holds nothing that importer '{kind}' knows; its tensors are {', '.join(unused[:5])}")
-    with open(file, "rb") as handle:
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
     content = {
         "format": 1,
         "kind": kind,
         "importers": [f"{one.provider}/{one.name} {one.version} ({one.target})" for one in importers],
         "source": file.name,
-        "sha256": digest,
+        "sha256": hash_file(file),
         "architecture": architecture,
         "arguments": _plain(published.arguments),
         "tensors": len(tensors),

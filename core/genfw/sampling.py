@@ -11,14 +11,14 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.chains import run_chain
+from genfw.chains import Chain, run_chain
 from genfw.errors import ContractError
 from genfw.interfaces.stage import Stateful
 from genfw.interfaces.start import Start, StartRequest
 from genfw.model import Model
 from genfw.seeding import derive_seed
 from genfw.settings import SampleSettings
-from genfw.target import Target, make_target
+from genfw.target import PosteriorTarget, Target, make_target
 
 __all__ = [
     "Samples",
@@ -29,6 +29,7 @@ __all__ = [
     "draw_starts",
     "join_batches",
     "preserved",
+    "reconstruct",
     "stateful_parts",
     "synchronise",
 ]
@@ -259,6 +260,35 @@ def draw_starts(target: Target, starts: Sequence[Start], count: int, generator: 
             if share
         ]
     )
+
+
+@torch.no_grad()
+def reconstruct(
+    model: Model,
+    x: Tensor,
+    index: Tensor,
+    *,
+    chain: Chain | None,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+) -> Tensor:
+    r"""The decoder's mean for a latent of each item: where a chain of the posterior ends, or the encoder's draw.
+
+    Arguments:
+        model: The model, with an encoder where there is no chain.
+        x: Data, with shape :math:`(B, *)`, on the model's device.
+        index: Their row numbers, with shape :math:`(B,)`.
+        chain: Posterior chain, one per item; left in the state it is in.
+        generator: Source of all randomness.
+        temperature: Factor on the scale of the encoder's draw; 0 takes its centre.
+    """
+    if chain is None:
+        assert model.encoder is not None  # metrics refuse a model with neither
+        return model.likelihood(model.encoder(x, generator=generator, temperature=temperature).latent).mean
+    target = PosteriorTarget(model, x)
+    with preserved(chain):
+        ends = chain.run(target, len(x), generator=generator, x=x, index=index)
+    return target.to_data(ends.position[: len(x)], mean=True)
 
 
 def _decode(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
 import torch
 
 from genfw.errors import DataError
+from genfw.files import hash_file
 
 __all__ = ["fetched", "proved"]
 
@@ -57,8 +57,7 @@ def proved(path: Path, sha256: str) -> str:
         DataError: The file is absent or another one.
     """
     try:
-        with open(path, "rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = hash_file(path)
     except OSError as error:
         raise DataError(f"the weights {path} can't be read: {error.strerror or error}") from error
     if not found.startswith(sha256.lower()):

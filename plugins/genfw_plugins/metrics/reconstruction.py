@@ -14,8 +14,7 @@ from genfw.errors import ContractError
 from genfw.evaluate import Evaluation, Pairs, describe
 from genfw.interfaces.metric import Figure, Metric, Result
 from genfw.plots import SERIES, Canvas, draw_samples_2d, is_image
-from genfw.sampling import preserved
-from genfw.target import PosteriorTarget
+from genfw.sampling import reconstruct
 
 __all__ = ["Reconstruction"]
 
@@ -91,18 +90,15 @@ class Reconstruction(Metric):
             Result("mse-item", value, "", protocol, error, "lower", whole),
         ]
 
-    @torch.no_grad()
     def _reconstruct(self, evaluation: Evaluation, number: int, x: Tensor, index: Tensor) -> Tensor:
-        model, generator = evaluation.model, evaluation.generator(f"reconstruction.{number}")
-        x, index = x.to(evaluation.device), index.to(evaluation.device)
-        if self.chain is None:
-            assert model.encoder is not None  # refused in compute
-            latent = model.encoder(x, generator=generator, temperature=self.temperature).latent
-            return model.likelihood(latent).mean.cpu()
-        target = PosteriorTarget(model, x)
-        with preserved(self.chain):
-            result = self.chain.run(target, len(x), generator=generator, x=x, index=index)
-        return target.to_data(result.position[: len(x)], mean=True).cpu()
+        return reconstruct(
+            evaluation.model,
+            x.to(evaluation.device),
+            index.to(evaluation.device),
+            chain=self.chain,
+            generator=evaluation.generator(f"reconstruction.{number}"),
+            temperature=self.temperature,
+        ).cpu()
 
     def _figure(self, evaluation: Evaluation, x: Tensor, mean: Tensor) -> Figure:
         if is_image(tuple(x.shape[1:])):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from genfw.component import Settings
 from genfw.errors import ContractError, DataError
+from genfw.files import hash_file
 from genfw.torchfile import open_published
 from genfw.torchvision_compat import import_torchvision
 
@@ -102,7 +102,7 @@ class Features(Settings):
     def digest(self) -> str:
         """What the protocol of a metric says about the network."""
         name = self.network if self.network == "random" else f"{self.network}, {self.layer}"
-        return name if self.weights is None else f"{name}, {_hash(self.weights)[:16]}"
+        return name if self.weights is None else f"{name}, {hash_file(self.weights)[:16]}"
 
     def _published(self) -> nn.Module:
         models = import_torchvision("torchvision.models")
@@ -133,7 +133,7 @@ class Features(Settings):
         if not file.is_file():
             raise DataError(f"there is no file {file} with the weights of '{self.network}'")
         expected = self.sha256 or _KNOWN.get(self.network, "")
-        found = _hash(file)
+        found = hash_file(file)
         if not found.startswith(expected.lower()):
             raise DataError(
                 f"{file} is not the file that was meant: its SHA-256 is {found}, and should begin with {expected}; "
@@ -155,11 +155,6 @@ class _Only(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features: Tensor = self.body(x)["features"]
         return features
-
-
-def _hash(file: Path) -> str:
-    with open(file, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _random() -> nn.Sequential:

@@ -13,8 +13,7 @@ from genfw.chains import Chain
 from genfw.errors import ContractError
 from genfw.evaluate import Evaluation, Pairs, describe
 from genfw.interfaces.metric import Figure, Metric, Result
-from genfw.sampling import preserved
-from genfw.target import PosteriorTarget
+from genfw.sampling import reconstruct
 from genfw_plugins.stylegan.features import FeatureNetwork, Features
 from genfw_plugins.stylegan.perceptual import feature_error
 
@@ -93,23 +92,14 @@ class Inversion(Metric):
     def _invert(self, evaluation: Evaluation, number: int, x: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Errors in pixels and in features (none without a network), each with shape ``(B,)``, and the images."""
         x = x.to(evaluation.device)
-        image = self._image(evaluation, number, x, index.to(evaluation.device))
+        generator = evaluation.generator(f"inversion.{number}")
+        index = index.to(evaluation.device)
+        image = reconstruct(evaluation.model, x, index, chain=self.chain, generator=generator, temperature=0.0)
         pixels = (x - image).double().square().flatten(1).mean(1).cpu()
         if self.features is not None and self._network is None:
             self._network = self.features.build().to(evaluation.device)
         errors = torch.empty(0) if self._network is None else feature_error(self._network, x, image).double().cpu()
         return pixels, errors, image.cpu()
-
-    def _image(self, evaluation: Evaluation, number: int, x: Tensor, index: Tensor) -> Tensor:
-        model, generator = evaluation.model, evaluation.generator(f"inversion.{number}")
-        if self.chain is None:
-            assert model.encoder is not None  # refused in compute
-            latent = model.encoder(x, generator=generator, temperature=0.0).latent
-            return model.likelihood(latent).mean
-        target = PosteriorTarget(model, x)
-        with preserved(self.chain):
-            ends = self.chain.run(target, len(x), generator=generator, x=x, index=index)
-        return target.to_data(ends.position[: len(x)], mean=True)
 
 
 def _result(name: str, values: Tensor, protocol: dict[str, Any], figures: list[Figure]) -> Result:

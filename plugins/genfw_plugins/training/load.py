@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from genfw.errors import ContractError, DataError, GenfwError
+from genfw.files import hash_file
 from genfw.interfaces.stage import Stage
 from genfw.model import Model
 from genfw.types import Batch
@@ -92,8 +92,7 @@ class Load(Stage):
     def _check(self, file: Path) -> None:
         if self.sha256 is None or not file.is_file():  # load_into says what is missing
             return
-        with open(file, "rb") as handle:
-            found = hashlib.file_digest(handle, "sha256").hexdigest()
+        found = hash_file(file)
         if not found.startswith(self.sha256.lower()):
             raise DataError(f"{file} has SHA-256 {found}, and the recipe wants {self.sha256.lower()}")
 
