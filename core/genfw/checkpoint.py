@@ -10,6 +10,7 @@ pickled, so a checkpoint from a stranger runs no code.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -22,7 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from genfw.errors import RunError
-from genfw.files import hash_file, sync_file, sync_folder, write_atomically
+from genfw.files import sync_file, sync_folder, write_atomically
 from genfw.statetree import join_tree, split_tree
 from genfw.types import StateTree
 
@@ -31,6 +32,11 @@ __all__ = ["Checkpoint", "Checkpoints", "write_atomically"]
 _META = "checkpoint.json"
 _INDEX = "index.json"
 _FORMAT = 1
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @attrs.frozen
@@ -159,7 +165,7 @@ class Checkpoints:
                     f"{checkpoint.path} is of {meta['world']} process(es), so there is no state of number {rank}"
                 )
             for name in (f"{stem}.json", f"{stem}.safetensors"):
-                if hash_file(checkpoint.path / name) != meta["files"][name]:
+                if _sha256(checkpoint.path / name) != meta["files"][name]:
                     raise RunError(
                         f"{checkpoint.path / name} is damaged: its SHA-256 is not the one recorded when it was written"
                     )
@@ -234,7 +240,7 @@ class Checkpoints:
             "healthy": healthy,
             "world": world,
             "info": dict(info or {}),
-            "files": {file.name: hash_file(file) for file in sorted(part.iterdir())},
+            "files": {file.name: _sha256(file) for file in sorted(part.iterdir())},
         }
         write_atomically(part / _META, json.dumps(meta, indent=1))
         if path.exists():  # a damaged one, or one that an interrupted run was not resumed from
