@@ -38,6 +38,9 @@ __all__ = ["Evaluation", "Pairs", "describe", "evaluate", "measure", "prepare"]
 
 T = TypeVar("T")
 
+#: Begins what the note of a number says of an attempt to take it again.
+_FAILED = "A later attempt failed: "
+
 
 @attrs.frozen(eq=False)
 class Pairs:
@@ -285,7 +288,8 @@ def evaluate(composition: Composition, directory: Path | str, *, only: Sequence[
     Arguments:
         composition: See :func:`prepare`.
         directory: The run directory.
-        only: Names of metrics; all where empty. Results of the others stay as an earlier evaluation left them.
+        only: Names of metrics; all where empty. Results of the others stay as an earlier evaluation left them, and so
+            do those of a metric that now fails.
 
     Returns:
         The results that were taken now.
@@ -322,7 +326,7 @@ def measure(evaluation: Evaluation, metrics: Sequence[tuple[str, Metric]], *, on
         records.extend(_record(evaluation, name, result, failed, seconds, block) for result in taken)
     path = RunDirectory(evaluation.directory).evaluation
     if only:
-        records = _merge(path, records, [name for name in names if name not in only])
+        records = _merge(path, records, only)
     content = {"format": 1, "smoke": evaluation.smoke, "paper": dict(evaluation.paper), "results": records}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
@@ -380,9 +384,17 @@ def _scalar(value: Any) -> Any:
     return str(value)
 
 
-def _merge(path: Path, records: list[dict[str, Any]], kept: Sequence[str]) -> list[dict[str, Any]]:
+def _merge(path: Path, records: list[dict[str, Any]], only: Sequence[str]) -> list[dict[str, Any]]:
+    """Put new records beside those of an earlier evaluation; a failed attempt leaves the numbers there were."""
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))["results"]
     except (OSError, ValueError, KeyError):
         return records
-    return [record for record in earlier if record.get("metric") in kept] + records
+    stood = {record["metric"] for record in earlier if record.get("metric") in only and not record.get("failed")}
+    failed = {record["metric"]: record["note"] for record in records if record["failed"] and record["metric"] in stood}
+    kept = [record for record in earlier if record.get("metric") not in only or record.get("metric") in failed]
+    for record in kept:
+        if record.get("metric") in failed:
+            said = (record.get("note") or "").split(_FAILED)[0].rstrip()
+            record["note"] = f"{said} {_FAILED}{failed[record['metric']]}".strip()
+    return kept + [record for record in records if record["metric"] not in failed]

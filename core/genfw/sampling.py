@@ -24,7 +24,6 @@ __all__ = [
     "Samples",
     "count_batches",
     "draw_batch",
-    "draw_batches",
     "draw_samples",
     "draw_starts",
     "join_batches",
@@ -106,7 +105,8 @@ def draw_samples(
     """
     synchronise(device)
     began = time.perf_counter()
-    batches = list(draw_batches(model, settings, count, seed=seed, device=device))
+    numbers = range(count_batches(settings, count))
+    batches = [draw_batch(model, settings, count, number, seed=seed, device=device) for number in numbers]
     synchronise(device)
     return join_batches(batches, time.perf_counter() - began)
 
@@ -130,39 +130,6 @@ def join_batches(batches: Sequence[Samples], seconds: float) -> Samples:
         kept=batches[0].kept,
         seconds=seconds,
     )
-
-
-def draw_batches(
-    model: Model,
-    settings: SampleSettings,
-    count: int,
-    *,
-    seed: int,
-    device: torch.device | str = "cpu",
-    rank: int = 0,
-    world: int = 1,
-) -> Iterator[Samples]:
-    """The batches of :func:`draw_samples` one by one: the same samples, and no more than a batch of them in memory.
-
-    Several processes may share them out. A batch does not depend on who draws it, so all processes together draw what
-    one alone does.
-
-    Arguments:
-        model: See :func:`draw_samples`.
-        settings: See :func:`draw_samples`.
-        count: Items wanted over all batches and processes.
-        seed: Source of all randomness.
-        device: Where chains run.
-        rank: Number of this process, which draws batches ``rank``, ``rank + world``, ....
-        world: Count of processes.
-
-    Returns:
-        The batches, each of ``settings.batch`` items, the last one with what is left.
-    """
-    if not 0 <= rank < world:
-        raise ContractError(f"process {rank} is none of {world}")
-    for number in range(rank, count_batches(settings, count), world):
-        yield draw_batch(model, settings, count, number, seed=seed, device=device)
 
 
 def count_batches(settings: SampleSettings, count: int) -> int:

@@ -144,6 +144,27 @@ def test_only_replaces_what_was_taken_again(evaluation):
     assert {record["name"]: record["value"] for record in saved(evaluation)["results"]} == {"a": 9.0, "b": 2.0}
 
 
+def test_a_failed_attempt_leaves_the_number_there_was(evaluation):
+    metrics = [("a", Fixed(Result("a", 1.0, note="Mean."))), ("b", Fixed(Result("b", 2.0)))]
+    measure(evaluation, metrics)
+    for reason in ("no weights", "still no weights"):
+        taken = measure(evaluation, [("a", Failing(ContractError(reason))), metrics[1]], only=["a"])
+        assert [result.value for result in taken] == [None]
+    first, second = saved(evaluation)["results"]
+    assert (first["value"], first["failed"], second["value"]) == (1.0, False, 2.0)
+    assert first["note"] == "Mean. A later attempt failed: still no weights"
+    measure(evaluation, [("a", Fixed(Result("a", 9.0, note="Mean."))), metrics[1]], only=["a"])
+    again = next(record for record in saved(evaluation)["results"] if record["name"] == "a")
+    assert (again["value"], again["note"]) == (9.0, "Mean.")
+
+
+def test_a_failure_after_a_failure_replaces_it(evaluation):
+    measure(evaluation, [("a", Failing(ContractError("first")))])
+    measure(evaluation, [("a", Failing(ContractError("second")))], only=["a"])
+    (record,) = saved(evaluation)["results"]
+    assert (record["value"], record["failed"], record["note"]) == (None, True, "second")
+
+
 def test_only_refuses_a_name_the_recipe_does_not_have(evaluation):
     with pytest.raises(ContractError, match="does not evaluate fid; it has a, b"):
         measure(evaluation, [("a", Careless()), ("b", Careless())], only=["fid"])

@@ -9,7 +9,7 @@ from genfw.errors import ContractError
 from genfw.interfaces import Decoder, Energy, Info, Prior, Sampler, Start
 from genfw.likelihood import Deterministic, Gaussian
 from genfw.model import Model
-from genfw.sampling import draw_batches, draw_samples, preserved
+from genfw.sampling import count_batches, draw_batch, draw_samples, preserved
 from genfw.settings import SampleSettings
 from genfw.types import Latent
 
@@ -229,12 +229,11 @@ def test_preserved_puts_back_after_an_error():
     assert sampler.factor == 0.5
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 5])
-def test_any_number_of_processes_draws_the_same_set(model, world):
+def test_batches_drawn_in_any_order_are_the_same_set(model):
     settings = SampleSettings(sampler=Halver(), batch=3)
     whole = draw_samples(model, settings, 10, seed=4)
-    shares = [list(draw_batches(model, settings, 10, seed=4, rank=rank, world=world)) for rank in range(world)]
-    batches = [shares[number % world][number // world] for number in range(4)]
+    drawn = {number: draw_batch(model, settings, 10, number, seed=4) for number in (2, 0, 3, 1)}
+    batches = [drawn[number] for number in range(count_batches(settings, 10))]
     assert [len(batch) for batch in batches] == [3, 3, 3, 1]
     for name in ("x", "position", "potential"):
         assert torch.equal(torch.cat([getattr(batch, name) for batch in batches]), getattr(whole, name))
@@ -242,12 +241,8 @@ def test_any_number_of_processes_draws_the_same_set(model, world):
 
 def test_between_batches_the_model_is_as_it_was_found(model):
     model.train()
-    for _ in draw_batches(model, SampleSettings(sampler=Halver(), batch=3), 7, seed=4):
+    for number in range(3):
+        draw_batch(model, SampleSettings(sampler=Halver(), batch=3), 7, number, seed=4)
         assert model.training
         assert all(parameter.requires_grad for parameter in model.parameters())
         assert torch.is_grad_enabled()
-
-
-def test_a_process_must_be_one_of_them(model):
-    with pytest.raises(ContractError, match="process 2 is none of 2"):
-        next(draw_batches(model, SampleSettings(), 4, seed=0, rank=2, world=2))

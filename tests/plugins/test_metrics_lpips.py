@@ -97,6 +97,17 @@ def test_it_is_the_formula_and_zero_between_equal_images(evaluation, files):
     assert same.value == 0.0
 
 
+def test_a_run_in_double_precision_has_the_same_number(evaluation, files):
+    evaluation.pairs["inversion"] = pairs()
+    (single,) = LPIPS(of="inversion", **options(files)).compute(evaluation)
+    torch.set_default_dtype(torch.float64)
+    try:
+        (double,) = LPIPS(of="inversion", **options(files)).compute(evaluation)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert double.value == pytest.approx(single.value, rel=1e-6)
+
+
 def test_files_that_are_absent_or_others_are_refused(evaluation, files, tmp_path, monkeypatch):
     monkeypatch.setenv("GENFW_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

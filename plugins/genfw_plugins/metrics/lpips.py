@@ -70,9 +70,9 @@ class LPIPS(Metric):
         files = self._files(download=not evaluation.smoke)
         # The channels' file has no hash in its name; it is read as data, so that nothing hangs on whose it is.
         weights, vgg = proved(files["weights"], self.sha256 or ""), proved(files["vgg"], self.vgg_sha256 or _VGG_HASH)
-        network = _network(files, self.size).to(evaluation.device)
         values = []
-        with torch.no_grad():
+        with torch.no_grad(), _single_precision():
+            network = _network(files, self.size).to(evaluation.device)
             for index in torch.arange(len(first)).split(self.batch):
                 one, other = (_rgb(side.read(index.tolist())).to(evaluation.device) for side in (first, second))
                 values.append(network(one, other).double().flatten().cpu())
@@ -123,6 +123,17 @@ def _network(files: Mapping[str, Path], size: int | None) -> torch.nn.Module:
             reason = " ".join(str(error).split())[:300]
             raise DataError(f"{files['weights']} and {files['vgg']} don't fit LPIPS: {reason}") from error
     return network.eval()
+
+
+@contextlib.contextmanager
+def _single_precision() -> Iterator[None]:
+    """Let what is made here be float32, as torch-fidelity takes it to be; a run may have set another default type."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextlib.contextmanager
