@@ -22,13 +22,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=["fid"], help="metrics of the recipe that both are measured by")
     parser.add_argument("--set", action="append", default=[], dest="sets", metavar="A.B=VALUE")
     parser.add_argument("--root", type=Path, default=None, help="keep the runs here")
     parser.add_argument("--smoke", action="store_true", help="make every part tiny, to see that it works")
     arguments = parser.parse_args()
     root = arguments.root or Path(tempfile.mkdtemp(prefix="genfw-gain-"))
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         began = time.perf_counter()
         run = engine.run(arguments.recipe, root=root, sets=[f"seed={seed}", *arguments.sets], smoke=arguments.smoke)
         composition = load_run(run.directory, device=None)

@@ -30,7 +30,10 @@ from genfw_plugins.ddpm.network import MLPUNet
 from genfw_plugins.ddpm.walk import Walk
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mlp_energy.energy import MLPEnergy
+from genfw_plugins.resnet_energy import still as still_energy
+from genfw_plugins.resnet_energy import winograd
 from genfw_plugins.resnet_energy.energy import ResNetEnergy
+from genfw_plugins.resnet_energy.winograd import Winograd
 
 SIZE = 6
 LAYOUT = Model(StandardNormal(SIZE)).latent_layout
@@ -292,11 +295,59 @@ def test_a_convolution_as_large_as_its_map_is_a_product() -> None:
 # -- the residual energy ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 2), (4, 4), (5, 8), (7, 7), (8, 13)])
+def test_winograds_convolution_is_the_convolution(height: int, width: int) -> None:
+    weight, bias = torch.randn(5, 3, 3, 3, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    x = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
+    expected = F.conv2d(x, weight, bias, 1, 1)
+    gradient = torch.randn_like(expected)
+    (slope,) = torch.autograd.grad(expected, x, gradient)
+    value, pullback = Winograd(weight, bias)(x.detach().permute(0, 2, 3, 1).contiguous())
+    close(value.permute(0, 3, 1, 2), expected.detach())
+    close(pullback(gradient.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2), slope)
+
+
+def test_winograds_convolution_takes_a_few_images_at_a_time(monkeypatch) -> None:
+    weight, x = torch.randn(5, 3, 3, 3, dtype=torch.float64), torch.randn(7, 8, 8, 3, dtype=torch.float64)
+    whole, pullback = Winograd(weight, None)(x)
+    gradient = torch.randn_like(whole)
+    monkeypatch.setattr(winograd, "_AT_ONCE", 3 * 36 * 4 * 5 * 8)
+    made = Winograd(weight, None)
+    assert [len(part) for part, _ in made._parts(x, whole)] == [3, 3, 1]
+    parts, pull_parts = made(x)
+    close(parts, whole)
+    close(pull_parts(gradient), pullback(gradient))
+
+
+def test_winograds_convolution_keeps_single_precision() -> None:
+    weight, x = torch.randn(64, 128, 3, 3) / 34, torch.randn(2, 128, 16, 16)
+    expected = F.conv2d(x.double(), weight.double(), None, 1, 1)
+    value, _ = Winograd(weight, None)(x.permute(0, 2, 3, 1).contiguous())
+    assert float((value.permute(0, 3, 1, 2) - expected).abs().max()) < 5e-5 * float(expected.std())
+
+
+def test_winograds_convolution_is_taken_where_it_saves() -> None:
+    assert Winograd.saving(8, 16) == pytest.approx(4.0)
+    assert Winograd.saving(7, 7) == pytest.approx(4.0 * 49 / 64)
+    energy = ResNetEnergy((3, 28, 28), blocks=["down 64", 64, "down 64", "down 64", 64])
+    sizes = [still_energy._convolution(torch.zeros(64, 64, 3, 3), None, (side, side)) for side in (28, 14, 7, 3)]
+    assert [isinstance(made, Winograd) for made in sizes] == [True, True, True, False]
+    narrow = still_energy._convolution(torch.zeros(64, 3, 3, 3), None, (28, 28))
+    assert not isinstance(narrow, Winograd)
+    x = torch.rand(2, 3, 28, 28) * 2 - 1
+    energy.initialise(x)
+    expected = energy.value_and_grad(x)
+    with held(energy):
+        for actual, plain in zip(energy.value_and_grad(x), expected, strict=True):
+            close(actual, plain, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
         ((3, 16, 16), {"blocks": ["down 8", 8, "down 12", 12]}),
         ((3, 15, 13), {"blocks": [8, "down 8", 10]}),  # a last row and column that no mean takes
+        ((3, 16, 16), {"blocks": [8, "down 66", 66], "stem": 66}),  # wide enough for Winograd, alone and beside others
         ((2, 8, 8), {"blocks": ["down 8"], "norm": "spectral", "batch_norm": True, "activation": "leaky-relu"}),
     ],
 )
@@ -308,10 +359,10 @@ def test_a_residual_energy_in_a_chain_is_the_energy(shape, options) -> None:
     energy.eval()
     expected = energy.value_and_grad(x)
     with held(energy):
-        assert any(block._halving is not None for block in energy.blocks)
+        assert energy._still is not None
         for actual, plain in zip(energy.value_and_grad(x), expected, strict=True):
             close(actual, plain)
-    assert all(block._halving is None for block in energy.blocks)
+    assert energy._still is None
 
 
 # -- the amortizer's walk ---------------------------------------------------------------------------------------------

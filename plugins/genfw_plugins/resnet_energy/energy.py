@@ -9,11 +9,13 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from genfw.closed import closed_form
 from genfw.errors import ContractError
 from genfw.interfaces.energy import Energy
 from genfw.spectral import SpectralPenalty
 from genfw.types import Size
 from genfw_plugins.resnet_energy.network import Activation, Norm, NormedConv, ResBlock, activate
+from genfw_plugins.resnet_energy.still import StillEnergy
 
 __all__ = ["PRESETS", "ResNetEnergy", "read_block"]
 
@@ -114,13 +116,14 @@ class ResNetEnergy(Energy):
         self.register_buffer("initialised", torch.tensor(norm != "weight"))
         convolutions = [part for part in self.modules() if isinstance(part, NormedConv)]
         self.spectral = SpectralPenalty(convolutions, spectral_iterations) if spectral_iterations else None
-        self._in_chain = False
+        self._activation, self._size = activation, (data_shape[1], data_shape[2])
+        self._still: StillEnergy | None = None
 
     def forward(self, v: Tensor) -> Tensor:
         """See :meth:`Energy.forward`."""
         x = self._input(v)
-        if self._in_chain:
-            x = x.contiguous(memory_format=torch.channels_last)
+        if self._still is not None:
+            return closed_form(self._still, x)
         h = self.act(self.stem(x))
         for block in self.blocks:
             h = block(h)
@@ -129,16 +132,15 @@ class ResNetEnergy(Energy):
 
     @contextmanager
     def for_chain(self) -> Iterator[None]:
-        """See :meth:`Energy.for_chain`: blocks that halve do so within a convolution; pixels lie channels last."""
-        before, self._in_chain = self._in_chain, True
+        """See :meth:`Energy.for_chain`: what :class:`StillEnergy` makes of the weights of now."""
+        before = self._still
         try:
-            for block in self.blocks:
-                cast(ResBlock, block).hold()
+            if before is None:
+                blocks = [cast(ResBlock, block) for block in self.blocks]
+                self._still = StillEnergy(self.stem, blocks, self.head, self._activation, self._size)
             yield
         finally:
-            self._in_chain = before
-            for block in () if before else self.blocks:
-                cast(ResBlock, block).release()
+            self._still = before
 
     @torch.no_grad()
     def initialise(self, x: Tensor) -> None:

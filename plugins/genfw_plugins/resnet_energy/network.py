@@ -11,23 +11,23 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-__all__ = ["Activation", "Norm", "NormedConv", "ResBlock", "WeightNorm", "activate"]
+__all__ = ["SWISH", "Activation", "Norm", "NormedConv", "ResBlock", "WeightNorm", "activate"]
 
 Activation = Literal["swish", "leaky-relu"]
 Norm = Literal["weight", "spectral", "none"]
+
+#: What Swish is divided by, so that its slope is at most 1, as spectral bounds of a deep network want it.
+SWISH = 1.1
 
 #: Keeps norms of weights and deviations of outputs away from zero.
 _SMALL = 1e-5
 
 
 def activate(name: Activation) -> Callable[[Tensor], Tensor]:
-    r"""The activation of that name: ``swish`` is :math:`x\,\mathrm{sigmoid}(x)/1.1`, ``leaky-relu`` has slope 0.2.
-
-    Divided by 1.1, Swish has a slope of at most 1, as spectral bounds of a deep network want it.
-    """
+    r"""The activation of that name: ``swish`` is :math:`x\,\mathrm{sigmoid}(x)/1.1`, ``leaky-relu`` has slope 0.2."""
     match name:
         case "swish":
-            return lambda x: F.silu(x) / 1.1
+            return lambda x: F.silu(x) / SWISH
         case "leaky-relu":
             return lambda x: F.leaky_relu(x, 0.2)
 
@@ -123,9 +123,6 @@ class ResBlock(nn.Module):
     The shortcut :math:`s` is a 1x1 convolution where the block halves or changes the channels. With ``batch_norm``, a
     batch norm follows :math:`c_1` and :math:`c_2`.
 
-    Between :meth:`hold` and :meth:`release` a block that halves takes the mean of four pixels within the convolution
-    before it: a 4x4 kernel at every other pixel, 2.25 times less work, and a quarter of it in the shortcut.
-
     Arguments:
         inputs: Channels in.
         outputs: Channels out.
@@ -146,21 +143,9 @@ class ResBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(outputs) if batch_norm else nn.Identity()
         self.norm2 = nn.BatchNorm2d(outputs) if batch_norm else nn.Identity()
         self.skip = NormedConv(inputs, outputs, 1, norm, bias=False) if down or inputs != outputs else None
-        self._halving: Tensor | None = None
-
-    def hold(self) -> None:
-        """Make the halving kernel of the weights of now; they stand still, in eval mode, until :meth:`release`."""
-        self._halving = _halving(self.conv2.weight.detach()) if self.down else None
-
-    def release(self) -> None:
-        """Forget what :meth:`hold` made."""
-        self._halving = None
 
     def forward(self, h: Tensor) -> Tensor:
         """From :math:`(B, C, H, W)` to the block's channels and size."""
-        if self._halving is not None and self.skip is not None:
-            branch = F.conv2d(self.act(self.norm1(self.conv1(h))), self._halving, self.conv2.bias, 2, 1)
-            return self.act(self.norm2(branch) + self.skip(F.avg_pool2d(h, 2)))
         branch = self.norm2(self.conv2(self.act(self.norm1(self.conv1(h)))))
         return self._join(branch, h if self.skip is None else self.skip(h))
 
@@ -172,10 +157,3 @@ class ResBlock(nn.Module):
     def _join(self, branch: Tensor, shortcut: Tensor) -> Tensor:
         h = branch + shortcut
         return self.act(F.avg_pool2d(h, 2) if self.down else h)
-
-
-def _halving(kernel: Tensor) -> Tensor:
-    """A 3x3 kernel and the mean over 2x2 pixels after it, as one 4x4 kernel of stride 2 and padding 1."""
-    wide = F.pad(kernel, (0, 1, 0, 1)) + F.pad(kernel, (1, 0, 0, 1))
-    wide = wide + F.pad(kernel, (0, 1, 1, 0)) + F.pad(kernel, (1, 0, 1, 0))
-    return (0.25 * wide).contiguous(memory_format=torch.channels_last)

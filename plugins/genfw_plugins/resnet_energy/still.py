@@ -1,0 +1,169 @@
+"""The residual energy made ready for a chain: weights laid out once, gradient by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from genfw.closed import ByHand, Pullback
+from genfw_plugins.resnet_energy.network import SWISH, Activation, NormedConv, ResBlock
+from genfw_plugins.resnet_energy.winograd import Winograd
+
+__all__ = ["StillEnergy"]
+
+#: Least saving of multiplications for which Winograd's transforms are worth their passes over memory, least channels on
+#: both sides, and least pixels of a side: below them the plain sum is as fast.
+SAVING, CHANNELS, SIDE = 2.0, 64, 7
+
+
+class StillEnergy:
+    r"""What :class:`~genfw_plugins.resnet_energy.energy.ResNetEnergy` makes of its input, on the weights of now.
+
+    Maps lie channels last. What Swish is divided by goes into the weights that follow, a batch norm into those before
+    it. A block that halves takes the mean of four pixels within the convolution before it: a 4x4 kernel at every other
+    pixel, 2.25 times less work, and a quarter of it in the shortcut. On a CPU, wide convolutions go through
+    :class:`~genfw_plugins.resnet_energy.winograd.Winograd`.
+
+    Arguments:
+        stem: The first convolution.
+        blocks: The blocks, in eval mode.
+        head: Linear map of the features' sums.
+        activation: After the stem and in the blocks.
+        size: Height and width of the images.
+    """
+
+    def __init__(
+        self,
+        stem: NormedConv,
+        blocks: Iterable[ResBlock],
+        head: nn.Linear,
+        activation: Activation,
+        size: tuple[int, int],
+    ) -> None:
+        gain = 1.0 / SWISH if activation == "swish" else 1.0
+        act = _silu if activation == "swish" else _leaky_relu
+        self._layers: list[ByHand] = [_convolution(*_folded(stem, nn.Identity(), 1.0), size), act]
+        for block in blocks:
+            self._layers += [_block(block, act, gain, size), act]
+            size = (size[0] // 2, size[1] // 2) if block.down else size
+        self.weight, self.bias = gain * head.weight.detach(), head.bias.detach()
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Pullback]:
+        r"""Energies :math:`(B,)` of images :math:`(B, C, H, W)`, and the pull-back from them."""
+        pullbacks: list[Pullback] = []
+        h = x.permute(0, 2, 3, 1).contiguous()
+        for layer in self._layers:
+            h, pullback = layer(h)
+            pullbacks.append(pullback)
+        shape = h.shape
+        energy = F.linear(h.sum(dim=(1, 2)), self.weight, self.bias).squeeze(1)
+
+        def pull(gradient: Tensor) -> Tensor:
+            slope = (gradient[:, None] * self.weight)[:, None, None].expand(shape).contiguous()
+            for pullback in reversed(pullbacks):
+                slope = pullback(slope)
+            return slope.permute(0, 3, 1, 2)
+
+        return energy, pull
+
+
+def _silu(h: Tensor) -> tuple[Tensor, Pullback]:
+    return F.silu(h), lambda g: torch.ops.aten.silu_backward(g, h)
+
+
+def _leaky_relu(h: Tensor) -> tuple[Tensor, Pullback]:
+    out = F.leaky_relu_(h, 0.2)
+    # The sign of the output is that of the input.
+    return out, lambda g: torch.ops.aten.leaky_relu_backward(g, out, 0.2, True)
+
+
+def _block(block: ResBlock, act: ByHand, gain: float, size: tuple[int, int]) -> ByHand:
+    """What comes before the block's last activation; ``gain`` is what its input is still to be multiplied by."""
+    first = _convolution(*_folded(block.conv1, block.norm1, gain), size)
+    kernel, bias = _folded(block.conv2, block.norm2, gain)
+    second = _halving(kernel, bias) if block.down else _convolution(kernel, bias, size)
+    skip = _shortcut(gain * block.skip.weight.detach()[:, :, 0, 0], block.down) if block.skip is not None else None
+
+    def forward(h: Tensor) -> tuple[Tensor, Pullback]:
+        branch, pull_first = first(h)
+        branch, pull_act = act(branch)
+        branch, pull_second = second(branch)
+        straight, pull_skip = (h * gain, lambda g: g * gain) if skip is None else skip(h)
+
+        def pull(gradient: Tensor) -> Tensor:
+            return pull_first(pull_act(pull_second(gradient))).add_(pull_skip(gradient))
+
+        return branch.add_(straight), pull
+
+    return forward
+
+
+def _folded(conv: NormedConv, norm: nn.Module, gain: float) -> tuple[Tensor, Tensor | None]:
+    """Kernel and bias of a convolution of ``gain`` times its input, with the batch norm after it."""
+    kernel = gain * conv.weight.detach()
+    bias = None if conv.bias is None else conv.bias.detach()
+    if not isinstance(norm, nn.BatchNorm2d):
+        return kernel, bias
+    assert norm.running_mean is not None  # batch norms of this plugin track them
+    assert norm.running_var is not None
+    factor = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
+    before = -norm.running_mean if bias is None else bias - norm.running_mean
+    return kernel * factor.view(-1, 1, 1, 1), before * factor + norm.bias.detach()
+
+
+def _convolution(kernel: Tensor, bias: Tensor | None, size: tuple[int, int]) -> ByHand:
+    """A convolution that keeps the size."""
+    wide = min(kernel.shape[:2]) >= CHANNELS and min(size) >= SIDE and kernel.shape[2] == 3
+    if wide and kernel.device.type == "cpu" and Winograd.saving(*size) >= SAVING:
+        return Winograd(kernel, bias)
+    return _strided(kernel, bias, 1)
+
+
+def _halving(kernel: Tensor, bias: Tensor | None) -> ByHand:
+    """A 3x3 convolution and the mean over 2x2 pixels after it, as one with a 4x4 kernel."""
+    wide = F.pad(kernel, (0, 1, 0, 1)) + F.pad(kernel, (1, 0, 0, 1))
+    wide = wide + F.pad(kernel, (0, 1, 1, 0)) + F.pad(kernel, (1, 0, 1, 0))
+    return _strided(0.25 * wide, bias, 2)
+
+
+def _strided(kernel: Tensor, bias: Tensor | None, stride: int) -> ByHand:
+    kernel = kernel.contiguous(memory_format=torch.channels_last)
+
+    def forward(h: Tensor) -> tuple[Tensor, Pullback]:
+        rest = (h.shape[1] % stride, h.shape[2] % stride)
+
+        def pull(gradient: Tensor) -> Tensor:
+            return _last(F.conv_transpose2d(_first(gradient), kernel, None, stride, 1, rest))
+
+        return _last(F.conv2d(_first(h), kernel, bias, stride, 1)), pull
+
+    return forward
+
+
+def _shortcut(weight: Tensor, down: bool) -> ByHand:
+    """A 1x1 convolution, of the means over 2x2 pixels where the block halves."""
+
+    def forward(h: Tensor) -> tuple[Tensor, Pullback]:
+        if not down:
+            return h @ weight.t(), lambda g: g @ weight
+        small = _last(F.avg_pool2d(_first(h), 2))
+
+        def pull(gradient: Tensor) -> Tensor:
+            slope = _first(gradient @ weight)
+            spread = torch.ops.aten.avg_pool2d_backward(slope, _first(h), [2, 2], [2, 2], [0, 0], False, True, None)
+            return _last(spread)
+
+        return small @ weight.t(), pull
+
+    return forward
+
+
+def _first(h: Tensor) -> Tensor:
+    return h.permute(0, 3, 1, 2)
+
+
+def _last(h: Tensor) -> Tensor:
+    return h.permute(0, 2, 3, 1).contiguous()
