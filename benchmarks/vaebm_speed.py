@@ -21,6 +21,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from genfw.chains import Chain, run_chain
+from genfw.freeze import frozen, held
 from genfw.interfaces.stage import StageRun
 from genfw.model import Model
 from genfw.sampling import draw_samples
@@ -124,6 +125,7 @@ def main() -> None:
             ("VAEBM chain", first, third, what),
             ("VAEBM chain, plain with weight gradients", second, third, what),
             ("whole iteration, plain with weight gradients", *iteration(model, start, arguments), what),
+            ("value and gradient of the energy alone", *energy_alone(model, arguments), f"batch {arguments.batch}"),
             ("samples of the NVAE alone", *sampling(model, arguments), f"batch {arguments.batch}"),
         ]
     )
@@ -156,6 +158,25 @@ def iteration(model: Model, start: Tensor, arguments: argparse.Namespace) -> lis
     stage.setup()
     rows, count = Batch(x, torch.arange(len(x))), iter(range(1_000))
     return interleaved((plain, lambda: stage.step(rows, next(count))), arguments.repeats)
+
+
+def energy_alone(model: Model, arguments: argparse.Namespace) -> list[float]:
+    """Seconds of as many values and gradients of the energy as a chain has steps, frozen either way."""
+    energy, x = model.energies[0], torch.rand(arguments.batch, *SHAPE) * 2 - 1
+
+    def slopes() -> None:
+        for _ in range(arguments.steps):
+            energy.value_and_grad(x)
+
+    def plain() -> None:
+        with frozen(energy):
+            slopes()
+
+    def ours() -> None:
+        with held(energy):
+            slopes()
+
+    return interleaved((plain, ours), arguments.repeats)
 
 
 def sampling(model: Model, arguments: argparse.Namespace) -> list[float]:
