@@ -59,10 +59,9 @@ class Winograd:
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.outputs, self.channels = weight.shape[:2]
         self.bias = bias
-        g, b, a = (torch.tensor(rows, dtype=torch.float64, device=weight.device) for rows in (_KERNEL, _DATA, _PIXELS))
-        kernels = torch.einsum("ui,vj,ocij->uvco", g, g, weight.double())
-        self.kernels = kernels.reshape(_IN**2, self.channels, self.outputs).to(weight.dtype).contiguous()
-        self.reduce, self.expand = torch.kron(b, b).to(weight.dtype), torch.kron(a, a).to(weight.dtype)
+        spread, self.reduce, self.expand = (_on_both_axes(rows).to(weight) for rows in (_KERNEL, _DATA, _PIXELS))
+        taps = weight.permute(2, 3, 1, 0).reshape(9, -1)
+        self.kernels = torch.mm(spread, taps).view(_IN**2, self.channels, self.outputs)
 
     @staticmethod
     def saving(height: int, width: int) -> float:
@@ -118,6 +117,11 @@ class Winograd:
                 places = _overlapping(made, top, bottom, left, right, down, across)
                 places += tiles[top:bottom, left:right]
         return made
+
+
+def _on_both_axes(rows: tuple[tuple[float, ...], ...]) -> Tensor:
+    one = torch.tensor(rows, dtype=torch.float64)
+    return torch.kron(one, one)
 
 
 def _tiles(side: int) -> int:
