@@ -6,7 +6,7 @@ keeps and looks up for the general case is then overhead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from genfw.errors import ContractError
 
-__all__ = ["ByHand", "MLPByHand", "Pullback", "closed_form"]
+__all__ = ["ByHand", "MLPByHand", "Pullback", "by_hand", "closed_form", "in_turn"]
 
 #: From :math:`\partial L / \partial f(v)` to :math:`\partial L / \partial v`.
 Pullback = Callable[[Tensor], Tensor]
@@ -56,6 +56,25 @@ def closed_form(function: ByHand, v: Tensor) -> Tensor:
     return value
 
 
+def in_turn(layers: Sequence[ByHand]) -> ByHand:
+    """Functions one after the other, as one that brings its own gradient."""
+
+    def forward(v: Tensor) -> tuple[Tensor, Pullback]:
+        pullbacks = []
+        for layer in layers:
+            v, pullback = layer(v)
+            pullbacks.append(pullback)
+
+        def pull(gradient: Tensor) -> Tensor:
+            for pullback in reversed(pullbacks):
+                gradient = pullback(gradient)
+            return gradient
+
+        return v, pull
+
+    return forward
+
+
 class MLPByHand:
     r"""What :func:`genfw.nets.mlp` computes, with its pull-back, on the weights of now.
 
@@ -67,25 +86,23 @@ class MLPByHand:
     """
 
     def __init__(self, layers: nn.Sequential) -> None:
-        self._layers = [_by_hand(layer, inplace=number > 0) for number, layer in enumerate(layers)]
+        self._walk = in_turn([by_hand(layer, inplace=number > 0) for number, layer in enumerate(layers)])
 
     def __call__(self, v: Tensor) -> tuple[Tensor, Pullback]:
         r"""Output at points :math:`(B, d)`, and the pull-back from it."""
-        pullbacks = []
-        for layer in self._layers:
-            v, pullback = layer(v)
-            pullbacks.append(pullback)
-
-        def pull(gradient: Tensor) -> Tensor:
-            for pullback in reversed(pullbacks):
-                gradient = pullback(gradient)
-            return gradient
-
-        return v, pull
+        return self._walk(v)
 
 
-def _by_hand(layer: nn.Module, inplace: bool) -> ByHand:
-    """One layer. ``inplace``: what comes in belongs to us, so an activation known by its output may overwrite it."""
+def by_hand(layer: nn.Module, inplace: bool = False) -> ByHand:
+    """One linear layer or activation, with its pull-back, on the weights of now.
+
+    Arguments:
+        layer: The layer.
+        inplace: What comes in belongs to nobody else, so an activation known by its output may overwrite it.
+
+    Raises:
+        TypeError: A layer of another type.
+    """
     aten = torch.ops.aten
 
     def leaky_relu(h: Tensor) -> tuple[Tensor, Pullback]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.closed import ByHand, Pullback
+from genfw.closed import ByHand, Pullback, by_hand, in_turn
 from genfw_plugins.dcgan.network import Project
 from genfw_plugins.dcgan.winograd import WinogradDoubling
 
@@ -42,25 +42,19 @@ class StillGenerator:
                 self._layers.append(_convolve(layer, side, dtype))
                 side *= layer.stride[0]
             elif isinstance(layer, nn.LeakyReLU):
-                self._layers.append(_leaky_relu(layer.negative_slope))
+                self._layers.append(by_hand(layer, inplace=True))
             elif not isinstance(layer, nn.Tanh) or following is not None:
                 raise TypeError(f"no gradient is written for the layer {layer}")
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Pullback]:
         r"""Images :math:`(B, C, H, W)` of latents :math:`(B, d)`, and the pull-back from them."""
-        pullbacks: list[Pullback] = []
-        h = z.to(self.dtype)
-        for layer in self._layers:
-            h, pullback = layer(h)
-            pullbacks.append(pullback)
+        h, pull_maps = in_turn(self._layers)(z.to(self.dtype))
         image = h.permute(0, 3, 1, 2).to(z.dtype, memory_format=torch.contiguous_format, copy=True).tanh_()
 
         def pull(gradient: Tensor) -> Tensor:
             gradient = torch.ops.aten.tanh_backward(gradient, image)
             gradient = gradient.permute(0, 2, 3, 1).to(self.dtype, memory_format=torch.contiguous_format)
-            for pullback in reversed(pullbacks):
-                gradient = pullback(gradient)
-            return gradient.to(z.dtype)
+            return pull_maps(gradient).to(z.dtype)
 
         return image, pull
 
@@ -74,14 +68,6 @@ def _project(layer: Project, dtype: torch.dtype) -> ByHand:
     def forward(z: Tensor) -> tuple[Tensor, Pullback]:
         maps = torch.addmm(bias, z, weight).view(-1, side, side, channels)
         return maps, lambda g: g.reshape(len(g), -1) @ weight.t()
-
-    return forward
-
-
-def _leaky_relu(slope: float) -> ByHand:
-    def forward(h: Tensor) -> tuple[Tensor, Pullback]:
-        out = F.leaky_relu_(h, slope)
-        return out, lambda g: torch.ops.aten.leaky_relu_backward(g, out, slope, True)
 
     return forward
 

@@ -11,13 +11,16 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-__all__ = ["SWISH", "Activation", "Norm", "NormedConv", "ResBlock", "WeightNorm", "activate"]
+__all__ = ["SLOPE", "SWISH", "Activation", "Norm", "NormedConv", "ResBlock", "WeightNorm", "activate"]
 
 Activation = Literal["swish", "leaky-relu"]
 Norm = Literal["weight", "spectral", "none"]
 
 #: What Swish is divided by, so that its slope is at most 1, as spectral bounds of a deep network want it.
 SWISH = 1.1
+
+#: Slope of the leaky activation below 0.
+SLOPE = 0.2
 
 #: Keeps norms of weights and deviations of outputs away from zero.
 _SMALL = 1e-5
@@ -29,7 +32,7 @@ def activate(name: Activation) -> Callable[[Tensor], Tensor]:
         case "swish":
             return lambda x: F.silu(x) / SWISH
         case "leaky-relu":
-            return lambda x: F.leaky_relu(x, 0.2)
+            return lambda x: F.leaky_relu(x, SLOPE)
 
 
 class WeightNorm(nn.Module):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.closed import ByHand, Pullback
-from genfw_plugins.resnet_energy.network import SWISH, Activation, NormedConv, ResBlock
+from genfw.closed import ByHand, Pullback, by_hand, in_turn
+from genfw_plugins.resnet_energy.network import SLOPE, SWISH, Activation, NormedConv, ResBlock
 from genfw_plugins.resnet_energy.winograd import Winograd
 
 __all__ = ["StillEnergy"]
@@ -44,40 +44,25 @@ class StillEnergy:
         size: tuple[int, int],
     ) -> None:
         gain = 1.0 / SWISH if activation == "swish" else 1.0
-        act = _silu if activation == "swish" else _leaky_relu
-        self._layers: list[ByHand] = [_convolution(*_folded(stem, nn.Identity(), 1.0), size), act]
+        act = by_hand(nn.SiLU() if activation == "swish" else nn.LeakyReLU(SLOPE), inplace=True)
+        layers: list[ByHand] = [_convolution(*_folded(stem, nn.Identity(), 1.0), size), act]
         for block in blocks:
-            self._layers += [_block(block, act, gain, size), act]
+            layers += [_block(block, act, gain, size), act]
             size = (size[0] // 2, size[1] // 2) if block.down else size
+        self._features = in_turn(layers)
         self.weight, self.bias = gain * head.weight.detach(), head.bias.detach()
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Pullback]:
         r"""Energies :math:`(B,)` of images :math:`(B, C, H, W)`, and the pull-back from them."""
-        pullbacks: list[Pullback] = []
-        h = x.permute(0, 2, 3, 1).contiguous()
-        for layer in self._layers:
-            h, pullback = layer(h)
-            pullbacks.append(pullback)
+        h, pull_features = self._features(_last(x))
         shape = h.shape
         energy = F.linear(h.sum(dim=(1, 2)), self.weight, self.bias).squeeze(1)
 
         def pull(gradient: Tensor) -> Tensor:
             slope = (gradient[:, None] * self.weight)[:, None, None].expand(shape).contiguous()
-            for pullback in reversed(pullbacks):
-                slope = pullback(slope)
-            return slope.permute(0, 3, 1, 2)
+            return _first(pull_features(slope))
 
         return energy, pull
-
-
-def _silu(h: Tensor) -> tuple[Tensor, Pullback]:
-    return F.silu(h), lambda g: torch.ops.aten.silu_backward(g, h)
-
-
-def _leaky_relu(h: Tensor) -> tuple[Tensor, Pullback]:
-    out = F.leaky_relu_(h, 0.2)
-    # The sign of the output is that of the input.
-    return out, lambda g: torch.ops.aten.leaky_relu_backward(g, out, 0.2, True)
 
 
 def _block(block: ResBlock, act: ByHand, gain: float, size: tuple[int, int]) -> ByHand:
