@@ -14,10 +14,10 @@ import json
 import tempfile
 from pathlib import Path
 
-from genfw import engine
-from genfw.compose import open_recipe
+from genfw.engine import run as engine
 from genfw.errors import DivergenceError
-from genfw.rundir import RunDirectory
+from genfw.recipes.check import open_recipe
+from genfw.runs.directory import RunDirectory
 
 
 def main() -> None:

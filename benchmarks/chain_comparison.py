@@ -29,16 +29,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genfw.chains import run_chain
-from genfw.compose import Composition, compose
-from genfw.data import Loader
-from genfw.evaluate import Evaluation
+from genfw.engine.devices import make_fabric
+from genfw.engine.loop import begin
+from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Sampler
-from genfw.processes import make_fabric
-from genfw.recipe import load_recipe
-from genfw.seeding import derive_seed
-from genfw.target import NoiseTarget
-from genfw.training import begin
+from genfw.models.chains import run_chain
+from genfw.models.freezing import frozen_for_chain
+from genfw.models.targets import NoiseTarget
+from genfw.randomness import derive_seed
+from genfw.recipes.compose import Composition, compose
+from genfw.recipes.recipe import load_recipe
+from genfw.training.loader import Loader
 from genfw_plugins import recipes_dir
 from genfw_plugins.mcmc.ex2 import Ex2
 from genfw_plugins.mcmc.hmc import HMC
@@ -133,7 +134,7 @@ def own_weights(composition: Composition, seed: int, draws: int = 400_000) -> Te
     target = NoiseTarget(composition.model)
     generator = torch.Generator().manual_seed(derive_seed(seed, "own"))
     weights = torch.zeros(SIDE**2, dtype=torch.float64)
-    with target.chain(), torch.no_grad():
+    with frozen_for_chain(*target.modules()), torch.no_grad():
         log_weights, modes = [], []
         for _ in range(draws // 20_000):
             position = target.draw_base(20_000, generator)
@@ -167,7 +168,7 @@ def starts(composition: Composition, count: int, seed: int) -> dict[str, Tensor]
     """Fresh draws of the base, and draws that lie in the middle mode."""
     target = NoiseTarget(composition.model)
     generator = torch.Generator().manual_seed(derive_seed(seed, "starts"))
-    with target.chain(), torch.no_grad():
+    with frozen_for_chain(*target.modules()), torch.no_grad():
         position = target.draw_base(40 * count, generator)
         middle = position[modes_of(target.to_data(position)) == SIDE**2 // 2]
     return {"fresh": position[:count], "middle": middle[:count]}

@@ -21,13 +21,13 @@ from _ratios import Timed, agree, interleaved, table
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from genfw.chains import Chain, run_chain
-from genfw.distances import directions, sliced_wasserstein
-from genfw.interfaces.stage import StageRun
-from genfw.model import Model
-from genfw.optim import Clip
-from genfw.target import PosteriorTarget, PriorTarget
-from genfw.types import Batch
+from genfw.interfaces.values import Batch
+from genfw.models.chains import Chain, run_chain
+from genfw.models.distances import directions, sliced_wasserstein
+from genfw.models.model import Model
+from genfw.models.targets import PosteriorTarget, PriorTarget
+from genfw.training.stage import StageRun
+from genfw.training.updater import Clip
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.dcgan.decoder import DCGANDecoder

@@ -13,9 +13,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from genfw import engine
-from genfw.evaluate import evaluate
-from genfw.trained import load_run
+from genfw.engine import run as engine
+from genfw.engine.finished import evaluate, load_run
 
 
 def main() -> None:

@@ -19,11 +19,11 @@ import time
 import torch
 from torch import Tensor
 
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Dataset, Split
-from genfw.model import Model
-from genfw.settings import SampleSettings
-from genfw.types import NoiseGroup, NoiseLayout
+from genfw.interfaces.values import NoiseGroup, NoiseLayout
+from genfw.models.model import Model
+from genfw.models.sampling import SampleSettings
 
 SHAPE = (3, 32, 32)
 

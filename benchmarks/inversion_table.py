@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from genfw import engine
+from genfw.engine import run as engine
 
 ROWS = ("opt", "encoder", "lebm-1x", "lebm-2x", "lebm-4x", "damc")
 

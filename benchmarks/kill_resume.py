@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from genfw import engine
-from genfw.rundir import RunDirectory
+from genfw.engine import run as engine
+from genfw.runs.directory import RunDirectory
 
 
 def child(recipe: str, path: Path, sets: list[str]) -> int:

@@ -25,11 +25,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from genfw import Model, engine, run_chain
-from genfw.distances import directions, sliced_wasserstein
+from genfw import Model, run_chain
+from genfw.engine import run as engine
+from genfw.engine.finished import load_run
 from genfw.interfaces import Dataset, Sampler
-from genfw.target import PosteriorTarget
-from genfw.trained import load_run
+from genfw.models.distances import directions, sliced_wasserstein
+from genfw.models.targets import PosteriorTarget
 from genfw_plugins.mcmc.ex2 import Ex2
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.mala import MALA

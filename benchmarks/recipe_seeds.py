@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from genfw import engine
+from genfw.engine import run as engine
 
 
 def main() -> None:

@@ -20,14 +20,13 @@ from _ratios import agree, interleaved, peak, peaks, table
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from genfw.chains import Chain, run_chain
-from genfw.freeze import frozen, held
-from genfw.interfaces.stage import StageRun
-from genfw.model import Model
-from genfw.sampling import draw_samples
-from genfw.settings import SampleSettings
-from genfw.target import NoiseTarget
-from genfw.types import Batch
+from genfw.interfaces.values import Batch
+from genfw.models.chains import Chain, run_chain
+from genfw.models.freezing import frozen, frozen_for_chain
+from genfw.models.model import Model
+from genfw.models.sampling import SampleSettings, draw_samples
+from genfw.models.targets import NoiseTarget
+from genfw.training.stage import StageRun
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.nvae.decoder import NVAEDecoder
@@ -173,7 +172,7 @@ def energy_alone(model: Model, arguments: argparse.Namespace) -> list[float]:
             slopes()
 
     def ours() -> None:
-        with held(energy):
+        with frozen_for_chain(energy):
             slopes()
 
     return interleaved((plain, ours), arguments.repeats)

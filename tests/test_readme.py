@@ -6,7 +6,7 @@ from pathlib import Path
 import yaml
 
 from genfw.plugins import load_plugins
-from genfw.recipe import load_recipe, parse_recipe
+from genfw.recipes.recipe import load_recipe, parse_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

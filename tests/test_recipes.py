@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from genfw import engine
-from genfw.compose import check
+from genfw.engine import run as engine
 from genfw.plugins import load_plugins
-from genfw.recipe import load_recipe
+from genfw.recipes.check import check
+from genfw.recipes.recipe import load_recipe
 
 FOLDER = Path(__file__).parent.parent / "recipes"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from genfw.component import KINDS
+from genfw.plugins.component import KINDS
 
 __all__ = ["components", "importers", "kinds", "recipes", "recipes_and_components", "runs"]
 
@@ -43,7 +43,7 @@ def _recipe_names(ctx: typer.Context) -> Iterable[str]:
 
 
 def _run_names(ctx: typer.Context) -> Iterable[str]:
-    from genfw.rundir import list_runs
+    from genfw.runs.directory import list_runs
 
     yield "latest"
     for run in list_runs(Path("runs")):

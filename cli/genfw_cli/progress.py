@@ -13,7 +13,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from genfw.interfaces.tracker import RunInfo, Tracker
+from genfw.plugins.hookspecs import RunInfo
+from genfw.training.tracker import Tracker
 
 __all__ = ["PlainProgress", "Rate", "TerminalProgress", "duration", "progress", "scalars"]
 

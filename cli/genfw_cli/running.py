@@ -10,8 +10,8 @@ import typer
 from genfw_cli.output import lines, note, number, show_json, table
 
 if TYPE_CHECKING:
-    from genfw.engine import RunResult
-    from genfw.interfaces.tracker import Tracker
+    from genfw.engine.run import RunResult
+    from genfw.training.tracker import Tracker
 
 __all__ = ["drive"]
 
@@ -23,7 +23,7 @@ def drive(start: Callable[[Tracker], RunResult], as_json: bool) -> None:
         start: Trains, given the display as a tracker.
         as_json: Print JSON instead of lines.
     """
-    from genfw.rundir import RunDirectory
+    from genfw.runs.directory import RunDirectory
     from genfw_cli.progress import progress
 
     display = progress()

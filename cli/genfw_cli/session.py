@@ -11,8 +11,8 @@ import attrs
 import typer
 
 if TYPE_CHECKING:
-    from genfw.plugins import Registry
-    from genfw.recipe import Recipe
+    from genfw.plugins.registry import Registry
+    from genfw.recipes.recipe import Recipe
 
 __all__ = ["Session", "open_recipe", "registry_of", "registry_of_run"]
 
@@ -42,7 +42,7 @@ def open_recipe(
     ctx: typer.Context, source: str | Path, sets: Sequence[str] | None = None, unsets: Sequence[str] | None = None
 ) -> tuple[Recipe, Registry]:
     """A recipe as it was read, and the components there are for it: its own local plugins among them."""
-    from genfw.resolved import open_recipe
+    from genfw.recipes.check import open_recipe
 
     session = _session(ctx)
     recipe, registry = open_recipe(
@@ -53,7 +53,7 @@ def open_recipe(
 
 def registry_of_run(ctx: typer.Context, directory: Path) -> Registry:
     """The components there are for a run."""
-    from genfw.rundir import RunDirectory
+    from genfw.runs.directory import RunDirectory
 
     return open_recipe(ctx, RunDirectory.open(directory).resolved)[1]
 

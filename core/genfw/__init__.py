@@ -1,73 +1,104 @@
 """genfw: energy-based models over generators, composed from a recipe.
 
+What a recipe composes are a prior, a decoder, energies, a sampler and an amortizer (``genfw.interfaces``); plugins
+supply them. The rooms of this package stand in one order, in which each imports only those before it:
+
+``errors``, ``randomness``, ``plugins``, ``interfaces``, ``nn``, ``runs``, ``models``, ``training``, ``evaluation``,
+``weights``, ``recipes``, ``engine``, ``testing``.
+
 Names are imported when they are first used (PEP 562), so that ``import genfw`` costs nothing and imports no torch.
 """
 
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genfw import errors, interfaces
-    from genfw.chains import Chain, ChainResult, run_chain
-    from genfw.component import Component, Settings
-    from genfw.compose import Composition, compose
-    from genfw.engine import RunResult, load_run, resume, run
-    from genfw.hookspecs import hookimpl
-    from genfw.interfaces import (
-        Amortizer,
-        Dataset,
-        Decoder,
-        Encoder,
-        Energy,
-        Metric,
-        OptimizerFactory,
-        Prior,
-        Sampler,
-        Stage,
-        Start,
-        Tracker,
-    )
-    from genfw.likelihood import Deterministic, Gaussian, Likelihood
-    from genfw.model import Model
-    from genfw.plugins import Registry, load_plugins
-    from genfw.recipe import Recipe, load_recipe
-    from genfw.target import (
+    from genfw.engine.finished import load_run
+    from genfw.engine.run import RunResult, resume, run
+    from genfw.errors import ContractError, DataError
+    from genfw.evaluation.evaluation import Evaluation
+    from genfw.evaluation.metric import Metric
+    from genfw.evaluation.results import Figure, Result
+    from genfw.interfaces.amortizer import Amortizer
+    from genfw.interfaces.dataset import Dataset, Split, TensorSplit
+    from genfw.interfaces.decoder import Decoder
+    from genfw.interfaces.encoder import Encoder, Posterior
+    from genfw.interfaces.energy import Energy
+    from genfw.interfaces.likelihood import Deterministic, Gaussian, Likelihood
+    from genfw.interfaces.prior import Prior
+    from genfw.interfaces.sampler import Info, Sampler, SamplerState
+    from genfw.interfaces.start import Start, StartRequest
+    from genfw.interfaces.target import Target
+    from genfw.interfaces.values import Batch, Latent, NoiseLayout, Size, Stateful
+    from genfw.models.chains import Chain, ChainResult, run_chain
+    from genfw.models.model import Model
+    from genfw.models.targets import (
         DataTarget,
         FunctionTarget,
         JointTarget,
         NoiseTarget,
         PosteriorTarget,
         PriorTarget,
-        Target,
         make_target,
     )
-    from genfw.types import Batch, Latent, NoiseLayout
+    from genfw.plugins.component import Component, Settings
+    from genfw.plugins.hookspecs import RunInfo, hookimpl
+    from genfw.plugins.loading import load_plugins
+    from genfw.plugins.registry import Registry
+    from genfw.recipes.compose import Composition, compose
+    from genfw.recipes.recipe import Recipe, load_recipe
+    from genfw.training.optimizer import OptimizerFactory
+    from genfw.training.stage import Stage, StageRun
+    from genfw.training.tracker import Tracker
+    from genfw.training.updater import Updater
 
 __version__ = "0.1.0"
 
-#: Name -> the module it is taken from.
-_EXPORTS = {
-    **dict.fromkeys(("Chain", "ChainResult", "run_chain"), "genfw.chains"),
-    **dict.fromkeys(("Component", "Settings"), "genfw.component"),
-    **dict.fromkeys(("Composition", "compose"), "genfw.compose"),
-    **dict.fromkeys(("RunResult", "load_run", "resume", "run"), "genfw.engine"),
-    "hookimpl": "genfw.hookspecs",
-    **dict.fromkeys(("Amortizer", "Dataset", "Decoder", "Encoder", "Energy", "Metric"), "genfw.interfaces"),
-    **dict.fromkeys(("OptimizerFactory", "Prior", "Sampler", "Stage", "Start", "Tracker"), "genfw.interfaces"),
-    **dict.fromkeys(("Deterministic", "Gaussian", "Likelihood"), "genfw.likelihood"),
-    "Model": "genfw.model",
-    **dict.fromkeys(("Registry", "load_plugins"), "genfw.plugins"),
-    **dict.fromkeys(("Recipe", "load_recipe"), "genfw.recipe"),
-    **dict.fromkeys(("DataTarget", "FunctionTarget", "JointTarget", "NoiseTarget"), "genfw.target"),
-    **dict.fromkeys(("PosteriorTarget", "PriorTarget", "Target", "make_target"), "genfw.target"),
-    **dict.fromkeys(("Batch", "Latent", "NoiseLayout"), "genfw.types"),
-    "errors": "genfw.errors",
-    "interfaces": "genfw.interfaces",
+#: Module -> the public names that are taken from it.
+_MODULES = {
+    "engine.finished": ("load_run",),
+    "engine.run": ("RunResult", "resume", "run"),
+    "errors": ("ContractError", "DataError"),
+    "evaluation.evaluation": ("Evaluation",),
+    "evaluation.metric": ("Metric",),
+    "evaluation.results": ("Figure", "Result"),
+    "interfaces.amortizer": ("Amortizer",),
+    "interfaces.dataset": ("Dataset", "Split", "TensorSplit"),
+    "interfaces.decoder": ("Decoder",),
+    "interfaces.encoder": ("Encoder", "Posterior"),
+    "interfaces.energy": ("Energy",),
+    "interfaces.likelihood": ("Deterministic", "Gaussian", "Likelihood"),
+    "interfaces.prior": ("Prior",),
+    "interfaces.sampler": ("Info", "Sampler", "SamplerState"),
+    "interfaces.start": ("Start", "StartRequest"),
+    "interfaces.target": ("Target",),
+    "interfaces.values": ("Batch", "Latent", "NoiseLayout", "Size", "Stateful"),
+    "models.chains": ("Chain", "ChainResult", "run_chain"),
+    "models.model": ("Model",),
+    "models.targets": (
+        "DataTarget",
+        "FunctionTarget",
+        "JointTarget",
+        "NoiseTarget",
+        "PosteriorTarget",
+        "PriorTarget",
+        "make_target",
+    ),
+    "plugins.component": ("Component", "Settings"),
+    "plugins.hookspecs": ("RunInfo", "hookimpl"),
+    "plugins.loading": ("load_plugins",),
+    "plugins.registry": ("Registry",),
+    "recipes.compose": ("Composition", "compose"),
+    "recipes.recipe": ("Recipe", "load_recipe"),
+    "training.optimizer": ("OptimizerFactory",),
+    "training.stage": ("Stage", "StageRun"),
+    "training.tracker": ("Tracker",),
+    "training.updater": ("Updater",),
 }
+_EXPORTS = {name: f"genfw.{module}" for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Amortizer",
@@ -76,14 +107,19 @@ __all__ = [
     "ChainResult",
     "Component",
     "Composition",
+    "ContractError",
+    "DataError",
     "DataTarget",
     "Dataset",
     "Decoder",
     "Deterministic",
     "Encoder",
     "Energy",
+    "Evaluation",
+    "Figure",
     "FunctionTarget",
     "Gaussian",
+    "Info",
     "JointTarget",
     "Latent",
     "Likelihood",
@@ -92,18 +128,29 @@ __all__ = [
     "NoiseLayout",
     "NoiseTarget",
     "OptimizerFactory",
+    "Posterior",
     "PosteriorTarget",
     "Prior",
     "PriorTarget",
     "Recipe",
     "Registry",
+    "Result",
+    "RunInfo",
     "RunResult",
     "Sampler",
+    "SamplerState",
     "Settings",
+    "Size",
+    "Split",
     "Stage",
+    "StageRun",
     "Start",
+    "StartRequest",
+    "Stateful",
     "Target",
+    "TensorSplit",
     "Tracker",
+    "Updater",
     "__version__",
     "compose",
     "errors",
@@ -119,22 +166,12 @@ __all__ = [
 ]
 
 
-class _Package(ModuleType):
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing the submodule genfw/compose.py sets this attribute to it; the name belongs to the function.
-        if name == "compose" and isinstance(value, ModuleType):
-            return
-        super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
-
-
 def __getattr__(name: str) -> Any:
+    if name in ("errors", "interfaces"):
+        return importlib.import_module(f"genfw.{name}")
     if name not in _EXPORTS:
         raise AttributeError(f"module 'genfw' has no attribute '{name}'")
-    module = importlib.import_module(_EXPORTS[name])
-    value = module if name in ("errors", "interfaces") else getattr(module, name)
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
     globals()[name] = value
     return value
 

@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import attrs
@@ -21,6 +22,9 @@ __all__ = [
     "PluginError",
     "RecipeError",
     "RunError",
+    "closest",
+    "did_you_mean",
+    "quoted",
 ]
 
 
@@ -102,3 +106,27 @@ class RunError(GenfwError):
 
 class LostProcessError(RunError):
     """A further process of the run is gone: what it was asked for will not come."""
+
+
+def closest(word: str, options: Iterable[str]) -> str | None:
+    """The option that ``word`` is most likely a slip of, or ``None``."""
+    folded = {option.casefold().replace("_", "-"): option for option in options}
+    found = difflib.get_close_matches(word.casefold().replace("_", "-"), folded, n=1, cutoff=0.6)
+    return folded[found[0]] if found else None
+
+
+def quoted(words: Iterable[str]) -> str:
+    """``a, b, c`` for a sentence; ``none`` where there are none."""
+    return ", ".join(words) or "none"
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """The end of a sentence about an unknown ``word``: the likely slip, or what there is."""
+    options = list(options)
+    likely = closest(word, options)
+    if likely is not None:
+        return f" - did you mean '{likely}'?"
+    if not options:
+        return ""
+    shown = quoted(options[:12]) + (", ..." if len(options) > 12 else "")
+    return f"; there {'is' if len(options) == 1 else 'are'} {shown}"

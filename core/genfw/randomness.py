@@ -1,17 +1,28 @@
-"""The random states of a process, all of them: torch (CPU and the current accelerator), NumPy, Python."""
+"""Seeds by name, and every random state of a process: torch (CPU and the current accelerator), NumPy, Python."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 
-from genfw.types import StateTree
+__all__ = ["capture", "derive_seed", "kept_apart", "restore", "seed_all"]
 
-__all__ = ["capture", "kept_apart", "restore", "seed_all"]
+
+def derive_seed(seed: int, *names: str | int) -> int:
+    """A 63-bit seed that depends on ``seed`` and on every name, and on nothing else.
+
+    Arguments:
+        seed: The recipe's seed.
+        names: What the randomness is for, such as ``("stage", 0, "rank", 1)``.
+    """
+    text = "/".join([str(seed), *(str(name) for name in names)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def seed_all(seed: int) -> None:
@@ -21,7 +32,7 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
-def capture(device: torch.device | str = "cpu") -> StateTree:
+def capture(device: torch.device | str = "cpu") -> dict[str, Any]:
     """State of every global generator, fit for a checkpoint.
 
     Arguments:
@@ -45,7 +56,7 @@ def capture(device: torch.device | str = "cpu") -> StateTree:
     }
 
 
-def restore(state: StateTree, device: torch.device | str = "cpu") -> None:
+def restore(state: dict[str, Any], device: torch.device | str = "cpu") -> None:
     """Inverse of :func:`capture`."""
     torch.set_rng_state(state["torch"])
     device = torch.device(device)

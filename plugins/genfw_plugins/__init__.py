@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from genfw.component import Component
+from genfw.plugins.component import Component
 
 __all__ = ["builtin_components", "recipes_dir", "registry_file"]
 

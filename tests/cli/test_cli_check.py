@@ -54,8 +54,8 @@ def test_recipe_may_name_its_own_plugin(call, write, tiny):
     write(
         "part.py",
         """
-        from genfw.component import Component
-        from genfw.hookspecs import hookimpl
+        from genfw.plugins.component import Component
+        from genfw.plugins.hookspecs import hookimpl
 
         @hookimpl
         def genfw_components():

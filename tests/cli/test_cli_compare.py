@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from genfw.rundir import RunDirectory
+from genfw.runs.directory import RunDirectory
 
 
 @pytest.fixture

@@ -9,22 +9,22 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from genfw.compose import compose
-from genfw.weights import load_into
+from genfw.recipes.compose import compose
+from genfw.weights.load import load_into
 from genfw_plugins.resnet_energy.energy import ResNetEnergy
 
 GOLDEN = Path(os.environ.get("GENFW_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))
 
 PLUGIN = """
-    from genfw.component import Importer
-    from genfw.hookspecs import hookimpl
+    from genfw.plugins.component import Importer
+    from genfw.plugins.hookspecs import hookimpl
 
     @hookimpl
     def genfw_importers():
         return [Importer("plain-energy", "toys:read", "weights that are named as ours", "https://example.org")]
 
     def read(tensors, arguments):
-        from genfw.importing import Conversion
+        from genfw.weights.importing import Conversion
         return Conversion({f"energy.{name}": tensors[name] for name in tensors}, {"energy": {"use": "mlp"}})
 """
 
@@ -118,7 +118,7 @@ def test_a_plugin_brings_a_kind(call, distribution, tmp_path):
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ("['vaebm']", "genfw_importers returns genfw.component.Importer objects"),
+        ("['vaebm']", "genfw_importers returns genfw.plugins.component.Importer objects"),
         ("[Importer('A', 'x:y', '')]", "an importer's name is not well formed: 'A'"),
     ],
 )

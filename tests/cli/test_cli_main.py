@@ -9,8 +9,8 @@ from genfw.errors import ContractError, DataError, PluginError, RecipeError
 from genfw_cli.main import main
 
 OFFERS = """
-    from genfw.component import Component
-    from genfw.hookspecs import hookimpl
+    from genfw.plugins.component import Component
+    from genfw.plugins.hookspecs import hookimpl
 
     @hookimpl
     def genfw_components():

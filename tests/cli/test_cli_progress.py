@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from genfw.interfaces.tracker import RunInfo
+from genfw.plugins.hookspecs import RunInfo
 from genfw_cli.progress import PlainProgress, Rate, TerminalProgress, duration, progress, scalars
 
 INFO = RunInfo("tiny", Path("runs/tiny/1"), {}, (("elbo", 100), ("contrastive", 50)))

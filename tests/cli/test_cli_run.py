@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from genfw import engine
+from genfw.engine import run as engine
 from genfw.errors import DivergenceError, RunError
-from genfw.interfaces.tracker import RunInfo
-from genfw.runs import find_run
+from genfw.plugins.hookspecs import RunInfo
+from genfw.runs.directory import find_run
 
 
 @pytest.fixture
@@ -119,11 +119,11 @@ def test_evaluate_and_report_work_on_a_finished_run(call, done):
 
 
 def test_processes_are_handed_on(call, done, monkeypatch):
-    from genfw import engine
+    from genfw.engine import finished
 
     asked = []
-    monkeypatch.setattr(engine, "sample_run", lambda *_, processes, **__: asked.append(processes) or "here")
-    monkeypatch.setattr(engine, "evaluate_run", lambda *_, processes, **__: asked.append(processes) or [])
+    monkeypatch.setattr(finished, "sample_run", lambda *_, processes, **__: asked.append(processes) or "here")
+    monkeypatch.setattr(finished, "evaluate_run", lambda *_, processes, **__: asked.append(processes) or [])
     for command in ("sample", "evaluate"):
         assert call(command, "latest", "--processes", 3).code == call(command, "latest").code == 0
         assert call(command, "latest", "--processes", 0).code == 2
@@ -167,9 +167,9 @@ def test_failed_run_exits_1_and_says_where_it_lies(call, tiny, tmp_path, monkeyp
 
 
 def test_interrupted_run_goes_on(call, tiny, monkeypatch):
-    from genfw.training import Training
+    from genfw.engine.loop import Training
 
-    step, calls = Training._row, []
+    step, calls = Training._log_row, []
 
     def interrupt(self, *arguments):
         calls.append(self.step)
@@ -177,7 +177,7 @@ def test_interrupted_run_goes_on(call, tiny, monkeypatch):
             self.interrupts.requested = True
         return step(self, *arguments)
 
-    monkeypatch.setattr(Training, "_row", interrupt)
+    monkeypatch.setattr(Training, "_log_row", interrupt)
     said = call("run", tiny)
     assert said.code == 130
     resumed = call("resume", "latest", "--json")

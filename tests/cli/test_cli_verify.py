@@ -5,8 +5,8 @@ import json
 import pytest
 
 PLUGIN = """
-    from genfw.component import Component
-    from genfw.hookspecs import hookimpl
+    from genfw.plugins.component import Component
+    from genfw.plugins.hookspecs import hookimpl
 
     @hookimpl
     def genfw_components():

@@ -10,28 +10,17 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from genfw.component import Component, Settings
 from genfw.errors import DataError
-from genfw.interfaces import (
-    Amortizer,
-    Dataset,
-    Decoder,
-    Encoder,
-    Energy,
-    Metric,
-    Posterior,
-    Prior,
-    Sampler,
-    Split,
-    Stage,
-    Start,
-    Tracker,
-)
-from genfw.likelihood import Gaussian, Likelihood
-from genfw.model import Model
-from genfw.registry import Registry
-from genfw.synthetic import Synthetic
-from genfw.types import Latent, NoiseLayout, Size
+from genfw.evaluation.metric import Metric
+from genfw.interfaces import Amortizer, Dataset, Decoder, Encoder, Energy, Posterior, Prior, Sampler, Split, Start
+from genfw.interfaces.likelihood import Gaussian, Likelihood
+from genfw.interfaces.values import Latent, NoiseLayout, Size
+from genfw.models.model import Model
+from genfw.plugins.component import Component, Settings
+from genfw.plugins.registry import Registry
+from genfw.training.stage import Stage
+from genfw.training.synthetic import Synthetic
+from genfw.training.tracker import Tracker
 
 
 class ToyData(Dataset):

@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from genfw import engine
-from genfw.checkpoint import Checkpoints
-from genfw.interfaces import Dataset, OptimizerFactory, Split, Stage
-from genfw.optim import Clip, Updater, WeightAverage
-from genfw.rundir import RunDirectory
-from genfw.settings import EngineSettings, HealthSettings, SampleSettings
+from genfw.engine import run as engine
+from genfw.interfaces import Dataset, Split
+from genfw.models.sampling import SampleSettings
+from genfw.runs.checkpoints import Checkpoints
+from genfw.runs.directory import RunDirectory
+from genfw.training.health import HealthSettings
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.settings import EngineSettings
+from genfw.training.stage import Stage
+from genfw.training.updater import Clip, Updater, WeightAverage
 
 
 class Rows(Split):

@@ -9,10 +9,10 @@ from run_toys import assert_same
 from torch import distributed, nn
 from torch.nn.utils import parametrize
 
-from genfw import engine
-from genfw.batch_norm import alone, synchronised
-from genfw.checkpoint import Checkpoints
-from genfw.processes import free_port
+from genfw.engine import run as engine
+from genfw.engine.launching import free_port
+from genfw.nn.batch_norm import alone, synchronised
+from genfw.runs.checkpoints import Checkpoints
 
 ROWS = 12
 #: Rows of the first of two processes: even, and as uneven as it gets.
@@ -250,7 +250,7 @@ def test_parametrised_layers_are_still_themselves(pair, monkeypatch):
     """A weight made of another parameter changes the layer's class, not what it inherits."""
     layer = nn.BatchNorm1d(2)
     parametrize.register_parametrization(layer, "weight", nn.Softplus())
-    monkeypatch.setattr("genfw.batch_norm._world", lambda: 2)
+    monkeypatch.setattr("genfw.nn.batch_norm._world", lambda: 2)
     with synchronised(layer):
         assert isinstance(layer, nn.BatchNorm1d)
         assert "forward" in vars(layer)
@@ -266,12 +266,12 @@ PLUGIN = '''
 import torch
 from torch import nn
 
-from genfw.component import Component
-from genfw.hookspecs import hookimpl
+from genfw.plugins.component import Component
+from genfw.plugins.hookspecs import hookimpl
 from genfw.interfaces import Energy, OptimizerFactory, Stage
-from genfw.model import Model
-from genfw.optim import Updater
-from genfw.types import Size
+from genfw.models.model import Model
+from genfw.training.updater import Updater
+from genfw.interfaces.values import Size
 
 
 @hookimpl

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from recipe_parts import RECIPE, ToyEnergy, component, toys
 
 from genfw.errors import ContractError, PluginError, RecipeError
-from genfw.recipe import dump, load_recipe, parse_recipe
-from genfw.resolved import check
-from genfw.signature import describe, parameters
+from genfw.plugins.signature import parameters, type_name
+from genfw.recipes.check import check
+from genfw.recipes.recipe import load_recipe, parse_recipe
+from genfw.recipes.yaml_nodes import dump
 
 BASE = """\
 data: {use: toy}
@@ -335,7 +336,7 @@ def test_signatures_carry_descriptions_and_defaults():
         "latent_layout",
         "noise_layout",
     ]
-    assert describe(int | float | None) == "int, float or null"
+    assert type_name(int | float | None) == "int, float or null"
 
 
 def test_types_that_no_recipe_can_fill_are_refused():

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from genfw.catalogue import registry_check, registry_docs
-from genfw.component import Component
 from genfw.plugins import load_plugins
-from genfw.registry import Registry
+from genfw.plugins.catalogue import registry_check, registry_docs
+from genfw.plugins.component import Component
+from genfw.plugins.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 
 MODULE = '''
     from genfw.interfaces.energy import Energy
-    from genfw.types import Size
+    from genfw.interfaces.values import Size
 
     class Quad(Energy):
         """Quadratic | well.

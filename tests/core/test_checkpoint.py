@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_toys import assert_same
 
-from genfw import checkpoint as module
-from genfw.checkpoint import Checkpoints, write_atomically
 from genfw.errors import ContractError, RunError
-from genfw.statetree import join_tree, split_tree
+from genfw.runs import checkpoints as module
+from genfw.runs.checkpoints import Checkpoints
+from genfw.runs.files import write_atomically
+from genfw.runs.state_tree import join_tree, split_tree
 
 
 def there_and_back(tree):

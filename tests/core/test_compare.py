@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imsave
 
-from genfw.compare import compare_runs
-from genfw.comparison import write_comparison
 from genfw.errors import RunError
-from genfw.report import write_report
-from genfw.rundir import RunDirectory, Status
+from genfw.runs.directory import RunDirectory, Status
+from genfw.runs.pages.compare import compare_runs
+from genfw.runs.pages.comparison import write_comparison
+from genfw.runs.pages.report import write_report
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
 PROTOCOL = {
@@ -192,7 +192,7 @@ def test_damaged_files_are_no_traceback(run):
 
 
 def test_comparing_imports_no_torch():
-    code = "import sys, genfw.compare, genfw.comparison; print('torch' in sys.modules)"
+    code = "import sys, genfw.runs.pages.compare, genfw.runs.pages.comparison; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from recipe_parts import RECIPE, ToyData, ToyEnergy, ToyStage, component, toys
 
-from genfw.compose import check, compose, open_recipe
 from genfw.errors import DataError, RecipeError
-from genfw.recipe import load_recipe, parse_recipe
-from genfw.synthetic import Synthetic
+from genfw.recipes.check import check, open_recipe
+from genfw.recipes.compose import compose
+from genfw.recipes.recipe import load_recipe, parse_recipe
+from genfw.training.synthetic import Synthetic
 
 
 def build(text, registry=None, **options):
@@ -205,8 +206,8 @@ def test_recipes_come_as_files_text_mappings_and_resolved(tmp_path):
 PLUGIN = '''
 """An energy in one file."""
 from torch import Tensor
-from genfw.component import Component
-from genfw.hookspecs import hookimpl
+from genfw.plugins.component import Component
+from genfw.plugins.hookspecs import hookimpl
 from genfw.interfaces import Energy
 
 class Quad(Energy):

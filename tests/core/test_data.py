@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from genfw.data import Loader
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Split
+from genfw.training.loader import Loader
 
 
 class Rows(Split):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from genfw.diagnostics import autocovariance, ess_bulk, ess_mean, ess_tail, mcse_mean, split_rhat
 from genfw.errors import ContractError
+from genfw.models.diagnostics import autocovariance, ess_bulk, ess_mean, ess_tail, mcse_mean, split_rhat
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from genfw.discrete import Bernoulli, LogisticMixture
 from genfw.errors import ContractError
+from genfw_plugins.nvae.discrete import Bernoulli, LogisticMixture
 
 DTYPE = torch.float64
 

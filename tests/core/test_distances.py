@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from genfw.distances import directions, kernel_stein, median_distance, mmd, sliced_wasserstein
 from genfw.errors import ContractError
+from genfw.models.distances import directions, kernel_stein, median_distance, mmd, sliced_wasserstein
 
 
 def generator(seed=0):

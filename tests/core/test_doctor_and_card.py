@@ -3,13 +3,13 @@
 import attrs
 import pytest
 
-from genfw.card import components_named, make_card
-from genfw.component import Component
-from genfw.doctor import examine
 from genfw.errors import PluginError
 from genfw.plugins import load_plugins
-from genfw.registry import BrokenPlugin, PluginRecord, Registry
-from genfw.shelf import shipped_recipes
+from genfw.plugins.component import Component
+from genfw.plugins.help import components_named, make_card
+from genfw.plugins.registry import BrokenPlugin, PluginRecord, Registry
+from genfw.recipes.recipe import shipped_recipes
+from genfw_cli.doctor import examine
 
 
 @pytest.fixture(scope="module")

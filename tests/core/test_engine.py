@@ -11,13 +11,13 @@ import pytest
 import torch
 from run_toys import assert_same, composition, final_state, go, place
 
-from genfw import engine
+from genfw.engine import run as engine
+from genfw.engine.finished import load_weights
+from genfw.engine.observers import Observers
 from genfw.errors import ContractError, RunError
-from genfw.interfaces import Tracker
-from genfw.observers import Observers
-from genfw.rundir import RunDirectory
-from genfw.trained import load_weights
-from genfw.window import Window
+from genfw.runs.directory import RunDirectory
+from genfw.training.scalars import Window
+from genfw.training.tracker import Tracker
 
 CONCLUDE = engine._conclude
 
@@ -110,8 +110,8 @@ def test_observers_and_snapshots_do_not_change_the_run(tmp_path, monkeypatch):
         return SimpleNamespace(x=model(torch.randn(count, 2)))
 
     drawn = []
-    monkeypatch.setattr("genfw.snapshots.draw_samples", nosy)
-    monkeypatch.setattr("genfw.snapshots.save_samples", lambda path, x: drawn.append((path.name, x.shape)))
+    monkeypatch.setattr("genfw.engine.loop.draw_samples", nosy)
+    monkeypatch.setattr("genfw.engine.loop.save_samples", lambda path, x: drawn.append((path.name, x.shape)))
     go(tmp_path / "plain", composition(1))
     watched = composition(1, engine_settings={"snapshot_every": 15})
     go(tmp_path / "watched", watched, trackers=[Notes(fail_on={"log"})])
@@ -150,7 +150,7 @@ def test_a_report_that_can_not_be_written_does_not_fail_the_run(tmp_path, monkey
 
     monkeypatch.setattr(engine, "_conclude", CONCLUDE)
     monkeypatch.setattr(engine, "_see_samples", lambda *_: None)
-    monkeypatch.setattr("genfw.report.write_report", no_page)
+    monkeypatch.setattr("genfw.runs.pages.report.write_report", no_page)
     tracker = Notes()
     go(tmp_path / "run", trackers=[tracker])
     assert RunDirectory.open(tmp_path / "run").status().state == "finished"
@@ -249,9 +249,9 @@ def test_rows_are_means_over_the_steps_that_had_a_value():
 
 
 def test_hooks_of_plugins_are_told_apart_from_one_another(capsys):
-    from genfw.hookspecs import hookimpl
-    from genfw.observers import hook_trackers
-    from genfw.registry import Registry, new_manager
+    from genfw.engine.observers import hook_trackers
+    from genfw.plugins.hookspecs import hookimpl
+    from genfw.plugins.registry import Registry, new_manager
 
     told = []
 

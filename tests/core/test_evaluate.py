@@ -9,13 +9,17 @@ import torch
 from matplotlib.image import imread
 
 from genfw.errors import ContractError, DataError
-from genfw.evaluate import Evaluation, describe, measure
-from genfw.interfaces import Dataset, Decoder, Metric, Prior, Result, Split
-from genfw.likelihood import Gaussian
-from genfw.model import Model
-from genfw.plots import image_grid, save_samples, to_bytes
-from genfw.settings import SampleSettings
-from genfw.types import Latent
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.measure import measure
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import image_grid, save_samples, to_bytes
+from genfw.evaluation.results import Result
+from genfw.interfaces import Dataset, Decoder, Prior, Split
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import Latent
+from genfw.models.model import Model
+from genfw.models.sampling import SampleSettings
+from genfw.plugins.signature import summarise
 
 
 class Normal(Prior):
@@ -226,8 +230,8 @@ def test_describe_reads_the_constructor():
         def __init__(self, step_size: float, steps: int = 3, local: object = None) -> None:
             self.step_size, self.steps, self.local = step_size, steps, local
 
-    assert describe(Kernel(0.005)) == "Kernel(step_size=0.005, steps=3)"
-    assert describe(Normal()) == "Normal"
+    assert summarise(Kernel(0.005)) == "Kernel(step_size=0.005, steps=3)"
+    assert summarise(Normal()) == "Normal"
 
 
 def test_describe_reads_a_block_in_full():
@@ -237,7 +241,7 @@ def test_describe_reads_a_block_in_full():
         "betas": [0.9, 0.5],
         "chunk": None,
     }
-    assert describe(block) == "ex2(local=mala(step_size=0.01, adapt=True), betas=[0.9, 0.5])"
+    assert summarise(block) == "ex2(local=mala(step_size=0.01, adapt=True), betas=[0.9, 0.5])"
 
 
 def test_the_recipe_says_more_than_the_objects(tmp_path):

@@ -1,7 +1,6 @@
 import pytest
 
-from genfw.health import Monitor
-from genfw.settings import HealthSettings
+from genfw.training.health import HealthSettings, Monitor
 
 NAN, INF = float("nan"), float("inf")
 

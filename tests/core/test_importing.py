@@ -17,14 +17,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from genfw.component import Importer
 from genfw.errors import ContractError, DataError, PluginError
-from genfw.importing import Conversion, import_checkpoint
-from genfw.model import Model
-from genfw.pickled import RefusedError, read_pickle
+from genfw.models.model import Model
+from genfw.plugins.component import Importer
 from genfw.testing.tiny import TinyDecoder, TinyEnergy, TinyPrior
-from genfw.torchfile import open_published
-from genfw.weights import load_into
+from genfw.weights.importing import Conversion, import_checkpoint
+from genfw.weights.load import load_into
+from genfw.weights.pickled import RefusedError, read_pickle
+from genfw.weights.torch_files import open_published
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 
@@ -285,7 +285,7 @@ def test_wrong_files_are_told_of(tmp_path):
 
 
 def test_a_file_that_only_exhausts_the_reader_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("genfw.torchfile._MOST_VALUES", 10_000)
+    monkeypatch.setattr("genfw.weights.torch_files._MOST_VALUES", 10_000)
     deep: list = []
     for _ in range(100):
         deep = [deep]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from genfw.errors import ContractError
-from genfw.likelihood import Deterministic, Gaussian
+from genfw.interfaces.likelihood import Deterministic, Gaussian
 
 
 def test_gaussian_log_prob_equals_torch():

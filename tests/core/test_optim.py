@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from genfw.errors import ContractError
-from genfw.interfaces import OptimizerFactory, StageRun
-from genfw.optim import Clip, Updater, WeightAverage
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.stage import StageRun
+from genfw.training.updater import Clip, Updater, WeightAverage
 
 
 class Adam(OptimizerFactory):

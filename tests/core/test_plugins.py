@@ -7,14 +7,14 @@ import textwrap
 
 import pytest
 
-from genfw.component import Component
 from genfw.errors import PluginError
 from genfw.plugins import load_plugins
-from genfw.registry import Registry
+from genfw.plugins.component import Component
+from genfw.plugins.registry import Registry
 
 QUAD = """
-    from genfw.component import Component
-    from genfw.hookspecs import hookimpl
+    from genfw.plugins.component import Component
+    from genfw.plugins.hookspecs import hookimpl
 
     @hookimpl
     def genfw_components():
@@ -102,12 +102,12 @@ BROKEN = {
     "import": ("\nimport absent_package\n", "ModuleNotFoundError: No module named 'absent_package'", 2),
     "exit": ("\n\nraise SystemExit(7)\n", "SystemExit: 7", 3),
     "hook": (
-        "from genfw.hookspecs import hookimpl\n@hookimpl\ndef genfw_components():\n    return [1 / 0]\n",
+        "from genfw.plugins.hookspecs import hookimpl\n@hookimpl\ndef genfw_components():\n    return [1 / 0]\n",
         "ZeroDivisionError: division by zero",
         4,
     ),
     "kind": (
-        "from genfw.hookspecs import hookimpl\nfrom genfw.component import Component\n"
+        "from genfw.plugins.hookspecs import hookimpl\nfrom genfw.plugins.component import Component\n"
         "@hookimpl\ndef genfw_components():\n    return [Component('enrgy', 'a', 'a:B', '')]\n",
         "unknown kind 'enrgy'",
         5,
@@ -144,7 +144,7 @@ def test_broken_plugin_costs_one_line_and_nothing_else(site, case):
     ],
 )
 def test_plugin_that_misunderstands_the_contract_is_rolled_back(site, text, error):
-    site.module("broken", "from genfw.hookspecs import hookimpl\n" + text)
+    site.module("broken", "from genfw.plugins.hookspecs import hookimpl\n" + text)
     site.distribution("genfw-broken", "1.5", {"bad": "broken"})
     registry = load_plugins()
     assert [broken.name for broken in registry.broken] == ["genfw-broken:bad"]
@@ -185,7 +185,7 @@ def test_built_in_component_is_never_silently_replaced(site, extra):
     offer = f"[Component('prior', '{name}', 'usurper:Prior', ''{extra})]"
     site.module(
         "usurper",
-        "from genfw.hookspecs import hookimpl\nfrom genfw.component import Component\n"
+        "from genfw.plugins.hookspecs import hookimpl\nfrom genfw.plugins.component import Component\n"
         f"@hookimpl\ndef genfw_components():\n    return {offer}\n",
     )
     site.distribution("genfw-usurper", "9", {"usurper": "usurper"})
@@ -368,7 +368,7 @@ def test_unknown_name_mentions_what_did_not_load(site):
 
 def test_run_hooks_of_every_plugin_are_at_the_manager(site):
     listener = "heard = []\n@hookimpl\ndef genfw_run_end(status):\n    heard.append(status)\n"
-    site.module("ear", "from genfw.hookspecs import hookimpl\n" + listener)
+    site.module("ear", "from genfw.plugins.hookspecs import hookimpl\n" + listener)
     site.distribution("genfw-ears", "1", {"ear": "ear"})
     registry = load_plugins()
     registry.manager.hook.genfw_run_end(status="finished")

@@ -9,19 +9,20 @@ import pytest
 import torch
 from run_toys import assert_same
 
-from genfw import engine, processes
-from genfw.checkpoint import Checkpoints
+from genfw.engine import run as engine
+from genfw.engine.devices import count_processes, first_device, make_fabric, release, tuned
+from genfw.engine.launching import Workers
 from genfw.errors import RunError
-from genfw.interfaces import Tracker
-from genfw.processes import Workers, count_processes, first_device, make_fabric, release, tuned
-from genfw.rundir import RunDirectory
-from genfw.settings import EngineSettings
+from genfw.runs.checkpoints import Checkpoints
+from genfw.runs.directory import RunDirectory
+from genfw.training.settings import EngineSettings
+from genfw.training.tracker import Tracker
 
 PLUGIN = '''
 """A stage without randomness of its own, and the optimiser it needs."""
 
-from genfw.component import Component
-from genfw.hookspecs import hookimpl
+from genfw.plugins.component import Component
+from genfw.plugins.hookspecs import hookimpl
 from genfw.interfaces import OptimizerFactory, Stage
 
 
@@ -37,7 +38,7 @@ class Fit(Stage):
         self.model, self.steps, self.batch, self.optimizer, self.die_at = model, steps, batch, optimizer, die_at
 
     def setup(self) -> None:
-        from genfw.optim import Updater
+        from genfw.training.updater import Updater
 
         self.updater = Updater([self.model.energies], self.optimizer, self.run, self.steps)
         self.register("updater", self.updater)
@@ -49,7 +50,7 @@ class Fit(Stage):
         return {"loss": loss.detach(), "gradient": self.updater.update(loss, step)}
 
 
-from genfw.model import Model  # noqa: E402
+from genfw.models.model import Model  # noqa: E402
 '''
 
 RECIPE = """
@@ -150,7 +151,7 @@ def test_an_absent_accelerator_is_explained(monkeypatch):
 def test_a_model_is_loaded_on_the_device_it_was_asked_for(monkeypatch):
     """A further process of a run may load another run's weights; the current device must stay its own."""
     made = []
-    monkeypatch.setattr(processes, "Fabric", lambda **given: made.append(given) or mock.Mock())
+    monkeypatch.setattr(devices, "Fabric", lambda **given: made.append(given) or mock.Mock())
     for device in ("cuda:3", "cuda", "cpu"):
         make_fabric(EngineSettings(), alone=torch.device(device))
     assert [(one["accelerator"], one["devices"]) for one in made] == [("cuda", [3]), ("cuda", [0]), ("cpu", 1)]

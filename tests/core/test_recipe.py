@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genfw.errors import RecipeError
-from genfw.faults import CODES, did_you_mean
-from genfw.recipe import dump, find_recipe, load_recipe, parse_recipe, shipped_names
+from genfw.errors import RecipeError, did_you_mean
+from genfw.recipes.faults import CODES
+from genfw.recipes.recipe import find_recipe, load_recipe, parse_recipe, shipped_names
+from genfw.recipes.yaml_nodes import dump
 
 ROOT = Path(__file__).parents[2]
 
@@ -398,7 +399,7 @@ def test_codes_are_documented_and_all_used():
     documented = dict(re.findall(r"^\| (GF\d{3}) \| (.+?) \|", table, flags=re.MULTILINE))
     assert {code: text.replace("``", "`") for code, text in CODES.items()} == documented
     used = set()
-    for path in (ROOT / "core/genfw").glob("*.py"):
+    for path in (ROOT / "core/genfw").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         used |= set(re.findall(r'"(GF\d{3})"', text))
     assert used == set(CODES)
@@ -415,5 +416,5 @@ def test_reading_imports_no_torch():
     import subprocess
     import sys
 
-    code = "import sys, genfw.recipe, genfw.signature; sys.exit('torch' in sys.modules)"
+    code = "import sys, genfw.recipes.recipe, genfw.plugins.signature; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

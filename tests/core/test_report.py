@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imsave
 
-from genfw.curves import make_charts, short, ticks
 from genfw.errors import RunError
-from genfw.report import write_report
-from genfw.rundir import RunDirectory, Status
+from genfw.runs.directory import RunDirectory, Status
+from genfw.runs.pages.charts import make_charts, short, ticks
+from genfw.runs.pages.report import write_report
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
 RECIPE = f"""

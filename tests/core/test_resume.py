@@ -10,8 +10,8 @@ import pytest
 import torch
 from run_toys import Explosive, assert_same, composition, final_state, flat, go, place
 
-from genfw import engine
-from genfw.rundir import RunDirectory
+from genfw.engine import run as engine
+from genfw.runs.directory import RunDirectory
 
 HERE = Path(__file__).parent
 
@@ -91,11 +91,11 @@ def die_at(monkeypatch, number):
 
         return call
 
-    import genfw.checkpoint
+    import genfw.runs.checkpoints
 
     monkeypatch.setattr(os, "replace", wrap(os.replace))
     monkeypatch.setattr(os, "fsync", wrap(os.fsync))
-    monkeypatch.setattr(genfw.checkpoint, "save_file", wrap(genfw.checkpoint.save_file))
+    monkeypatch.setattr(genfw.runs.checkpoints, "save_file", wrap(genfw.runs.checkpoints.save_file))
     return lambda: calls
 
 
@@ -152,7 +152,7 @@ def test_every_piece_of_state_is_restored(tmp_path, straight, stage, step):
 )
 def test_the_comparison_would_notice_a_lost_piece(tmp_path, straight, leaf, monkeypatch):
     """Negative control: with one piece spoilt on the way back, the end differs."""
-    from genfw.checkpoint import Checkpoints
+    from genfw.runs.checkpoints import Checkpoints
 
     load = Checkpoints.load
 
@@ -255,7 +255,7 @@ def test_a_checkpoint_of_another_model_is_explained(tmp_path):
 
 
 def test_the_count_of_threads_goes_with_the_run(tmp_path):
-    from genfw.checkpoint import Checkpoints
+    from genfw.runs.checkpoints import Checkpoints
 
     seen = []
     with pytest.raises(KilledError):

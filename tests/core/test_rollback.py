@@ -6,11 +6,11 @@ import pytest
 import torch
 from run_toys import Explosive, Restless, composition, go
 
-from genfw import engine
+from genfw.engine import run as engine
+from genfw.engine.finished import load_weights
 from genfw.errors import DivergenceError
-from genfw.interfaces import Tracker
-from genfw.rundir import RunDirectory
-from genfw.trained import load_weights
+from genfw.runs.directory import RunDirectory
+from genfw.training.tracker import Tracker
 
 
 @pytest.fixture(autouse=True)

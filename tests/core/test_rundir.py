@@ -7,7 +7,7 @@ import time
 import pytest
 
 from genfw.errors import RunError
-from genfw.rundir import RunDirectory, Status, list_runs
+from genfw.runs.directory import RunDirectory, Status, list_runs
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_log_that_lost_its_end_is_not_grown(run):
 
 HOLDER = """
 import sys, time
-from genfw.rundir import RunDirectory
+from genfw.runs.directory import RunDirectory
 with RunDirectory(sys.argv[1]).lock():
     print("held", flush=True)
     time.sleep(60)

@@ -7,11 +7,10 @@ import torch
 
 from genfw.errors import ContractError
 from genfw.interfaces import Decoder, Energy, Info, Prior, Sampler, Start
-from genfw.likelihood import Deterministic, Gaussian
-from genfw.model import Model
-from genfw.sampling import count_batches, draw_batch, draw_samples, preserved
-from genfw.settings import SampleSettings
-from genfw.types import Latent
+from genfw.interfaces.likelihood import Deterministic, Gaussian
+from genfw.interfaces.values import Latent
+from genfw.models.model import Model
+from genfw.models.sampling import SampleSettings, count_batches, draw_batch, draw_samples, preserved
 
 
 class Normal(Prior):

@@ -9,11 +9,11 @@ import tomllib
 
 import pytest
 
-from genfw.catalogue import class_problems
-from genfw.component import KINDS
 from genfw.errors import PluginError
 from genfw.plugins import load_plugins
-from genfw.scaffold import new_plugin
+from genfw.plugins.component import KINDS
+from genfw.plugins.scaffold import new_plugin
+from genfw.plugins.signature import class_problems
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import pytest
 from recipe_parts import RECIPE, toys
 
 from genfw.plugins import load_plugins
-from genfw.recipe import dump, load_recipe, parse_recipe, shipped_names
-from genfw.resolved import check
-from genfw.schema import export
+from genfw.recipes.check import check
+from genfw.recipes.recipe import load_recipe, parse_recipe, shipped_names
+from genfw.recipes.schema import export
+from genfw.recipes.yaml_nodes import dump
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 TOYS = export(toys())

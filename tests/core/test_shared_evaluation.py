@@ -16,14 +16,15 @@ import torch
 from run_toys import assert_same
 from safetensors.torch import load_file
 
-from genfw import engine
+from genfw.engine import finished as trained
+from genfw.engine import run as engine
+from genfw.engine.devices import tuned
+from genfw.engine.finished import local_plugins, open_evaluation, prepare
+from genfw.engine.launching import Workers, gathered
 from genfw.errors import GenfwError, RunError
-from genfw.evaluate import prepare
-from genfw.hands import _pack
-from genfw.processes import Workers, gathered, tuned
-from genfw.rundir import RunDirectory
-from genfw.settings import EngineSettings
-from genfw.trained import local_plugins, measuring
+from genfw.evaluation.pool import _pack
+from genfw.runs.directory import RunDirectory
+from genfw.training.settings import EngineSettings
 
 PLUGIN = '''
 """Metrics that share their work out, each in its own way, and a start that counts its draws."""
@@ -35,8 +36,8 @@ from typing import Literal
 
 import torch
 
-from genfw.component import Component
-from genfw.hookspecs import hookimpl
+from genfw.plugins.component import Component
+from genfw.plugins.hookspecs import hookimpl
 from genfw.interfaces import Metric, Result, Start
 
 
@@ -180,7 +181,7 @@ def two_processes(composition, run):
     with (
         tuned(settings),
         gathered(settings, run.path, 2, task="evaluate", plugins=local_plugins(composition)) as fabric,
-        measuring(composition, fabric, run) as evaluation,
+        open_evaluation(composition, fabric, run) as evaluation,
     ):
         yield evaluation
 
@@ -188,7 +189,7 @@ def two_processes(composition, run):
 def test_two_processes_measure_what_one_does(finished):
     run, by_two = finished
     torch.manual_seed(99)
-    engine.evaluate_run(run.path)
+    trained.evaluate_run(run.path)
     by_one = records(run.path)
     assert but_for_processes(by_one) == but_for_processes(by_two)
     assert (counted(by_one), counted(by_two)) == ([1.0], [2.0])
@@ -201,7 +202,7 @@ def test_two_processes_measure_what_one_does(finished):
         one["name"] for one in by_one
     }
 
-    engine.evaluate_run(run.path, processes=2)
+    trained.evaluate_run(run.path, processes=2)
     assert records(run.path) == by_two
 
 
@@ -209,7 +210,7 @@ def test_two_processes_draw_what_one_does(finished, tmp_path):
     run, _ = finished
 
     folders = [
-        engine.sample_run(run.path, out=tmp_path / str(processes), count=45, seed=1, processes=processes)
+        trained.sample_run(run.path, out=tmp_path / str(processes), count=45, seed=1, processes=processes)
         for processes in (1, 2)
     ]
     one, two = [load_file(folder / "samples.safetensors") for folder in folders]
@@ -220,7 +221,7 @@ def test_two_processes_draw_what_one_does(finished, tmp_path):
 def test_the_first_ones_weights_and_states_are_measured(finished):
     """Whatever it holds, and in whatever order and depth things are asked for."""
     run, _ = finished
-    composition = engine.load_run(run.path)
+    composition = trained.load_run(run.path)
     spread = composition.metrics[0][1]
     for parameter in composition.model.parameters():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
@@ -260,16 +261,16 @@ def test_a_process_that_is_gone_ends_the_evaluation(finished, tmp_path):
     resolved = copy / "resolved.yaml"
     resolved.write_text(resolved.read_text().replace("trouble: note", "trouble: death"))
     with pytest.raises(RunError, match="1 of 2 processes failed with exit code -9"):
-        engine.evaluate_run(copy, processes=2)
+        trained.evaluate_run(copy, processes=2)
     assert not torch.distributed.is_initialized()
     assert not (copy / "LOCK").exists()
-    engine.evaluate_run(copy)
+    trained.evaluate_run(copy)
     assert sum(one["failed"] for one in records(copy)) == 1
 
 
 def test_a_process_that_can_not_begin_ends_the_evaluation(finished, tmp_path, capfd):
     run, _ = finished
-    composition = engine.load_run(run.path)
+    composition = trained.load_run(run.path)
     began = time.monotonic()
     with (
         pytest.raises(RunError, match="1 of 2 processes failed with exit code 1"),
@@ -282,7 +283,7 @@ def test_a_process_that_can_not_begin_ends_the_evaluation(finished, tmp_path, ca
 
 def test_a_signal_is_heard_while_another_process_is_waited_for(finished, monkeypatch):
     run, _ = finished
-    composition = engine.load_run(run.path)
+    composition = trained.load_run(run.path)
     spread = composition.metrics[0][1]
     workers = []
     gather = Workers.gather
@@ -316,7 +317,7 @@ def test_processes_of_torchrun_serve_the_first(finished, tmp_path):
     run, by_two = finished
     copy = tmp_path / "run"
     shutil.copytree(run.path, copy)
-    code = f"from genfw import engine\nengine.evaluate_run({str(copy)!r})\n"
+    code = f"from genfw.engine import finished as trained\nfinished.evaluate_run({str(copy)!r})\n"
     (tmp_path / "script.py").write_text(code)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "script.py"]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=300, capture_output=True)

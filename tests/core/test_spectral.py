@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from genfw.spectral import SpectralPenalty
+from genfw.nn.spectral import SpectralPenalty
 
 
 def layers():

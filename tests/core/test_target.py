@@ -8,9 +8,11 @@ from torch import nn
 
 from genfw.errors import ContractError
 from genfw.interfaces import Decoder, Energy, Prior
-from genfw.likelihood import Deterministic, Gaussian
-from genfw.model import Model
-from genfw.target import (
+from genfw.interfaces.likelihood import Deterministic, Gaussian
+from genfw.interfaces.values import Latent
+from genfw.models.freezing import frozen_for_chain
+from genfw.models.model import Model
+from genfw.models.targets import (
     DataTarget,
     FunctionTarget,
     JointTarget,
@@ -19,7 +21,6 @@ from genfw.target import (
     PriorTarget,
     make_target,
 )
-from genfw.types import Latent
 
 DTYPE = torch.float64
 
@@ -223,7 +224,7 @@ def test_chain_freezes_and_restores_even_after_an_error():
     before = [(part.training, [p.requires_grad for p in part.parameters()]) for part in model.modules()]
 
     def broken_chain():
-        with NoiseTarget(model).chain():
+        with frozen_for_chain(*NoiseTarget(model).modules()):
             assert not any(part.training for part in model.modules())
             assert not any(p.requires_grad for p in model.parameters())
             raise RuntimeError("inside")

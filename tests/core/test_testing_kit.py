@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from genfw.interfaces import Amortizer, Energy
-from genfw.likelihood import Gaussian
+from genfw.interfaces.likelihood import Gaussian
 from genfw.testing import AmortizerSuite, DecoderSuite, EncoderSuite, EnergySuite, PriorSuite
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyEnergy, TinyPrior
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from genfw.errors import DataError
-from genfw.interfaces import Dataset, Info, Metric, OptimizerFactory, Result, Sampler, Split, Stage, Start, Tracker
-from genfw.optim import Updater
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.results import Result
+from genfw.interfaces import Dataset, Info, Sampler, Split, Start
 from genfw.testing import (
     BiasedSampler,
     DatasetSuite,
@@ -23,6 +24,10 @@ from genfw.testing import (
     tiny_model,
 )
 from genfw.testing.tiny import TinyData
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.stage import Stage
+from genfw.training.tracker import Tracker
+from genfw.training.updater import Updater
 
 
 def failures(base, **members):

@@ -18,7 +18,7 @@ def python(code: str) -> str:
 def test_torchvision_and_fidelity_import_and_decode():
     code = """
 import warnings
-from genfw.torchvision_compat import import_torchvision, prepare
+from genfw.nn.torchvision import import_torchvision, prepare
 prepare(); prepare()
 datasets = import_torchvision("torchvision.datasets")
 assert import_torchvision() is import_torchvision()
@@ -41,7 +41,7 @@ import torch
 whole = torch.library.Library("torchvision", "DEF")
 whole.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 whole.impl("nms", lambda dets, scores, iou_threshold: dets.new_full((1,), 7.0), "CPU")
-from genfw import torchvision_compat
+from genfw.nn import torchvision as torchvision_compat
 torchvision_compat.prepare()
 assert torchvision_compat._library is None
 print(torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5).item())
@@ -64,7 +64,7 @@ def load(path):
     made.append(torch.library.Library("torchvision", "DEF"))
     made[0].define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 torch.ops.load_library = load
-from genfw import torchvision_compat
+from genfw.nn import torchvision as torchvision_compat
 torchvision_compat.prepare(); torchvision_compat.prepare()
 assert torchvision_compat._library is None
 print(len(loaded), loaded[0].endswith({SUFFIX!r}))
@@ -79,7 +79,7 @@ def test_a_broken_extension_gets_schemas(tmp_path):
     (package / f"_C{SUFFIX}").write_bytes(b"not a library")
     code = f"""
 import sys; sys.path.insert(0, {str(tmp_path)!r})
-from genfw.torchvision_compat import import_torchvision
+from genfw.nn.torchvision import import_torchvision
 print(import_torchvision().schema.name)
 """
     assert python(code) == "torchvision::nms"
@@ -90,7 +90,7 @@ def test_absent_torchvision_is_said():
 import sys
 sys.modules["torchvision"] = None
 from genfw.errors import PluginError
-from genfw.torchvision_compat import import_torchvision
+from genfw.nn.torchvision import import_torchvision
 try:
     import_torchvision()
 except PluginError as error:

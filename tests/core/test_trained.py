@@ -5,9 +5,10 @@ import torch
 from run_toys import assert_same
 from safetensors.torch import load_file
 
-from genfw import engine
+from genfw.engine import finished as trained
+from genfw.engine import run as engine
 from genfw.errors import RecipeError, RunError
-from genfw.rundir import RunDirectory, list_runs
+from genfw.runs.directory import RunDirectory, list_runs
 
 RECIPE = """
 genfw: 1
@@ -67,10 +68,10 @@ def test_going_on_with_a_finished_run_returns_its_results(finished):
 
 def test_measuring_again_gives_the_same_numbers(finished):
     torch.manual_seed(99)
-    again = engine.evaluate_run(finished.directory, device="cpu")
+    again = trained.evaluate_run(finished.directory, device="cpu")
     assert [one.value for one in again] == [one.value for one in finished.results]
     with pytest.raises(RunError, match="no checkpoint"):
-        engine.evaluate_run(finished.directory, checkpoint="stage9-step000000")
+        trained.evaluate_run(finished.directory, checkpoint="stage9-step000000")
 
 
 def test_a_trained_model_is_loaded_without_its_data(finished, monkeypatch):
@@ -80,10 +81,10 @@ def test_a_trained_model_is_loaded_without_its_data(finished, monkeypatch):
         raise AssertionError("the data set was opened")
 
     monkeypatch.setattr(GaussianGrid, "split", gone)
-    best = engine.load_run(finished.directory)
-    last = engine.load_run(finished.directory, checkpoint="last")
+    best = trained.load_run(finished.directory)
+    last = trained.load_run(finished.directory, checkpoint="last")
     assert_same(dict(best.model.state_dict()), dict(last.model.state_dict()))
-    first = engine.load_run(finished.directory, checkpoint="stage0-step000006")
+    first = trained.load_run(finished.directory, checkpoint="stage0-step000006")
     assert_same(dict(first.model.decoder.state_dict()), dict(best.model.decoder.state_dict()))
     assert not torch.equal(next(first.model.energies.parameters()), next(best.model.energies.parameters()))
     assert not best.model.training
@@ -91,7 +92,7 @@ def test_a_trained_model_is_loaded_without_its_data(finished, monkeypatch):
 
 def test_samples_depend_on_the_seed_alone(finished, tmp_path):
     def draw(name, **options):
-        folder = engine.sample_run(finished.directory, out=tmp_path / name, **options)
+        folder = trained.sample_run(finished.directory, out=tmp_path / name, **options)
         assert (folder / "samples.png").exists()
         return load_file(folder / "samples.safetensors")
 
@@ -107,10 +108,10 @@ def test_samples_depend_on_the_seed_alone(finished, tmp_path):
 def test_shares_of_the_samples_are_together_what_one_process_draws(finished, tmp_path):
     # Four batches for three shares.
     directory, options = finished.directory, {"count": 30, "seed": 1}
-    whole = load_file(engine.sample_run(directory, out=tmp_path / "whole", **options) / "samples.safetensors")
+    whole = load_file(trained.sample_run(directory, out=tmp_path / "whole", **options) / "samples.safetensors")
     found = {name: torch.full_like(value, torch.nan) for name, value in whole.items()}
     for number in range(3):
-        folder = engine.sample_run(directory, out=tmp_path / "shares", share=(number, 3), **options)
+        folder = trained.sample_run(directory, out=tmp_path / "shares", share=(number, 3), **options)
         part = load_file(folder / f"samples-{number + 1}of3.safetensors")
         for name, value in found.items():
             value[part["index"]] = part[name]

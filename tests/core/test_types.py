@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from genfw.errors import ContractError
-from genfw.types import Batch, Latent, NoiseGroup, NoiseLayout
+from genfw.interfaces.values import Batch, Latent, NoiseGroup, NoiseLayout
 
 
 def test_split_and_join_are_inverse():

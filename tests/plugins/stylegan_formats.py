@@ -5,7 +5,7 @@ import types
 
 import torch
 
-from genfw.types import NoiseLayout
+from genfw.interfaces.values import NoiseLayout
 from genfw_plugins.stylegan.decoder import StyleGANDecoder
 
 SIDE, WIDTH, LAYERS = 16, 6, 6

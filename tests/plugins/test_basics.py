@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from genfw.errors import ContractError
-from genfw.model import Model
+from genfw.interfaces.values import Latent, NoiseLayout
+from genfw.models.model import Model
 from genfw.testing import DecoderSuite, EncoderSuite, EnergySuite, PriorSuite
-from genfw.types import Latent, NoiseLayout
 from genfw_plugins.basics.decoder import MLPDecoder
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal

@@ -1,7 +1,7 @@
 """Built-in samplers, starts, stages, metrics and trackers under the conformance kit, as a third party's would be."""
 
-from genfw.chains import Chain
-from genfw.model import Model
+from genfw.models.chains import Chain
+from genfw.models.model import Model
 from genfw.testing import MetricSuite, SamplerSuite, StageSuite, StartSuite, TrackerSuite
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyEnergy, TinyPrior
 from genfw_plugins.mcmc.ex2 import Ex2

@@ -3,9 +3,9 @@
 import attrs
 import torch
 
-from genfw.chains import Chain
-from genfw.model import Model
-from genfw.target import DataTarget, NoiseTarget, PosteriorTarget
+from genfw.models.chains import Chain
+from genfw.models.model import Model
+from genfw.models.targets import DataTarget, NoiseTarget, PosteriorTarget
 from genfw.testing import StageSuite, StartSuite
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyEnergy, TinyPrior
 from genfw_plugins.mcmc.langevin import Langevin

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from genfw.chains import run_chain
 from genfw.errors import ContractError, DataError
-from genfw.importing import import_checkpoint
-from genfw.model import Model
+from genfw.interfaces.values import Latent
+from genfw.models.chains import run_chain
+from genfw.models.model import Model
+from genfw.models.targets import PosteriorTarget, PriorTarget
 from genfw.plugins import load_plugins
-from genfw.target import PosteriorTarget, PriorTarget
-from genfw.types import Latent
-from genfw.weights import load_into
+from genfw.weights.importing import import_checkpoint
+from genfw.weights.load import load_into
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.dcgan.decoder import DCGANDecoder
 from genfw_plugins.dcgan.encoder import DCGANEncoder

@@ -15,7 +15,7 @@ import torch
 from datasets_util import cifar_files, digits, encoded, tar_gz, write_mnist, write_tree
 
 from genfw.errors import DataError
-from genfw.torchvision_compat import import_torchvision
+from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.datasets._files import fetched
 from genfw_plugins.datasets.large_images import CelebA, LSUNChurch
 from genfw_plugins.datasets.mnist import MNIST, FashionMNIST

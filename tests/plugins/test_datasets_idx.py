@@ -8,8 +8,8 @@ import pytest
 import torch
 from datasets_util import digits, idx_bytes, write_idx, write_mnist
 
-from genfw.data import Loader
 from genfw.errors import ContractError, DataError
+from genfw.training.loader import Loader
 from genfw_plugins.datasets._arrays import ArraySplit, resize_pixels
 from genfw_plugins.datasets.digits import Digits
 from genfw_plugins.datasets.idx import IdxImages, read_idx

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from genfw.errors import ContractError
+from genfw.interfaces.values import Latent, NoiseLayout
 from genfw.testing import DecoderSuite, EncoderSuite
-from genfw.types import Latent, NoiseLayout
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.dcgan.decoder import DCGANDecoder
 from genfw_plugins.dcgan.encoder import DCGANEncoder

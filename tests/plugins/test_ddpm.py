@@ -8,10 +8,10 @@ import torch
 
 from genfw.errors import ContractError
 from genfw.interfaces import StartRequest
-from genfw.model import Model
-from genfw.target import PriorTarget
+from genfw.interfaces.values import NoiseLayout
+from genfw.models.model import Model
+from genfw.models.targets import PriorTarget
 from genfw.testing import AmortizerSuite
-from genfw.types import NoiseLayout
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.dcgan.encoder import DCGANEncoder

@@ -8,15 +8,16 @@ import torch
 from stage_parts import Fabric
 from torch import nn
 
-from genfw.chains import Chain
-from genfw.data import Loader
 from genfw.errors import ContractError
-from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Posterior, StageRun, TensorSplit
-from genfw.likelihood import Gaussian
-from genfw.model import Model
+from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Posterior, TensorSplit
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import Latent
+from genfw.models.chains import Chain
+from genfw.models.model import Model
 from genfw.testing import StageSuite
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyPrior
-from genfw.types import Latent
+from genfw.training.loader import Loader
+from genfw.training.stage import StageRun
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.ex2 import Ex2
 from genfw_plugins.mcmc.langevin import Langevin

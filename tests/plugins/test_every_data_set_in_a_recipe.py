@@ -5,11 +5,11 @@ import importlib.util
 import pytest
 import torch
 
-from genfw.compose import compose
 from genfw.errors import PluginError, RecipeError
 from genfw.plugins import load_plugins
-from genfw.recipe import parse_recipe
-from genfw.synthetic import Synthetic
+from genfw.recipes.compose import compose
+from genfw.recipes.recipe import parse_recipe
+from genfw.training.synthetic import Synthetic
 
 REGISTRY = load_plugins(enabled=False)
 

@@ -8,10 +8,10 @@ from test_stages import CHAIN, DATA, LATENT, Fabric, LinearDecoder, Tilt, tiny, 
 from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from genfw.chains import Chain
 from genfw.errors import ContractError
 from genfw.interfaces import Energy
-from genfw.model import Model
+from genfw.models.chains import Chain
+from genfw.models.model import Model
 from genfw.testing import StageSuite
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyEnergy, TinyPrior
 from genfw_plugins.basics.prior import StandardNormal

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from genfw import engine
-from genfw.compose import compose
+from genfw.engine import run as engine
+from genfw.engine.finished import load_run, sample_run
 from genfw.errors import ContractError, DataError, RecipeError
-from genfw.rundir import RunDirectory
-from genfw.trained import load_run, sample_run
-from genfw.weights import load_parts
+from genfw.recipes.compose import compose
+from genfw.runs.directory import RunDirectory
+from genfw.weights.load import load_parts
 
 MODEL = {
     "genfw": 1,

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from genfw.chains import run_chain
 from genfw.errors import ContractError
+from genfw.models.chains import run_chain
 from genfw.testing import SamplerSuite
 from genfw.testing.targets import CorrelatedGaussian
 from genfw_plugins.mcmc.adam import AdamMode

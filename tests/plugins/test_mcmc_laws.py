@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from genfw.chains import run_chain
 from genfw.interfaces import Sampler
-from genfw.target import DataTarget, FunctionTarget, Target
+from genfw.interfaces.target import Target
+from genfw.models.chains import run_chain
+from genfw.models.targets import DataTarget, FunctionTarget
 from genfw.testing.targets import AnalyticTarget, discrepancy, grid_of_25, standard_targets
 from genfw_plugins.mcmc.annealed import AnnealedLangevin
 from genfw_plugins.mcmc.ex2 import Ex2
@@ -204,7 +205,7 @@ def test_exact_kernel_never_steps_where_the_potential_is_not_a_number(kernel) ->
 def test_kernel_with_global_moves_refuses_a_flat_base(sampler) -> None:
     from genfw import errors
     from genfw.interfaces import Energy
-    from genfw.model import Model
+    from genfw.models.model import Model
 
     class Bowl(Energy):
         def forward(self, v):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from genfw.chains import run_chain
 from genfw.errors import ContractError
-from genfw.target import FunctionTarget
+from genfw.models.chains import run_chain
+from genfw.models.targets import FunctionTarget
 from genfw.testing.targets import CorrelatedGaussian, SkewedNormal, discrepancy
 from genfw_plugins.mcmc.annealed import AnnealedLangevin
 from genfw_plugins.mcmc.ex2 import Ex2

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from genfw.chains import Chain
 from genfw.interfaces import Decoder
-from genfw.likelihood import Gaussian
-from genfw.model import Model
-from genfw.target import PosteriorTarget
+from genfw.interfaces.likelihood import Gaussian
+from genfw.models.chains import Chain
+from genfw.models.model import Model
+from genfw.models.targets import PosteriorTarget
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.ex2 import Ex2
 from genfw_plugins.mcmc.hmc import HMC

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from genfw.compose import compose
-from genfw.engine import run
+from genfw.engine.run import run
 from genfw.errors import RecipeError
-from genfw.recipe import load_recipe
+from genfw.recipes.compose import compose
+from genfw.recipes.recipe import load_recipe
 
 HEAD = """
 genfw: 1

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genfw.chains import Chain
 from genfw.errors import ContractError
 from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Posterior, Start, StartRequest
-from genfw.likelihood import Gaussian
-from genfw.model import Model
-from genfw.target import FunctionTarget, Target, make_target
-from genfw.types import Latent
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.target import Target
+from genfw.interfaces.values import Latent
+from genfw.models.chains import Chain
+from genfw.models.model import Model
+from genfw.models.targets import FunctionTarget, make_target
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.starts.amortizer import AmortizerStart

@@ -6,13 +6,13 @@ import re
 import pytest
 import torch
 
-from genfw import engine
-from genfw.chains import Chain
+from genfw.engine import run as engine
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Amortizer, Dataset, Decoder, Split, Start
-from genfw.likelihood import Gaussian
-from genfw.model import Model
+from genfw.interfaces.likelihood import Gaussian
+from genfw.models.chains import Chain
+from genfw.models.model import Model
 from genfw.testing import MetricSuite
 from genfw.testing.tiny import tiny_evaluation
 from genfw_plugins.basics.prior import StandardNormal

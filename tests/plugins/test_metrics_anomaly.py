@@ -6,16 +6,16 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from genfw.chains import Chain
 from genfw.errors import ContractError, DataError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.results import Figure
 from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, TensorSplit
-from genfw.interfaces.metric import Figure
-from genfw.likelihood import Gaussian
-from genfw.model import Model
-from genfw.rundir import RunDirectory
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import Latent
+from genfw.models.chains import Chain
+from genfw.models.model import Model
+from genfw.runs.directory import RunDirectory
 from genfw.testing import MetricSuite
-from genfw.types import Latent
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.starts.encoder import EncoderStart
 from genfw_plugins.mcmc.starts.noise import NoiseStart

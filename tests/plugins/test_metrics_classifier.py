@@ -7,7 +7,7 @@ import torch
 
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Dataset
-from genfw.synthetic import Synthetic
+from genfw.training.synthetic import Synthetic
 from genfw_plugins.datasets._arrays import ArraySplit
 from genfw_plugins.datasets.digits import Digits
 from genfw_plugins.metrics import classifier

@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
-from genfw.chains import Chain
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Split
-from genfw.likelihood import Gaussian
-from genfw.model import Model
-from genfw.target import FunctionTarget, PriorTarget
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import Latent
+from genfw.models.chains import Chain
+from genfw.models.model import Model
+from genfw.models.targets import FunctionTarget, PriorTarget
 from genfw.testing import MetricSuite
-from genfw.types import Latent
 from genfw_plugins.mcmc.hmc import HMC
 from genfw_plugins.mcmc.mala import MALA
 from genfw_plugins.mcmc.starts.noise import NoiseStart

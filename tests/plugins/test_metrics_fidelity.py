@@ -11,15 +11,16 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from genfw.errors import ContractError, DataError
-from genfw.evaluate import Evaluation, measure
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.measure import measure
 from genfw.interfaces import Dataset, Decoder, Energy, Prior, Split
-from genfw.likelihood import Gaussian
-from genfw.model import Model
-from genfw.settings import SampleSettings
-from genfw.synthetic import Synthetic
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import Latent
+from genfw.models.model import Model
+from genfw.models.sampling import SampleSettings
+from genfw.nn.torchvision import import_torchvision
 from genfw.testing import MetricSuite
-from genfw.torchvision_compat import import_torchvision
-from genfw.types import Latent
+from genfw.training.synthetic import Synthetic
 from genfw_plugins.datasets.digits import Digits
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.metrics import _extractors, _features, _pixels

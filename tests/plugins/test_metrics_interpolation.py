@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Decoder, Energy, Prior
-from genfw.likelihood import Deterministic
-from genfw.model import Model
-from genfw.settings import SampleSettings
+from genfw.interfaces.likelihood import Deterministic
+from genfw.interfaces.values import Latent, NoiseLayout
+from genfw.models.model import Model
+from genfw.models.sampling import SampleSettings
 from genfw.testing import MetricSuite
-from genfw.types import Latent, NoiseLayout
 from genfw_plugins.metrics.interpolation import Interpolation, on_sphere
 
 

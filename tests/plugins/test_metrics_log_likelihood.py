@@ -8,12 +8,12 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Split
-from genfw.likelihood import Deterministic, Gaussian
-from genfw.model import Model
-from genfw.settings import SampleSettings
-from genfw.types import Latent
+from genfw.interfaces.likelihood import Deterministic, Gaussian
+from genfw.interfaces.values import Latent
+from genfw.models.model import Model
+from genfw.models.sampling import SampleSettings
 from genfw_plugins.metrics.density import Grid, draw_mixture, importance_log_prob
 from genfw_plugins.metrics.log_likelihood_2d import LogLikelihood2D
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.results import Figure
 from genfw.interfaces import Dataset, Decoder, Energy, Prior, Split
-from genfw.interfaces.metric import Figure
-from genfw.likelihood import Gaussian
-from genfw.model import Model
-from genfw.settings import SampleSettings
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import Latent
+from genfw.models.model import Model
+from genfw.models.sampling import SampleSettings
 from genfw.testing import MetricSuite
-from genfw.types import Latent
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.mala import MALA
 from genfw_plugins.metrics.long_run import LongRun, drift, look

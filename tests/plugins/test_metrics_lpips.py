@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from genfw import engine
+from genfw.engine import run as engine
 from genfw.errors import ContractError, DataError
-from genfw.evaluate import Evaluation, Pairs
-from genfw.model import Model
-from genfw.synthetic import Synthetic
-from genfw.torchvision_compat import import_torchvision
-from genfw.types import NoiseLayout
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.results import Pairs
+from genfw.interfaces.values import NoiseLayout
+from genfw.models.model import Model
+from genfw.nn.torchvision import import_torchvision
+from genfw.training.synthetic import Synthetic
 from genfw_plugins.basics.decoder import MLPDecoder
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal

@@ -8,14 +8,14 @@ from sklearn.neighbors import NearestNeighbors as Reference
 from torch.distributions import MultivariateNormal, Normal
 
 from genfw.errors import ContractError, DataError
-from genfw.evaluate import Evaluation, measure
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.measure import measure
 from genfw.interfaces import Dataset, Encoder, Energy, Posterior, Split
-from genfw.model import Model
-from genfw.sampling import Samples
-from genfw.settings import SampleSettings
+from genfw.interfaces.values import Latent
+from genfw.models.model import Model
+from genfw.models.sampling import Samples, SampleSettings
 from genfw.testing import MetricSuite
 from genfw.testing.tiny import TinyDecoder, TinyPrior, tiny_evaluation
-from genfw.types import Latent
 from genfw_plugins.datasets.digits import Digits
 from genfw_plugins.datasets.toy import GaussianGrid
 from genfw_plugins.metrics._sets import draw_index, take_rows

@@ -5,14 +5,15 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from genfw.chains import Chain
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation, measure
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.measure import measure
 from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Split
-from genfw.likelihood import Gaussian
-from genfw.model import Model
-from genfw.settings import SampleSettings
-from genfw.types import Latent
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import Latent
+from genfw.models.chains import Chain
+from genfw.models.model import Model
+from genfw.models.sampling import SampleSettings
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.mala import MALA
 from genfw_plugins.mcmc.starts.noise import NoiseStart

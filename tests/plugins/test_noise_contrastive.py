@@ -7,14 +7,15 @@ import torch
 from stage_parts import Fabric
 from torch import nn
 
-from genfw.chains import Chain
-from genfw.data import Loader
 from genfw.errors import ContractError
-from genfw.interfaces import Decoder, Energy, StageRun, TensorSplit
-from genfw.likelihood import Gaussian
-from genfw.model import Model
+from genfw.interfaces import Decoder, Energy, TensorSplit
+from genfw.interfaces.likelihood import Gaussian
+from genfw.models.chains import Chain
+from genfw.models.model import Model
 from genfw.testing import StageSuite
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyEnergy, TinyPrior
+from genfw.training.loader import Loader
+from genfw.training.stage import StageRun
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.isir import ISIR

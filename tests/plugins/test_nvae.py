@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from genfw.errors import ContractError, DataError
-from genfw.freeze import frozen
 from genfw.interfaces import Energy
-from genfw.interfaces.stage import StageRun
-from genfw.model import Model
-from genfw.target import JointTarget, NoiseTarget
+from genfw.interfaces.values import Batch, Latent
+from genfw.models.freezing import frozen, frozen_for_chain
+from genfw.models.model import Model
+from genfw.models.targets import JointTarget, NoiseTarget
 from genfw.testing import DecoderSuite, EncoderSuite, PriorSuite, StageSuite
 from genfw.testing.tiny import TinyPrior
-from genfw.types import Batch, Latent
+from genfw.training.stage import StageRun
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.nvae.decoder import NVAEDecoder
 from genfw_plugins.nvae.encoder import NVAEEncoder
@@ -167,7 +167,7 @@ def test_the_noise_potential_is_its_closed_form():
 @pytest.mark.parametrize("group", ["z.0", "z.1", "z.2", "z.3", "x"])
 def test_its_gradient_is_right_group_by_group(group):
     model, target, eps = noise_target()
-    with target.chain():  # as a chain runs: eval mode, frozen, weights folded
+    with frozen_for_chain(*target.modules()):  # as a chain runs: eval mode, frozen, weights folded
         _, gradient = target.potential_and_grad(eps)
     where = {g.name: s for g, s in target.layout.slices()}[group]
     own = eps.clone().requires_grad_(True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from genfw.model import Model
+from genfw.models.model import Model
 from genfw_plugins.nvae.decoder import NVAEDecoder
 from genfw_plugins.nvae.encoder import NVAEEncoder
 from genfw_plugins.nvae.network import WeightPenalty

@@ -8,8 +8,9 @@ from test_nvae import small_model
 
 from genfw.errors import ContractError
 from genfw.interfaces import Energy, StartRequest
-from genfw.model import Model
-from genfw.target import DataTarget, JointTarget, NoiseTarget
+from genfw.models.freezing import frozen_for_chain
+from genfw.models.model import Model
+from genfw.models.targets import DataTarget, JointTarget, NoiseTarget
 from genfw.testing import StartSuite
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyPrior
 from genfw_plugins.mcmc.starts.noise import NoiseStart
@@ -66,7 +67,7 @@ def test_starts_are_what_the_encoder_finds_behind_cold_draws():
 def test_a_chain_that_begins_there_walks_on_the_statistics_of_training():
     start, target = start_and_target()
     position = torch.randn(3, target.layout.size, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad(), target.chain():
+    with torch.no_grad(), frozen_for_chain(*target.modules()):
         before = target.potential(position)
         start.draw(StartRequest(4, target, torch.Generator().manual_seed(0)))
         assert torch.equal(target.potential(position), before)

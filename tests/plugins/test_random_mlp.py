@@ -6,15 +6,15 @@ import re
 import pytest
 import torch
 
-from genfw.chains import run_chain
-from genfw.compose import compose
-from genfw.distances import directions, sliced_wasserstein
 from genfw.errors import ContractError
 from genfw.interfaces import Dataset
-from genfw.model import Model
-from genfw.target import DataTarget, PosteriorTarget, PriorTarget
+from genfw.interfaces.values import Latent, NoiseLayout
+from genfw.models.chains import run_chain
+from genfw.models.distances import directions, sliced_wasserstein
+from genfw.models.model import Model
+from genfw.models.targets import DataTarget, PosteriorTarget, PriorTarget
+from genfw.recipes.compose import compose
 from genfw.testing import DatasetSuite, DecoderSuite, EncoderSuite, EnergySuite
-from genfw.types import Latent, NoiseLayout
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.energy import DensityEnergy
 from genfw_plugins.basics.prior import StandardNormal

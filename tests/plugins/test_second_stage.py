@@ -5,14 +5,15 @@ import torch
 from stage_parts import Fabric
 from torch import nn
 
-from genfw.data import Loader
 from genfw.errors import ContractError
-from genfw.interfaces import Decoder, StageRun, TensorSplit
-from genfw.likelihood import Gaussian
-from genfw.model import Model
+from genfw.interfaces import Decoder, TensorSplit
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import NoiseLayout
+from genfw.models.model import Model
 from genfw.testing import AmortizerSuite, StageSuite
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyPrior
-from genfw.types import NoiseLayout
+from genfw.training.loader import Loader
+from genfw.training.stage import StageRun
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.latent_vae import LatentVAE
 from genfw_plugins.basics.mixture import GaussianMixture

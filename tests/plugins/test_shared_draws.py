@@ -10,14 +10,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from genfw.chains import Chain
 from genfw.errors import ContractError
 from genfw.interfaces import StartRequest
-from genfw.interfaces.stage import StageRun
-from genfw.model import Model
-from genfw.target import PosteriorTarget, PriorTarget, make_target
+from genfw.interfaces.values import Batch
+from genfw.models.chains import Chain
+from genfw.models.model import Model
+from genfw.models.targets import PosteriorTarget, PriorTarget, make_target
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyPrior
-from genfw.types import Batch
+from genfw.training.stage import StageRun
 from genfw_plugins.ddpm.amortizer import DDPM
 from genfw_plugins.mcmc.langevin import Langevin, LangevinState
 from genfw_plugins.mcmc.starts.amortizer import AmortizerStart

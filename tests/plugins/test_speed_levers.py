@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.chains import run_chain
-from genfw.closed import MLPByHand, closed_form
 from genfw.errors import ContractError
-from genfw.freeze import held
 from genfw.interfaces import Energy
-from genfw.model import Model
-from genfw.nets import Activation, mlp
-from genfw.target import NoiseTarget, PosteriorTarget, PriorTarget, Target
+from genfw.interfaces.target import Target
+from genfw.models.chains import run_chain
+from genfw.models.freezing import frozen_for_chain
+from genfw.models.model import Model
+from genfw.models.targets import NoiseTarget, PosteriorTarget, PriorTarget
+from genfw.nn.layers import Activation, mlp
+from genfw.nn.manual_grad import MLPByHand, closed_form
 from genfw.testing import DecoderSuite
 from genfw.testing.tiny import TinyDecoder, TinyEnergy, TinyPrior
 from genfw_plugins.basics.prior import StandardNormal
@@ -170,7 +171,7 @@ def test_a_prior_that_maps_its_noise_is_differentiated_through() -> None:
     with torch.no_grad():
         prior.log_scale.fill_(1.0)
     target, position = PriorTarget(Model(prior, energy=energy)), torch.randn(4, 2)
-    with target.chain():
+    with frozen_for_chain(*target.modules()):
         value, slope = target.tilt_and_grad(position)
     close(value, Plain(target).tilt_and_grad(position)[0], rtol=1e-5, atol=1e-6)
     close(slope, Plain(target).tilt_and_grad(position)[1], rtol=1e-5, atol=1e-6)
@@ -180,7 +181,7 @@ def test_a_prior_that_maps_its_noise_is_differentiated_through() -> None:
 def test_several_energies_on_the_latent_are_added() -> None:
     energies = [MLPEnergy(latent_layout=LAYOUT, on="latent") for _ in range(2)]
     target, position = PriorTarget(Model(StandardNormal(SIZE), energy=energies)), torch.randn(4, SIZE)
-    with target.chain():
+    with frozen_for_chain(*target.modules()):
         _, slope = target.tilt_and_grad(position)
     close(slope, sum(energy.value_and_grad(position)[1] for energy in energies), rtol=1e-5, atol=1e-6)
 
@@ -199,7 +200,7 @@ def test_parts_are_held_for_the_length_of_a_chain_and_no_longer() -> None:
         return part
 
     model = Model(TinyPrior(), note(TinyDecoder(), "decoder"), energy=note(TinyEnergy(), "energy"))
-    with NoiseTarget(model).chain():
+    with frozen_for_chain(*NoiseTarget(model).modules()):
         assert sorted(calls) == ["in decoder", "in energy"]
     assert sorted(calls[2:]) == ["out decoder", "out energy"]
 
@@ -278,7 +279,7 @@ def test_bf16_in_chains_stays_near_and_keeps_images_in_full_precision() -> None:
     model, x = damc(decoder), torch.rand(4, 1, 8, 8)
     target, position = PosteriorTarget(model, x), torch.randn(4, SIZE)
     expected, slope = Plain(target).tilt_and_grad(position)
-    with target.chain():
+    with frozen_for_chain(*target.modules()):
         value, gradient = target.tilt_and_grad(position)
     assert value.dtype == gradient.dtype == torch.float32
     close(value, expected, rtol=1e-2, atol=1e-2)
@@ -337,7 +338,7 @@ def test_winograds_convolution_is_taken_where_it_saves() -> None:
     x = torch.rand(2, 3, 28, 28) * 2 - 1
     energy.initialise(x)
     expected = energy.value_and_grad(x)
-    with held(energy):
+    with frozen_for_chain(energy):
         for actual, plain in zip(energy.value_and_grad(x), expected, strict=True):
             close(actual, plain, rtol=1e-4, atol=1e-5)
 
@@ -358,7 +359,7 @@ def test_a_residual_energy_in_a_chain_is_the_energy(shape, options) -> None:
     energy(x)  # moves the batch norms' statistics away from 0 and 1
     energy.eval()
     expected = energy.value_and_grad(x)
-    with held(energy):
+    with frozen_for_chain(energy):
         assert energy._still is not None
         for actual, plain in zip(energy.value_and_grad(x), expected, strict=True):
             close(actual, plain)

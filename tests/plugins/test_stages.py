@@ -9,13 +9,14 @@ from stage_parts import Fabric
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from genfw.chains import Chain
-from genfw.data import Loader
 from genfw.errors import ContractError
-from genfw.interfaces import Amortizer, Decoder, Energy, StageRun, TensorSplit
-from genfw.likelihood import Gaussian
-from genfw.model import Model
-from genfw.target import NoiseTarget
+from genfw.interfaces import Amortizer, Decoder, Energy, TensorSplit
+from genfw.interfaces.likelihood import Gaussian
+from genfw.models.chains import Chain
+from genfw.models.model import Model
+from genfw.models.targets import NoiseTarget
+from genfw.training.loader import Loader
+from genfw.training.stage import StageRun
 from genfw_plugins.basics.decoder import MLPDecoder
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from genfw import engine
-from genfw.checkpoint import Checkpoints
+from genfw.engine import run as engine
+from genfw.runs.checkpoints import Checkpoints
 
 ENGINE = "engine: {accelerator: cpu, devices: 2, log_every: 2, checkpoint_every: 100, snapshot_every: 2}"
 

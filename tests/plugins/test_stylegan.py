@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from genfw.errors import ContractError
-from genfw.model import Model
-from genfw.target import NoiseTarget, PosteriorTarget
+from genfw.interfaces.values import Latent, NoiseLayout
+from genfw.models.model import Model
+from genfw.models.targets import NoiseTarget, PosteriorTarget
 from genfw.testing import DecoderSuite, EncoderSuite, PriorSuite
-from genfw.types import Latent, NoiseLayout
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mlp_energy.energy import MLPEnergy
 from genfw_plugins.stylegan.decoder import StyleGANDecoder

@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from genfw.errors import ContractError, DataError
-from genfw.likelihood import Deterministic, Gaussian
-from genfw.types import Latent, NoiseLayout
+from genfw.interfaces.likelihood import Deterministic, Gaussian
+from genfw.interfaces.values import Latent, NoiseLayout
 from genfw_plugins.stylegan.decoder import StyleGANDecoder
 from genfw_plugins.stylegan.features import Features
 from genfw_plugins.stylegan.perceptual import Perceptual

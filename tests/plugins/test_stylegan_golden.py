@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from genfw.types import Latent, NoiseLayout
+from genfw.interfaces.values import Latent, NoiseLayout
 from genfw_plugins.stylegan import names
 from genfw_plugins.stylegan.decoder import StyleGANDecoder
 from genfw_plugins.stylegan.encoder import StyleGANEncoder

@@ -24,10 +24,10 @@ from stylegan_formats import (
 )
 
 from genfw.errors import ContractError, DataError
-from genfw.importing import import_checkpoint
+from genfw.interfaces.values import Latent, NoiseLayout
 from genfw.plugins import load_plugins
-from genfw.types import Latent, NoiseLayout
-from genfw.weights import load_into
+from genfw.weights.importing import import_checkpoint
+from genfw.weights.load import load_into
 from genfw_plugins.stylegan.decoder import StyleGANDecoder
 from genfw_plugins.stylegan.encoder import StyleGANEncoder
 from genfw_plugins.stylegan.pickles import open_network

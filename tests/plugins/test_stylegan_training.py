@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from genfw.chains import Chain
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
-from genfw.interfaces.stage import StageRun
-from genfw.model import Model
-from genfw.synthetic import Synthetic
+from genfw.evaluation.evaluation import Evaluation
+from genfw.interfaces.values import Batch, Latent
+from genfw.models.chains import Chain
+from genfw.models.model import Model
 from genfw.testing import MetricSuite, StageSuite
 from genfw.testing.suite import generator_of
-from genfw.types import Batch, Latent
+from genfw.training.stage import StageRun
+from genfw.training.synthetic import Synthetic
 from genfw_plugins.basics.decoder import MLPDecoder
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.adam import AdamMode

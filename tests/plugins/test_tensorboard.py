@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imsave
 
-from genfw.interfaces import RunInfo
+from genfw.plugins.hookspecs import RunInfo
 
 pytest.importorskip("tensorboard")
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imsave
 
-from genfw import engine
-from genfw.interfaces import RunInfo
+from genfw.engine import run as engine
 from genfw.plugins import load_plugins
-from genfw.rundir import RunDirectory
+from genfw.plugins.hookspecs import RunInfo
+from genfw.runs.directory import RunDirectory
 from genfw.testing import TrackerSuite
 
 pytest.importorskip("wandb")

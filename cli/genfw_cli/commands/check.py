@@ -21,7 +21,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Find every fault of a recipe in one pass, without running it."""
-    from genfw.resolved import check
+    from genfw.recipes.check import check
 
     try:
         read, registry = open_recipe(ctx, recipe, sets, unsets)

@@ -12,7 +12,7 @@ from genfw_cli.arguments import Json, Root
 from genfw_cli.output import heading, number, show_json, table
 
 if TYPE_CHECKING:
-    from genfw.compare import Comparison
+    from genfw.runs.pages.compare import Comparison
 
 
 def command(
@@ -37,8 +37,8 @@ def command(
 
     Only numbers whose protocols agree are ranked; where they differ, it is said in what. Numbers of one letter agree.
     """
-    from genfw.compare import compare_runs
-    from genfw.runs import find_run
+    from genfw.runs.directory import find_run
+    from genfw.runs.pages.compare import compare_runs
 
     comparison = compare_runs([find_run(run, root) for run in runs], across=across or ())
     if as_json:

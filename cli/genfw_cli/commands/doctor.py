@@ -21,7 +21,7 @@ def command(
 
     Looks at versions, devices, plugins, data folders and disk. Exits with 5 where something will fail.
     """
-    from genfw.doctor import examine
+    from genfw_cli.doctor import examine
 
     findings = examine(registry_of(ctx), root)
     faults = [finding for finding in findings if finding.level == "fault"]

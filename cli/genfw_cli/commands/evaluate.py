@@ -24,12 +24,12 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Measure a trained model again, with its recipe's metrics."""
-    from genfw import engine
-    from genfw.runs import find_run
+    from genfw.engine import finished
+    from genfw.runs.directory import find_run
 
     directory = find_run(run, root)
     registry = registry_of_run(ctx, directory)
-    results = engine.evaluate_run(
+    results = finished.evaluate_run(
         directory, only=only or (), processes=processes, checkpoint=checkpoint, registry=registry
     )
     if as_json:

@@ -30,7 +30,7 @@ def command(
     """Turn a published checkpoint into safetensors and a card.
 
     Only tensors, plain containers and an argument record are read; nothing in the file is executed. The weights go into
-    a run by the stage {use: load, file: FILE}, and into a model by genfw.weights.load_into(model, FILE).
+    a run by the stage {use: load, file: FILE}, and into a model by genfw.weights.load.load_into(model, FILE).
     """
     registry = registry_of(ctx)
     if kind is None:
@@ -46,7 +46,7 @@ def command(
     importers = registry.find_importers(kind)
     if file is None:
         raise typer.BadParameter(f"name the file to import as '{kind}'", param_hint="FILE")
-    from genfw.importing import import_checkpoint
+    from genfw.weights.importing import import_checkpoint
 
     done = import_checkpoint(importers, file, out)
     if as_json:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genfw.component import KINDS, Component
+from genfw.plugins.component import KINDS, Component
 from genfw_cli import complete
 from genfw_cli.arguments import Json
 from genfw_cli.output import show_json, table
@@ -60,7 +60,7 @@ def command(
 
 
 def _list_recipes(ctx: typer.Context, text: str, as_json: bool) -> None:
-    from genfw.shelf import shipped_recipes
+    from genfw.recipes.recipe import shipped_recipes
 
     found = [
         recipe

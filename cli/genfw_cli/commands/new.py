@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genfw.component import KINDS
+from genfw.plugins.component import KINDS
 from genfw_cli import complete
 from genfw_cli.output import note
 
@@ -23,7 +23,7 @@ def command(
     """
     if kind not in KINDS:
         raise typer.BadParameter(f"there is no kind '{kind}'; the kinds are {', '.join(KINDS)}", param_hint="KIND")
-    from genfw.scaffold import new_plugin
+    from genfw.plugins.scaffold import new_plugin
 
     folder = new_plugin(kind, name, directory)
     print(folder)

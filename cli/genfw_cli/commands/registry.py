@@ -33,7 +33,7 @@ def check(
     for folder, option in ((tests, "--tests"), (recipes, "--recipes")):
         if not folder.is_dir():
             raise typer.BadParameter(f"there is no folder {folder}; run this in a checkout of genfw", param_hint=option)
-    from genfw.catalogue import registry_check
+    from genfw.plugins.catalogue import registry_check
 
     problems = registry_check(registry_of(ctx), tests, recipes)
     if as_json:
@@ -48,6 +48,6 @@ def check(
 @app.command("docs")
 def docs(ctx: typer.Context, out: Out = None) -> None:
     """Write the catalogue of built-in components, as Markdown."""
-    from genfw.catalogue import registry_docs
+    from genfw.plugins.catalogue import registry_docs
 
     write(registry_docs(registry_of(ctx)), out)

@@ -27,14 +27,14 @@ def command(
 
     Prints the page's path: report.html in the run's directory, comparison.html in the folder of runs for several.
     """
-    from genfw.runs import find_run
+    from genfw.runs.directory import find_run
 
     found = [find_run(run, root) for run in runs]
     if len(found) == 1:
-        from genfw.report import write_report
+        from genfw.runs.pages.report import write_report
 
         print(write_report(found[0], out))
     else:
-        from genfw.comparison import write_comparison
+        from genfw.runs.pages.comparison import write_comparison
 
         print(write_comparison(found, out or root / "comparison.html"))

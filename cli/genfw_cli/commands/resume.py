@@ -12,8 +12,8 @@ from genfw_cli.session import registry_of_run
 
 def command(ctx: typer.Context, run: RunName, root: Root = Path("runs"), as_json: Json = False) -> None:
     """Go on with an interrupted run, from its newest checkpoint."""
-    from genfw import engine
-    from genfw.runs import find_run
+    from genfw.engine import run as engine
+    from genfw.runs.directory import find_run
     from genfw_cli.running import drive
 
     directory = find_run(run, root)

@@ -31,7 +31,7 @@ def command(
 
     Makes a new run directory under --root; prints it at the end with the numbers and the report.
     """
-    from genfw import engine
+    from genfw.engine import run as engine
     from genfw_cli.running import drive
 
     read, registry = open_recipe(ctx, recipe, sets, unsets)

@@ -13,7 +13,7 @@ _NUMBERS = 3
 
 def command(root: Root = Path("runs"), as_json: Json = False) -> None:
     """List the runs: how far each came, and its numbers."""
-    from genfw.rundir import list_runs
+    from genfw.runs.directory import list_runs
 
     found = list_runs(root)
     if as_json:

@@ -33,13 +33,13 @@ def command(
 
     Prints the folder they are in: a picture, and a file of tensors.
     """
-    from genfw import engine
-    from genfw.runs import find_run
+    from genfw.engine import finished
+    from genfw.runs.directory import find_run
 
     part = _share(share)
     directory = find_run(run, root)
     registry = registry_of_run(ctx, directory)
-    folder = engine.sample_run(
+    folder = finished.sample_run(
         directory,
         count=count,
         seed=seed,

@@ -16,6 +16,6 @@ def command(ctx: typer.Context, out: Out = None) -> None:
 
     It is made from the components that are installed.
     """
-    from genfw.schema import export
+    from genfw.recipes.schema import export
 
     write(json.dumps(export(registry_of(ctx)), indent=2) + "\n", out)

@@ -13,7 +13,7 @@ from genfw_cli.output import heading, lines, show_json, table, unmarked
 from genfw_cli.session import open_recipe, registry_of
 
 if TYPE_CHECKING:
-    from genfw.card import Card
+    from genfw.plugins.help import Card
 
 
 def command(
@@ -35,8 +35,8 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show a component with its parameters, or a recipe."""
-    from genfw.card import components_named, make_card
-    from genfw.recipe import shipped_names
+    from genfw.plugins.help import components_named, make_card
+    from genfw.recipes.recipe import shipped_names
 
     registry = registry_of(ctx)
     is_file = name.endswith((".yaml", ".yml"))
@@ -85,8 +85,8 @@ def _show_card(card: Card) -> None:
 
 
 def _show_recipe(ctx: typer.Context, name: str, fill: bool, origin: bool, as_json: bool) -> None:
-    from genfw.nodes import dump
-    from genfw.resolved import check
+    from genfw.recipes.check import check
+    from genfw.recipes.yaml_nodes import dump
 
     recipe, registry = open_recipe(ctx, name)
     if not (fill or origin):

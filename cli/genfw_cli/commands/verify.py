@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from genfw.component import Component
 from genfw.errors import PluginError
+from genfw.plugins.component import Component
 from genfw_cli import complete
 from genfw_cli.arguments import Json
 from genfw_cli.output import note, show_json, table
@@ -35,8 +35,8 @@ def command(
 
     Runs the suites of genfw.testing, as far as they need no more than the component's constructor says.
     """
-    from genfw.card import components_named
-    from genfw.verify import verify
+    from genfw.plugins.help import components_named
+    from genfw.testing.verify import verify
 
     registry = registry_of(ctx)
     arguments = _arguments(sets or [])
@@ -66,8 +66,8 @@ def command(
 
 
 def _arguments(sets: list[str]) -> dict[str, Any]:
-    from genfw.faults import FaultList
-    from genfw.nodes import read_yaml
+    from genfw.recipes.faults import FaultList
+    from genfw.recipes.yaml_nodes import read_yaml
 
     faults = FaultList()
     arguments = {}

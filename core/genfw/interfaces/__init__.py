@@ -1,17 +1,26 @@
-"""The interfaces: what a prior, decoder, energy, sampler, ... is. One per file."""
+"""What a part of a model, or of its sampling, is: one abstract class per file.
+
+Read ``values`` and ``likelihood`` for what the parts exchange, then ``prior``, ``decoder``, ``energy``, ``sampler``,
+``amortizer``, and ``encoder``, ``start``, ``dataset``, ``target``. No implementation stands here: plugins have those.
+The interfaces of training and evaluation (stages, metrics, ...) stand with what they are given, in those rooms; this
+package names them too.
+"""
+
+from typing import Any
 
 from genfw.interfaces.amortizer import Amortizer
 from genfw.interfaces.dataset import Dataset, Split, TensorSplit
 from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.encoder import Encoder, Posterior
 from genfw.interfaces.energy import Energy
-from genfw.interfaces.metric import Figure, Metric, Result
-from genfw.interfaces.optimizer import OptimizerFactory
 from genfw.interfaces.prior import Prior
 from genfw.interfaces.sampler import Info, Sampler, SamplerState
-from genfw.interfaces.stage import Stage, StageRun, Stateful
 from genfw.interfaces.start import Start, StartRequest
-from genfw.interfaces.tracker import RunInfo, Tracker
+from genfw.interfaces.target import Target
+from genfw.interfaces.values import Stateful
+
+#: Interfaces of rooms that import this one: taken from ``genfw`` when they are asked for.
+_ELSEWHERE = ("Figure", "Metric", "OptimizerFactory", "Result", "RunInfo", "Stage", "StageRun", "Tracker")
 
 __all__ = [
     "Amortizer",
@@ -19,22 +28,24 @@ __all__ = [
     "Decoder",
     "Encoder",
     "Energy",
-    "Figure",
     "Info",
-    "Metric",
-    "OptimizerFactory",
     "Posterior",
     "Prior",
-    "Result",
-    "RunInfo",
     "Sampler",
     "SamplerState",
     "Split",
-    "Stage",
-    "StageRun",
     "Start",
     "StartRequest",
     "Stateful",
+    "Target",
     "TensorSplit",
-    "Tracker",
+    *_ELSEWHERE,
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        import genfw
+
+        return getattr(genfw, name)
+    raise AttributeError(f"module 'genfw.interfaces' has no attribute '{name}'")

@@ -7,7 +7,7 @@ import abc
 import torch
 from torch import Tensor
 
-from genfw.types import Size
+from genfw.interfaces.values import Size
 
 __all__ = ["Dataset", "Split", "TensorSplit"]
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from genfw.likelihood import Likelihood
-from genfw.types import Latent, Size
+from genfw.interfaces.likelihood import Likelihood
+from genfw.interfaces.values import Latent, Size
 
 __all__ = ["Decoder"]
 

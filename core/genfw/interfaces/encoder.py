@@ -8,7 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from genfw.types import Latent
+from genfw.interfaces.values import Latent
 
 __all__ = ["Encoder", "Posterior"]
 

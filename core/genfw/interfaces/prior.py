@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from genfw.types import Latent, Size
+from genfw.interfaces.values import Latent, Size
 
 __all__ = ["Prior"]
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from genfw.types import StateTree
+from genfw.interfaces.values import StateTree
 
 if TYPE_CHECKING:
-    from genfw.target import Target
+    from genfw.interfaces.target import Target
 
 __all__ = ["Info", "Sampler", "SamplerState"]
 

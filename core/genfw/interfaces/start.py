@@ -9,10 +9,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.types import StateTree
+from genfw.interfaces.values import StateTree
 
 if TYPE_CHECKING:
-    from genfw.target import Target
+    from genfw.interfaces.target import Target
 
 __all__ = ["Start", "StartRequest"]
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from genfw.model import Model
+from genfw.models.model import Model
 from genfw.testing.suite import generator_of
 from genfw.testing.tiny import tiny_model as build_tiny_model
 
 if TYPE_CHECKING:
-    from genfw.engine import RunResult
+    from genfw.engine.run import RunResult
 
 __all__ = ["TINY_RECIPE", "generator", "tiny_model", "tiny_run"]
 
@@ -53,7 +53,7 @@ def tiny_model() -> Model:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     """A finished run of :data:`TINY_RECIPE`, made once; do not write into its directory."""
-    from genfw.engine import run
+    from genfw.engine.run import run
 
     root = tmp_path_factory.mktemp("tiny-run")
     recipe = root / "tiny.yaml"

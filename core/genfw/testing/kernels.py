@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genfw.chains import run_chain
 from genfw.interfaces import Info, Sampler, Start, StartRequest
-from genfw.target import Target
+from genfw.interfaces.target import Target
+from genfw.models.chains import run_chain
 from genfw.testing.suite import ComponentSuite, assert_same_tree, generator_of, stored
 from genfw.testing.targets import AnalyticTarget, CorrelatedGaussian, SkewedNormal, discrepancy, relative_error
 

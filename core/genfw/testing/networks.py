@@ -12,8 +12,8 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Posterior, Prior
+from genfw.interfaces.values import Latent, NoiseGroup, NoiseLayout, Size
 from genfw.testing.suite import ComponentSuite, ModuleSuite, generator_of, stored
-from genfw.types import Latent, NoiseGroup, NoiseLayout, Size
 
 __all__ = ["AmortizerSuite", "DecoderSuite", "EncoderSuite", "EnergySuite", "PriorSuite"]
 

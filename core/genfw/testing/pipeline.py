@@ -13,22 +13,24 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from genfw.errors import DataError
-from genfw.interfaces import Dataset, Metric, OptimizerFactory, RunInfo, Split, Stage, StageRun, Tracker
-from genfw.model import Model
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.interfaces import Dataset, Split
+from genfw.interfaces.values import Batch, StateTree
+from genfw.models.model import Model
+from genfw.plugins.hookspecs import RunInfo
 from genfw.testing.suite import ComponentSuite, assert_same_tree, generator_of, stored
 from genfw.testing.tiny import tiny_evaluation
-from genfw.types import Batch, StateTree
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-    from genfw.evaluate import Evaluation
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.stage import Stage, StageRun
+from genfw.training.tracker import Tracker
 
 __all__ = ["DatasetSuite", "MetricSuite", "OptimizerSuite", "StageSuite", "TrackerSuite"]
 
@@ -218,8 +220,6 @@ class OptimizerSuite(ComponentSuite):
 
 @functools.lru_cache(maxsize=1)
 def _fabric() -> Fabric:
-    from lightning_fabric import Fabric
-
     return Fabric(accelerator="cpu", devices=1)
 
 

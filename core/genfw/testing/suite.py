@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genfw.catalogue import class_problems
-from genfw.freeze import held
-from genfw.statetree import join_tree, split_tree
-from genfw.types import StateTree
+from genfw.interfaces.values import StateTree
+from genfw.models.freezing import frozen_for_chain
+from genfw.plugins.signature import class_problems
+from genfw.runs.state_tree import join_tree, split_tree
 
 __all__ = ["ComponentSuite", "ModuleSuite", "assert_same_tree", "generator_of", "stored"]
 
@@ -206,13 +206,13 @@ class ModuleSuite(ComponentSuite):
             return torch.cat([result.detach().flatten(), gradient.flatten()])
 
         outside = value_and_gradient()
-        with held(module):
+        with frozen_for_chain(module):
             self._assert_close(value_and_gradient(), outside, "inside a chain it computes something else")
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.mul_(1.1)
         moved = value_and_gradient()
-        with held(module):
+        with frozen_for_chain(module):
             self._assert_close(value_and_gradient(), moved, "a chain goes on with the weights of an earlier one")
 
     def test_gradient_reaches_every_parameter(self) -> None:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from genfw.target import Target
-from genfw.types import NoiseLayout
+from genfw.interfaces.target import Target
+from genfw.interfaces.values import NoiseLayout
 
 __all__ = [
     "AnalyticTarget",

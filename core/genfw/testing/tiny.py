@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from genfw.errors import DataError
 from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Split, TensorSplit
-from genfw.likelihood import Gaussian
-from genfw.model import Model
-from genfw.types import Latent, Size
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import Latent, Size
+from genfw.models.model import Model
 
 if TYPE_CHECKING:
-    from genfw.evaluate import Evaluation
+    from genfw.evaluation.evaluation import Evaluation
 
 __all__ = ["TinyData", "TinyDecoder", "TinyEncoder", "TinyEnergy", "TinyPrior", "tiny_evaluation", "tiny_model"]
 
@@ -162,6 +162,6 @@ def tiny_model(seed: int = 0) -> Model:
 
 def tiny_evaluation(directory: Path | str) -> Evaluation:
     """A tiny model in eval mode with its data, ready to be measured; figures go to ``directory``."""
-    from genfw.evaluate import Evaluation
+    from genfw.evaluation.evaluation import Evaluation
 
     return Evaluation(tiny_model().eval().requires_grad_(False), TinyData(), directory=directory)

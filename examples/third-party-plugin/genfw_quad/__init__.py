@@ -7,7 +7,7 @@ from genfw import Component, hookimpl
 
 @hookimpl
 def genfw_components() -> list[Component]:
-    """See :func:`genfw.hookspecs.genfw_components`."""
+    """See :func:`genfw.plugins.hookspecs.genfw_components`."""
     return [
         Component(
             "energy",
@@ -28,5 +28,5 @@ def genfw_components() -> list[Component]:
 
 @hookimpl
 def genfw_recipes() -> list[Path]:
-    """See :func:`genfw.hookspecs.genfw_recipes`."""
+    """See :func:`genfw.plugins.hookspecs.genfw_recipes`."""
     return [Path(__file__).parent / "recipes"]

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from genfw import Energy
-from genfw.errors import ContractError
-from genfw.types import Size
+from genfw import ContractError, Energy, Size
 
 __all__ = ["QuadraticWell"]
 

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genfw import Sampler, Target
-from genfw.errors import ContractError
-from genfw.interfaces import Info
+from genfw import ContractError, Info, Sampler, Target
 
 __all__ = ["Barker", "BarkerState"]
 

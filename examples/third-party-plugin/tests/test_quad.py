@@ -5,8 +5,7 @@ import torch
 from genfw_quad.energy import QuadraticWell
 from genfw_quad.sampler import Barker
 
-from genfw import FunctionTarget, run_chain
-from genfw.errors import ContractError
+from genfw import ContractError, FunctionTarget, run_chain
 from genfw.testing import EnergySuite, SamplerSuite
 
 

@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from genfw.component import Component
-from genfw.hookspecs import hookimpl
+from genfw.plugins.component import Component
+from genfw.plugins.hookspecs import hookimpl
 from genfw_plugins import builtin_components, recipes_dir
 
 
 @hookimpl
 def genfw_components() -> list[Component]:
-    """See :func:`genfw.hookspecs.genfw_components`."""
+    """See :func:`genfw.plugins.hookspecs.genfw_components`."""
     return builtin_components("basics")
 
 
 @hookimpl
 def genfw_recipes() -> list[Path]:
-    """See :func:`genfw.hookspecs.genfw_recipes`."""
+    """See :func:`genfw.plugins.hookspecs.genfw_recipes`."""
     return [recipes_dir()]

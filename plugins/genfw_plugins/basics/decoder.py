@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from genfw.errors import ContractError
 from genfw.interfaces.decoder import Decoder
-from genfw.likelihood import Gaussian
-from genfw.nets import Activation, mlp
-from genfw.types import Latent, NoiseLayout, Size
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import Latent, NoiseLayout, Size
+from genfw.nn.layers import Activation, mlp
 
 __all__ = ["MLPDecoder"]
 

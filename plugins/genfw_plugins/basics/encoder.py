@@ -10,8 +10,8 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.interfaces.encoder import Encoder, Posterior
 from genfw.interfaces.prior import Prior
-from genfw.nets import Activation, mlp, normal_posterior
-from genfw.types import Size
+from genfw.interfaces.values import Size
+from genfw.nn.layers import Activation, mlp, normal_posterior
 
 __all__ = ["MLPEncoder"]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from genfw.errors import ContractError
 from genfw.interfaces.amortizer import Amortizer
-from genfw.nets import Activation, mlp
-from genfw.types import NoiseLayout
+from genfw.interfaces.values import NoiseLayout
+from genfw.nn.layers import Activation, mlp
 
 __all__ = ["LatentVAE"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from genfw.errors import ContractError
 from genfw.interfaces.amortizer import Amortizer
-from genfw.types import NoiseLayout
+from genfw.interfaces.values import NoiseLayout
 
 __all__ = ["GaussianMixture"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces.prior import Prior
-from genfw.types import Latent, Size
+from genfw.interfaces.values import Latent, Size
 
 __all__ = ["StandardNormal"]
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Dataset, Split
-from genfw.types import Size
+from genfw.interfaces.values import Size
 
 __all__ = [
     "ArraySplit",

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Dataset, Split
-from genfw.types import Size
+from genfw.interfaces.values import Size
 from genfw_plugins.datasets._arrays import ArraySplit, keep_rows
 
 __all__ = ["Digits"]

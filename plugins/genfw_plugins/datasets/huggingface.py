@@ -12,7 +12,7 @@ import torch
 
 from genfw.errors import DataError
 from genfw.interfaces import Dataset, Split
-from genfw.types import Size
+from genfw.interfaces.values import Size
 from genfw_plugins.datasets._arrays import check_flip
 from genfw_plugins.datasets._images import Filter, ImageSource, ImageSplit, Pixels
 

@@ -13,7 +13,7 @@ import torch
 
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Dataset, Split
-from genfw.types import Size
+from genfw.interfaces.values import Size
 from genfw_plugins.datasets._arrays import check_flip
 from genfw_plugins.datasets._images import Filter, ImageSource, ImageSplit, Pixels, image_source
 

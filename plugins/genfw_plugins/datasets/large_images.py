@@ -14,8 +14,8 @@ import PIL.Image
 
 from genfw.errors import DataError
 from genfw.interfaces import Dataset, Split
-from genfw.torchvision_compat import import_torchvision
-from genfw.types import Size
+from genfw.interfaces.values import Size
+from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.datasets._arrays import check_flip
 from genfw_plugins.datasets._files import absent, download_folder, fetched, find_file, folders
 from genfw_plugins.datasets._images import Filter, ImageSource, ImageSplit, Pixels, image_source

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genfw.torchvision_compat import import_torchvision
+from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.datasets._arrays import PixelDataset, Resize
 from genfw_plugins.datasets._files import absent, download_folder, fetched, find_file, folders
 from genfw_plugins.datasets.idx import read_idx

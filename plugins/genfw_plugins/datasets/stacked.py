@@ -10,8 +10,8 @@ from torch import Tensor
 
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Dataset, Split
-from genfw.seeding import derive_seed
-from genfw.types import Size
+from genfw.interfaces.values import Size
+from genfw.randomness import derive_seed
 
 __all__ = ["Stacked"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Dataset, Split
-from genfw.types import Size
+from genfw.interfaces.values import Size
 from genfw_plugins.datasets._arrays import ArraySplit
 
 __all__ = ["TensorFile"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from genfw.errors import DataError
-from genfw.torchvision_compat import import_torchvision
+from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.datasets._arrays import PixelDataset, Resize
 from genfw_plugins.datasets._files import absent, download_folder, fetched, find_file, folders
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Dataset, Split
-from genfw.seeding import derive_seed
-from genfw.types import Size
+from genfw.interfaces.values import Size
+from genfw.randomness import derive_seed
 from genfw_plugins.datasets._arrays import ArraySplit
 
 __all__ = ["GaussianGrid", "Pinwheel", "ToyDataset"]

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from genfw.closed import closed_form
 from genfw.errors import ContractError
 from genfw.interfaces.decoder import Decoder
-from genfw.likelihood import Gaussian
-from genfw.types import Latent, NoiseLayout, Size
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import Latent, NoiseLayout, Size
+from genfw.nn.manual_grad import closed_form
 from genfw_plugins.dcgan.network import generator, generator_side
 from genfw_plugins.dcgan.presets import PRESETS, Architecture, Last
 from genfw_plugins.dcgan.still import StillGenerator

@@ -11,8 +11,8 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.interfaces.encoder import Encoder, Posterior
 from genfw.interfaces.prior import Prior
-from genfw.nets import normal_posterior
-from genfw.types import Size
+from genfw.interfaces.values import Size
+from genfw.nn.layers import normal_posterior
 from genfw_plugins.dcgan.network import inspector
 from genfw_plugins.dcgan.presets import PRESETS, Architecture
 

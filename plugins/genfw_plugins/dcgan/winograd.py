@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genfw.closed import Pullback
+from genfw.nn.manual_grad import Pullback
 
 __all__ = ["WinogradDoubling"]
 

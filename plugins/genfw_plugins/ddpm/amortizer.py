@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from genfw.errors import ContractError
-from genfw.freeze import frozen
 from genfw.interfaces.amortizer import Amortizer
 from genfw.interfaces.encoder import Encoder
-from genfw.types import NoiseLayout, Size
+from genfw.interfaces.values import NoiseLayout, Size
+from genfw.models.freezing import frozen
 from genfw_plugins.ddpm.network import MLPUNet
 from genfw_plugins.ddpm.schedule import CosineSchedule, alpha_sigma
 from genfw_plugins.ddpm.solvers import ancestral, ddim, dpm_solver

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError, DataError
-from genfw.importing import Conversion
+from genfw.weights.importing import Conversion
 
 __all__ = ["convert", "read"]
 

@@ -1,11 +1,11 @@
 """Transition kernels, and the places where chains begin."""
 
-from genfw.component import Component
-from genfw.hookspecs import hookimpl
+from genfw.plugins.component import Component
+from genfw.plugins.hookspecs import hookimpl
 from genfw_plugins import builtin_components
 
 
 @hookimpl
 def genfw_components() -> list[Component]:
-    """See :func:`genfw.hookspecs.genfw_components`."""
+    """See :func:`genfw.plugins.hookspecs.genfw_components`."""
     return builtin_components("mcmc")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.types import StateTree
+from genfw.interfaces.values import StateTree
 from genfw_plugins.mcmc.moves import positive
 
 __all__ = ["StepSize", "StepState"]

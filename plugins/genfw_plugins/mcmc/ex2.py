@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from genfw.interfaces import Info, Sampler
-from genfw.target import Target
-from genfw.types import StateTree
+from genfw.interfaces.target import Target
+from genfw.interfaces.values import StateTree
 from genfw_plugins.mcmc.isir import GlobalMove
 from genfw_plugins.mcmc.mala import MALA
 from genfw_plugins.mcmc.moves import positive

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Info, Sampler
-from genfw.target import Target
+from genfw.interfaces.target import Target
 from genfw_plugins.mcmc.moves import normal_like, positive
 
 __all__ = ["Langevin", "LangevinState"]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Info, Sampler
-from genfw.target import Target
-from genfw.types import StateTree
+from genfw.interfaces.target import Target
+from genfw.interfaces.values import StateTree
 from genfw_plugins.mcmc.adaptation import StepSize, StepState
 from genfw_plugins.mcmc.mala import log_ratio, propose
 from genfw_plugins.mcmc.moves import choose, metropolis, positive

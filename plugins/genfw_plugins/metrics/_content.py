@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from genfw.errors import DataError
-from genfw.evaluate import Evaluation
-from genfw.files import sync_file
+from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Split
+from genfw.runs.files import sync_file
 
 __all__ = [
     "cache_folder",

@@ -9,11 +9,11 @@ from typing import Any
 import attrs
 
 from genfw.errors import ContractError, DataError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Dataset
+from genfw.interfaces.values import Size
+from genfw.nn.torchvision import import_torchvision
 from genfw.randomness import kept_apart
-from genfw.torchvision_compat import import_torchvision
-from genfw.types import Size
 from genfw_plugins.metrics._content import cache_folder, digest_of_tensors
 from genfw_plugins.metrics._weights import fetched, proved
 from genfw_plugins.metrics.classifier import trained_classifier

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from genfw.evaluate import Evaluation
-from genfw.torchvision_compat import import_torchvision
+from genfw.evaluation.evaluation import Evaluation
+from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.metrics._content import cache_folder, digest_of_settings, save_tensors
 from genfw_plugins.metrics._extractors import Extractor
 from genfw_plugins.metrics._pixels import Pixels

@@ -9,8 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.distances import kernel_stein, median_distance, mmd, sliced_wasserstein
-from genfw.target import Target
+from genfw.interfaces.target import Target
+from genfw.models.distances import kernel_stein, median_distance, mmd, sliced_wasserstein
+from genfw.models.freezing import frozen_for_chain
 
 __all__ = ["Gap", "View", "gaps"]
 
@@ -97,7 +98,7 @@ def gaps(view: View, along: Tensor, order: int) -> list[Gap]:
 
 def _stein(view: View, bandwidths: Sequence[float]) -> list[Gap]:
     def measure(points: Tensor) -> float:
-        with view.target.chain():
+        with frozen_for_chain(*view.target.modules()):
             _, gradient = view.target.potential_and_grad(points)
         parts = zip(points.split(view.draws), gradient.split(view.draws), bandwidths, strict=True)
         return _mean([float(kernel_stein(u[:_PAIRS], slope[:_PAIRS], width)) for u, slope, width in parts])
@@ -112,7 +113,7 @@ def _stein(view: View, bandwidths: Sequence[float]) -> list[Gap]:
 def _energy(view: View, first: Tensor, second: Tensor) -> list[Gap]:
     """Mean potential minus that of the first reference; the floor is the mean absolute value for equal laws."""
     root = math.sqrt(len(first))
-    with view.target.chain(), torch.no_grad():
+    with frozen_for_chain(*view.target.modules()), torch.no_grad():
         base = view.target.potential(first).double()
         # Rows of two sets belong to the same item, so that the items' own spread drops out of the difference.
         spread = float((view.target.potential(second).double() - base).std()) / root

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genfw.errors import ContractError
-from genfw.torchvision_compat import import_torchvision
-from genfw.types import Size
+from genfw.interfaces.values import Size
+from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.metrics.classifier import TrainedClassifier
 
 FeatureExtractorBase = import_torchvision("torch_fidelity.feature_extractor_base").FeatureExtractorBase

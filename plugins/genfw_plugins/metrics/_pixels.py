@@ -14,14 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genfw.describe import describe
-from genfw.environment import code_digest
 from genfw.errors import ContractError, DataError
-from genfw.evaluate import Evaluation, Pairs
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.results import Pairs
 from genfw.interfaces import Split
-from genfw.sampling import stateful_parts
-from genfw.statetree import split_tree
-from genfw.types import Size
+from genfw.interfaces.values import Size
+from genfw.models.sampling import stateful_parts
+from genfw.plugins.signature import summarise
+from genfw.runs.environment import code_digest
+from genfw.runs.state_tree import split_tree
 from genfw_plugins.metrics._content import digest_of_settings, digest_of_tensors
 
 __all__ = [
@@ -215,7 +216,7 @@ class FilePixels:
 
 
 def data_pixels(evaluation: Evaluation, split: str, count: int | None) -> SplitPixels:
-    """Rows of the recipe's data as pixels; the rows that :meth:`~genfw.evaluate.Evaluation.rows` takes.
+    """Rows of the recipe's data as pixels; the rows that :meth:`~genfw.evaluation.evaluation.Evaluation.rows` takes.
 
     Raises:
         ContractError: There is no data set, or its items are no images of one or three channels.
@@ -293,7 +294,7 @@ def _key(evaluation: Evaluation, count: int) -> str:
     facts = {
         "weights": digest_of_tensors(tensors),
         "state": str(structure),
-        "parts": [describe(part) for part in parts],
+        "parts": [summarise(part) for part in parts],
         "sample": str(evaluation.recipe.get("sample")),
         "protocol": {key: str(value) for key, value in protocol.items()},
         "code": _code(evaluation.model, *evaluation.model.children(), *evaluation.model.energies, *parts),

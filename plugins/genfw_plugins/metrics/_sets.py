@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError, DataError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Dataset, Split
-from genfw.seeding import derive_seed
-from genfw.synthetic import Synthetic
-from genfw.types import Batch, Size
+from genfw.interfaces.values import Batch, Size
+from genfw.randomness import derive_seed
+from genfw.training.synthetic import Synthetic
 
 __all__ = ["available", "check_shape", "draw_index", "take_rows"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from genfw.errors import DataError
-from genfw.files import hash_file
+from genfw.runs.files import hash_file
 
 __all__ = ["fetched", "proved"]
 

@@ -9,21 +9,23 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.chains import Chain, run_chain
-from genfw.compose import compose
-from genfw.describe import describe
-from genfw.distances import directions, sliced_wasserstein
 from genfw.errors import ContractError, GenfwError
-from genfw.evaluate import Evaluation
-from genfw.freeze import frozen
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import SERIES, Canvas, draw_samples_2d
+from genfw.evaluation.results import Figure, Result
 from genfw.interfaces.amortizer import Amortizer
-from genfw.interfaces.metric import Figure, Metric, Result
 from genfw.interfaces.sampler import Sampler
-from genfw.interfaces.stage import Stateful
-from genfw.plots import SERIES, Canvas, draw_samples_2d
-from genfw.rundir import RunDirectory
-from genfw.sampling import preserved
-from genfw.target import PosteriorTarget, PriorTarget, Target
+from genfw.interfaces.target import Target
+from genfw.interfaces.values import Stateful
+from genfw.models.chains import Chain, run_chain
+from genfw.models.distances import directions, sliced_wasserstein
+from genfw.models.freezing import frozen
+from genfw.models.sampling import preserved
+from genfw.models.targets import PosteriorTarget, PriorTarget
+from genfw.plugins.signature import summarise
+from genfw.recipes.compose import compose
+from genfw.runs.directory import RunDirectory
 from genfw_plugins.metrics._gap import Gap, View, gaps
 
 __all__ = ["AmortizationGap"]
@@ -202,10 +204,10 @@ class AmortizationGap(Metric):
             count=self.items if ending else self.count,
             draws=self.draws if ending else 1,
             references=self.references,
-            sampler=describe(chain.get("sampler") or sampler),
+            sampler=summarise(chain.get("sampler") or sampler),
             chain_steps=sampler.steps,
-            start=", ".join(describe(start) for start in starts),
-            refine=None if refine is None else describe(refine),
+            start=", ".join(summarise(start) for start in starts),
+            refine=None if refine is None else summarise(refine),
             refine_steps=None if self.refine is None else self.refine.steps,
             projections=self.projections,
             order=self.order,
@@ -254,7 +256,7 @@ class AmortizationGap(Metric):
 
     def _past(self, evaluation: Evaluation, whole: View, along: Tensor, floor: float) -> list[Figure]:
         """The amortizers of the run's checkpoints beside the reference."""
-        from genfw.trained import load_run  # brings what only a run needs, and recipes are checked without it
+        from genfw.engine.finished import load_run
 
         x = self._target(evaluation, "")[1]
         sets: dict[str, Tensor] = {}

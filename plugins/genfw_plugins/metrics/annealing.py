@@ -19,10 +19,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.chains import run_chain
 from genfw.errors import ContractError
 from genfw.interfaces.sampler import Sampler
-from genfw.target import Target
+from genfw.interfaces.target import Target
+from genfw.models.chains import run_chain
+from genfw.models.freezing import frozen_for_chain
 
 __all__ = ["Bound", "anneal", "log_mean", "schedule"]
 
@@ -83,7 +84,7 @@ def anneal(
     if reverse:
         beta.reverse()
     log_weight = torch.zeros(len(position), dtype=torch.float64, device=position.device)
-    with target.chain(), torch.no_grad():
+    with frozen_for_chain(*target.modules()), torch.no_grad():
         for before, after in pairwise(beta):
             log_weight += (before - after) * target.tilt(position).double()
             # Forward the last move would serve nobody, in reverse the last is at the base: the weight is complete.

@@ -12,14 +12,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from genfw.chains import Chain
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation, describe
-from genfw.interfaces.metric import Figure, Metric, Result
-from genfw.rundir import RunDirectory
-from genfw.sampling import preserved
-from genfw.target import PosteriorTarget
-from genfw.types import Batch
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.results import Figure, Result
+from genfw.interfaces.values import Batch
+from genfw.models.chains import Chain
+from genfw.models.sampling import preserved
+from genfw.models.targets import PosteriorTarget
+from genfw.plugins.signature import summarise
+from genfw.runs.directory import RunDirectory
 from genfw_plugins.metrics.detection import Detection, detect, draw_scores
 
 __all__ = ["Anomaly", "Score"]
@@ -195,9 +197,9 @@ class Anomaly(Metric):
             inliers=f"{self.split} ({len(inliers)})",
             outliers=f"{self.outliers} ({len(outliers)})",
             latent="encoder" if chain is None else "posterior chain",
-            sampler=None if chain is None else describe(chain.sampler),
+            sampler=None if chain is None else summarise(chain.sampler),
             chain_steps=None if chain is None else chain.sampler.steps,
-            start=None if chain is None else ", ".join(describe(start) for start in chain.starts),
+            start=None if chain is None else ", ".join(summarise(start) for start in chain.starts),
             error_weight="likelihood" if self.weight is None else self.weight,
             trials=self.trials,
             weights="finished model" if weights == ["finished"] else ", ".join(weights),

@@ -8,14 +8,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genfw.chains import ChainResult, run_chain
-from genfw.diagnostics import ess_bulk, split_rhat
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
-from genfw.interfaces.metric import Figure, Metric, Result
-from genfw.plots import SERIES, Canvas, is_image
-from genfw.sampling import draw_starts, preserved
-from genfw.target import Target, make_target
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import SERIES, Canvas, is_image
+from genfw.evaluation.results import Figure, Result
+from genfw.interfaces.target import Target
+from genfw.models.chains import ChainResult, run_chain
+from genfw.models.diagnostics import ess_bulk, split_rhat
+from genfw.models.freezing import frozen_for_chain
+from genfw.models.sampling import draw_starts, preserved
+from genfw.models.targets import make_target
 
 __all__ = ["ChainDiagnostics"]
 
@@ -57,7 +60,7 @@ class ChainDiagnostics(Metric):
         every = max(1, -(-self.steps * self.chains * target.layout.size // _BUDGET))
         every = min(every, self.steps // 16)
         generator = evaluation.generator("chain-diagnostics")
-        with preserved(settings.sampler, *settings.starts), target.chain(), torch.no_grad():
+        with preserved(settings.sampler, *settings.starts), frozen_for_chain(*target.modules()), torch.no_grad():
             start = draw_starts(target, settings.starts, self.chains, generator)
             chain = run_chain(target, settings.sampler, start, generator=generator, steps=self.steps, keep_every=every)
             figures = self._figures(evaluation, target, chain)

@@ -12,14 +12,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genfw.data import Loader
 from genfw.errors import ContractError, DataError
-from genfw.files import write_atomically
-from genfw.freeze import frozen
 from genfw.interfaces import Dataset, Split
-from genfw.randomness import kept_apart
-from genfw.seeding import derive_seed
-from genfw.types import Size
+from genfw.interfaces.values import Size
+from genfw.models.freezing import frozen
+from genfw.randomness import derive_seed, kept_apart
+from genfw.runs.files import write_atomically
+from genfw.training.loader import Loader
 from genfw_plugins.metrics._content import (
     digest_of_settings,
     digest_of_split,

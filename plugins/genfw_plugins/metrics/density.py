@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.likelihood import Gaussian
-from genfw.model import Model
+from genfw.interfaces.likelihood import Gaussian
+from genfw.models.model import Model
 
 __all__ = ["Grid", "Mixture", "draw_mixture", "importance_log_prob"]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.plots import SERIES, Canvas
+from genfw.evaluation.pictures import SERIES, Canvas
 
 __all__ = ["Detection", "detect", "draw_scores"]
 

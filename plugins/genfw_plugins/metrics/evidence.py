@@ -17,12 +17,13 @@ import math
 import torch
 from torch import Tensor
 
-from genfw.chains import Chain, run_chain
 from genfw.errors import ContractError
 from genfw.interfaces.encoder import Encoder
 from genfw.interfaces.sampler import Sampler
-from genfw.model import Model
-from genfw.target import PosteriorTarget
+from genfw.models.chains import Chain, run_chain
+from genfw.models.freezing import frozen_for_chain
+from genfw.models.model import Model
+from genfw.models.targets import PosteriorTarget
 
 __all__ = ["Normal", "bracket", "items_at_once"]
 
@@ -131,7 +132,7 @@ def bracket(
     lower, upper = [], []
     for items in x.split(items_at_once(draws, fits, batch)):
         target = PosteriorTarget(model, items)
-        with target.chain(), torch.no_grad():
+        with frozen_for_chain(*target.modules()), torch.no_grad():
             position, log_q, law = _propose(target, items, draws, chain, fits, widen, generator)
             log_weight = _log_joint(target, position) - log_q  # shape: (K, B)
             lower.append(log_weight.logsumexp(0) - math.log(draws))

@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.results import Result
 from genfw.interfaces import Dataset
-from genfw.interfaces.metric import Metric, Result
-from genfw.torchvision_compat import import_torchvision
+from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.metrics._extractors import Extractor, check_extractor, make_extractor
 from genfw_plugins.metrics._features import extract, remembered, statistics
 from genfw_plugins.metrics._pixels import (

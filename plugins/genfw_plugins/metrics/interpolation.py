@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
-from genfw.interfaces.metric import Figure, Metric, Result
-from genfw.plots import is_image
-from genfw.target import DataTarget, JointTarget, make_target
-from genfw.types import NoiseLayout
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import is_image
+from genfw.evaluation.results import Figure, Result
+from genfw.interfaces.values import NoiseLayout
+from genfw.models.freezing import frozen_for_chain
+from genfw.models.targets import DataTarget, JointTarget, make_target
 
 __all__ = ["Interpolation", "on_sphere"]
 
@@ -82,7 +84,7 @@ class Interpolation(Metric):
             )
         position = evaluation.samples(2 * self.pairs).position.to(evaluation.device)
         ways = on_sphere(target.layout, position[: self.pairs], position[self.pairs :], self.points)
-        with target.chain(), torch.no_grad():
+        with frozen_for_chain(*target.modules()), torch.no_grad():
             # One way at a time: as many points as a small batch has.
             tilt = torch.stack([target.tilt(way) for way in ways]).double().cpu()
             x = torch.stack([target.to_data(way, mean=True) for way in ways]).cpu()

@@ -9,13 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genfw.chains import Chain, run_chain
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation, describe
-from genfw.interfaces.metric import Metric, Result
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.results import Result
 from genfw.interfaces.sampler import Sampler
-from genfw.sampling import preserved
-from genfw.target import PriorTarget
+from genfw.models.chains import Chain, run_chain
+from genfw.models.freezing import frozen_for_chain
+from genfw.models.sampling import preserved
+from genfw.models.targets import PriorTarget
+from genfw.plugins.signature import summarise
 from genfw_plugins.metrics.annealing import Bound, anneal, log_mean
 from genfw_plugins.metrics.evidence import bracket, items_at_once
 
@@ -116,9 +119,9 @@ class LogLikelihood(Metric):
             count=len(rows),
             proposal="encoder" if chain is None else f"normal law fitted to {self.fits} posterior chains",
             draws=self.draws,
-            posterior_sampler=None if chain is None else describe(chain.sampler),
-            posterior_start=None if chain is None else ", ".join(describe(start) for start in chain.starts),
-            sampler=None if sampler is None else describe(sampler),
+            posterior_sampler=None if chain is None else summarise(chain.sampler),
+            posterior_start=None if chain is None else ", ".join(summarise(start) for start in chain.starts),
+            sampler=None if sampler is None else summarise(sampler),
             temperatures=None if log_z is None else self.temperatures,
             chains=None if log_z is None else self.chains,
         )
@@ -155,7 +158,7 @@ class LogLikelihood(Metric):
         assert self.sampler is not None  # refused in compute
         target = PriorTarget(evaluation.model)
         generator = evaluation.generator("log-z")
-        with preserved(self.sampler), target.chain(), torch.no_grad():
+        with preserved(self.sampler), frozen_for_chain(*target.modules()), torch.no_grad():
             base = target.draw_base(self.chains, generator).to(evaluation.model.anchor.dtype)
             forward, end = anneal(target, self.sampler, base, self.temperatures, generator=generator)
             chosen = torch.multinomial(torch.softmax(forward, 0), self.chains, replacement=True, generator=generator)

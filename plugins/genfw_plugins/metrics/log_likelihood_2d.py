@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
-from genfw.interfaces.metric import Figure, Metric, Result
-from genfw.plots import Canvas, draw_samples_2d
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import Canvas, draw_samples_2d
+from genfw.evaluation.results import Figure, Result
 from genfw_plugins.metrics.density import Grid, Mixture, draw_mixture, importance_log_prob
 
 __all__ = ["LogLikelihood2D"]

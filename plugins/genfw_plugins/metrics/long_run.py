@@ -10,14 +10,18 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.chains import run_chain
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation, describe
-from genfw.interfaces.metric import Figure, Metric, Result
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import SERIES, Canvas, is_image
+from genfw.evaluation.results import Figure, Result
 from genfw.interfaces.sampler import Sampler
-from genfw.plots import SERIES, Canvas, is_image
-from genfw.sampling import draw_starts, preserved
-from genfw.target import Target, make_target
+from genfw.interfaces.target import Target
+from genfw.models.chains import run_chain
+from genfw.models.freezing import frozen_for_chain
+from genfw.models.sampling import draw_starts, preserved
+from genfw.models.targets import make_target
+from genfw.plugins.signature import summarise
 
 __all__ = ["LongRun", "drift", "look"]
 
@@ -122,14 +126,14 @@ class LongRun(Metric):
         sizes = [min(batch, self.chains - first) for first in range(0, self.chains, batch)]
         walks = evaluation.spread(self._walk, [(number, size, every) for number, size in enumerate(sizes)])
         walk = Walk.join(walks)
-        with target.chain(), torch.no_grad():
+        with frozen_for_chain(*target.modules()), torch.no_grad():
             views = self._views(evaluation, target, walk)
-        written = describe(sampler)
+        written = summarise(sampler)
         protocol = evaluation.protocol(
             chains=self.chains,
             space=settings.space,
             sampler=written,
-            start="fresh draws of the base" if not starts else ", ".join(describe(start) for start in starts),
+            start="fresh draws of the base" if not starts else ", ".join(summarise(start) for start in starts),
             decoder="mean",
             thinning=every,
             chain_batch=self.batch,
@@ -148,7 +152,7 @@ class LongRun(Metric):
         sampler, starts = self.sampler or settings.sampler, () if self.fresh else settings.starts
         assert sampler is not None  # refused in compute
         target = make_target(evaluation.model, settings.space)
-        with preserved(sampler, *starts), target.chain(), torch.no_grad():
+        with preserved(sampler, *starts), frozen_for_chain(*target.modules()), torch.no_grad():
             position = draw_starts(target, starts, count, generator)
             chain = run_chain(target, sampler, position, generator=generator, steps=self.steps[-1], keep_every=every)
         return Walk(chain.kept, chain.trace.cpu(), chain.potentials.cpu(), _norm(target, chain.trace).cpu())

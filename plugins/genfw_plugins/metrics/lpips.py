@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError, DataError
-from genfw.evaluate import Evaluation
-from genfw.interfaces.metric import Metric, Result
-from genfw.torchfile import open_published
-from genfw.torchvision_compat import import_torchvision
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.results import Result
+from genfw.nn.torchvision import import_torchvision
+from genfw.weights.torch_files import open_published
 from genfw_plugins.metrics._pixels import ROUNDING, TensorPixels, made_of, protocol_of
 from genfw_plugins.metrics._weights import fetched, proved
 

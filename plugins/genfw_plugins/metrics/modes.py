@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError, DataError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import SERIES, Canvas
+from genfw.evaluation.results import Figure, Result
 from genfw.interfaces import Dataset, Split
-from genfw.interfaces.metric import Figure, Metric, Result
-from genfw.plots import SERIES, Canvas
 from genfw_plugins.metrics._content import cache_folder, read_split
 from genfw_plugins.metrics._sets import available
 from genfw_plugins.metrics.classifier import TrainedClassifier, trained_classifier

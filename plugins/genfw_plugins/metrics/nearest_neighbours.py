@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import is_image
+from genfw.evaluation.results import Figure, Result
 from genfw.interfaces import Dataset, Split
-from genfw.interfaces.metric import Figure, Metric, Result
-from genfw.plots import is_image
 from genfw_plugins.metrics._content import cache_folder
 from genfw_plugins.metrics._sets import draw_index
 from genfw_plugins.metrics.classifier import trained_classifier

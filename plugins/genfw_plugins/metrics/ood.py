@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import Canvas
+from genfw.evaluation.results import Figure, Result
 from genfw.interfaces import Dataset
-from genfw.interfaces.metric import Figure, Metric, Result
-from genfw.model import Model
-from genfw.plots import Canvas
+from genfw.models.model import Model
 from genfw_plugins.metrics._sets import available, check_shape, take_rows
 from genfw_plugins.metrics.density import importance_log_prob
 from genfw_plugins.metrics.detection import detect, draw_scores

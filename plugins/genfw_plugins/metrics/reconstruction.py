@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genfw.chains import Chain
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation, Pairs, describe
-from genfw.interfaces.metric import Figure, Metric, Result
-from genfw.plots import SERIES, Canvas, draw_samples_2d, is_image
-from genfw.sampling import reconstruct
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import SERIES, Canvas, draw_samples_2d, is_image
+from genfw.evaluation.results import Figure, Pairs, Result
+from genfw.models.chains import Chain
+from genfw.models.sampling import reconstruct
+from genfw.plugins.signature import summarise
 
 __all__ = ["Reconstruction"]
 
@@ -72,9 +74,9 @@ class Reconstruction(Metric):
             count=len(rows),
             latent="encoder" if self.chain is None else "posterior chain",
             temperature=self.temperature if self.chain is None else None,
-            sampler=None if self.chain is None else describe(self.chain.sampler),
+            sampler=None if self.chain is None else summarise(self.chain.sampler),
             chain_steps=None if self.chain is None else self.chain.sampler.steps,
-            start=None if self.chain is None else ", ".join(describe(start) for start in self.chain.starts),
+            start=None if self.chain is None else ", ".join(summarise(start) for start in self.chain.starts),
             decoder="mean",
             range="[-1, 1]" if is_image(tuple(rows.x.shape[1:])) else "the data's own",
         )

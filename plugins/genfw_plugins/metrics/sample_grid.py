@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
-from genfw.interfaces.metric import Metric, Result
-from genfw.plots import is_image
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import is_image
+from genfw.evaluation.results import Result
 
 __all__ = ["SampleGrid"]
 

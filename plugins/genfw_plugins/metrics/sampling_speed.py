@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 import torch
 
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation
-from genfw.interfaces.metric import Metric, Result
-from genfw.sampling import draw_samples
-from genfw.seeding import derive_seed
-from genfw.settings import SampleSettings
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.results import Result
+from genfw.models.sampling import SampleSettings, draw_samples
+from genfw.randomness import derive_seed
 
 __all__ = ["SamplingSpeed"]
 

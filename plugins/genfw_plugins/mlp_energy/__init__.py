@@ -1,19 +1,19 @@
 """Fully connected energies, on data or on the latent."""
 
-from genfw.component import Component, Importer
-from genfw.hookspecs import hookimpl
+from genfw.plugins.component import Component, Importer
+from genfw.plugins.hookspecs import hookimpl
 from genfw_plugins import builtin_components
 
 
 @hookimpl
 def genfw_components() -> list[Component]:
-    """See :func:`genfw.hookspecs.genfw_components`."""
+    """See :func:`genfw.plugins.hookspecs.genfw_components`."""
     return builtin_components("mlp_energy")
 
 
 @hookimpl
 def genfw_importers() -> list[Importer]:
-    """See :func:`genfw.hookspecs.genfw_importers`."""
+    """See :func:`genfw.plugins.hookspecs.genfw_importers`."""
     return [
         Importer(
             "damc",

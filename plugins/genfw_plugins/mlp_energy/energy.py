@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from genfw.closed import MLPByHand, Pullback, closed_form
 from genfw.errors import ContractError
 from genfw.interfaces.energy import Energy
-from genfw.nets import Activation, mlp
-from genfw.spectral import SpectralPenalty
-from genfw.types import NoiseLayout, Size
+from genfw.interfaces.values import NoiseLayout, Size
+from genfw.nn.layers import Activation, mlp
+from genfw.nn.manual_grad import MLPByHand, Pullback, closed_form
+from genfw.nn.spectral import SpectralPenalty
 
 __all__ = ["MLPEnergy"]
 

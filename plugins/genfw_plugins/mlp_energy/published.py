@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from genfw.importing import Conversion
-from genfw.published import sequential
+from genfw.weights.importing import Conversion, sequential
 
 __all__ = ["convert", "read"]
 

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.discrete import Bernoulli, LogisticMixture
 from genfw.errors import ContractError
 from genfw.interfaces.decoder import Decoder
+from genfw.interfaces.likelihood import Gaussian, Likelihood
 from genfw.interfaces.prior import Prior
-from genfw.likelihood import Gaussian, Likelihood
-from genfw.types import Latent, Size
+from genfw.interfaces.values import Latent, Size
+from genfw_plugins.nvae.discrete import Bernoulli, LogisticMixture
 from genfw_plugins.nvae.laws import DiagonalNormal
 from genfw_plugins.nvae.network import Conv, InvertedCell, WeightPenalty
 from genfw_plugins.nvae.prior import NVAEPrior, nvae_prior

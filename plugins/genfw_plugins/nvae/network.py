@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.spectral import SpectralPenalty
+from genfw.nn.spectral import SpectralPenalty
 
 __all__ = [
     "BatchNorm",

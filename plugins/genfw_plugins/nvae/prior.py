@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from genfw.errors import ContractError
 from genfw.interfaces.prior import Prior
-from genfw.types import Latent, Size
+from genfw.interfaces.values import Latent, Size
 from genfw_plugins.nvae.laws import DiagonalNormal
 from genfw_plugins.nvae.network import Combine, Conv, InvertedCell, WeightPenalty, channels_innermost
 

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from genfw.errors import DataError
-from genfw.importing import Conversion
-from genfw.model import Model
+from genfw.models.model import Model
+from genfw.weights.importing import Conversion
 
 __all__ = ["arguments", "convert", "load", "read"]
 
@@ -63,7 +63,7 @@ WIDENING = {
 
 
 def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Published weights under the names of a :class:`~genfw.model.Model` of this plugin's parts.
+    """Published weights under the names of a :class:`~genfw.models.model.Model` of this plugin's parts.
 
     Copies of normalised weights, which the published layers keep as buffers, are left out.
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.freeze import frozen
 from genfw.interfaces import Start, StartRequest
-from genfw.model import Model
-from genfw.target import NoiseTarget, PosteriorTarget
+from genfw.models.freezing import frozen
+from genfw.models.model import Model
+from genfw.models.targets import NoiseTarget, PosteriorTarget
 from genfw_plugins.nvae.statistics import batch_norms, forget_folded, readjust_batch_norm
 
 __all__ = ["LowTemperatureStart"]

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from genfw.errors import ContractError
-from genfw.interfaces.stage import Stage
-from genfw.model import Model
-from genfw.types import Batch
+from genfw.interfaces.values import Batch
+from genfw.models.model import Model
+from genfw.training.stage import Stage
 from genfw_plugins.nvae.network import InvertedCell
 
 __all__ = ["ReadjustBatchNorm", "batch_norms", "forget_folded", "readjust_batch_norm"]

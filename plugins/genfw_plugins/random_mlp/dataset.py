@@ -8,9 +8,9 @@ import torch
 
 from genfw.errors import ContractError
 from genfw.interfaces import Dataset, Split, TensorSplit
-from genfw.nets import Activation
-from genfw.seeding import derive_seed
-from genfw.types import Size
+from genfw.interfaces.values import Size
+from genfw.nn.layers import Activation
+from genfw.randomness import derive_seed
 from genfw_plugins.random_mlp.network import RandomMLP
 
 __all__ = ["RandomMLPData"]

@@ -6,9 +6,9 @@ import math
 
 from genfw.errors import ContractError
 from genfw.interfaces.decoder import Decoder
-from genfw.likelihood import Gaussian
-from genfw.nets import Activation
-from genfw.types import Latent, NoiseLayout, Size
+from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.values import Latent, NoiseLayout, Size
+from genfw.nn.layers import Activation
 from genfw_plugins.random_mlp.network import RandomMLP
 
 __all__ = ["RandomMLPDecoder"]

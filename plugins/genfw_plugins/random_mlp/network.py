@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genfw.errors import ContractError
-from genfw.nets import Activation, activation_layer
-from genfw.seeding import derive_seed
+from genfw.nn.layers import Activation, activation_layer
+from genfw.randomness import derive_seed
 
 __all__ = ["RandomMLP"]
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from genfw.closed import closed_form
 from genfw.errors import ContractError
 from genfw.interfaces.energy import Energy
-from genfw.spectral import SpectralPenalty
-from genfw.types import Size
+from genfw.interfaces.values import Size
+from genfw.nn.manual_grad import closed_form
+from genfw.nn.spectral import SpectralPenalty
 from genfw_plugins.resnet_energy.network import Activation, Norm, NormedConv, ResBlock, activate
 from genfw_plugins.resnet_energy.still import StillEnergy
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genfw.errors import DataError
-from genfw.importing import Conversion
+from genfw.weights.importing import Conversion
 from genfw_plugins.resnet_energy.energy import PRESETS, read_block
 
 __all__ = ["convert", "read"]

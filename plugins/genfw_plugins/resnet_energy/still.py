@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.closed import ByHand, Pullback, by_hand, in_turn
+from genfw.nn.manual_grad import ByHand, Pullback, by_hand, in_turn
 from genfw_plugins.resnet_energy.network import SLOPE, SWISH, Activation, NormedConv, ResBlock
 from genfw_plugins.resnet_energy.winograd import Winograd
 

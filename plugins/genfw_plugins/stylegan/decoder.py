@@ -13,9 +13,9 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces.decoder import Decoder
-from genfw.likelihood import Deterministic, Gaussian, Likelihood
-from genfw.types import Latent, NoiseLayout, Size
-from genfw.weights import load_into
+from genfw.interfaces.likelihood import Deterministic, Gaussian, Likelihood
+from genfw.interfaces.values import Latent, NoiseLayout, Size
+from genfw.weights.load import load_into
 from genfw_plugins.stylegan.features import Features
 from genfw_plugins.stylegan.layers import Mapping
 from genfw_plugins.stylegan.modulated import Synthesis2

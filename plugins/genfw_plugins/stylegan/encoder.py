@@ -14,9 +14,9 @@ from torch.nn import functional
 from genfw.errors import ContractError
 from genfw.interfaces.encoder import Encoder, Posterior
 from genfw.interfaces.prior import Prior
-from genfw.nets import normal_posterior
-from genfw.types import Size
-from genfw.weights import load_into
+from genfw.interfaces.values import Size
+from genfw.nn.layers import normal_posterior
+from genfw.weights.load import load_into
 from genfw_plugins.stylegan.inspector import Inspector
 from genfw_plugins.stylegan.prior import StyleGANPrior
 

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from genfw.component import Settings
 from genfw.errors import ContractError, DataError
-from genfw.files import hash_file
-from genfw.torchfile import open_published
-from genfw.torchvision_compat import import_torchvision
+from genfw.nn.torchvision import import_torchvision
+from genfw.plugins.component import Settings
+from genfw.runs.files import hash_file
+from genfw.weights.torch_files import open_published
 
 __all__ = ["FeatureNetwork", "Features"]
 

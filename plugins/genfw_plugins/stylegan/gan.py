@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from genfw.errors import ContractError
-from genfw.freeze import frozen
-from genfw.interfaces.optimizer import OptimizerFactory
-from genfw.interfaces.stage import Stage
-from genfw.model import Model
-from genfw.optim import Updater, WeightAverage
-from genfw.types import Batch
+from genfw.interfaces.values import Batch
+from genfw.models.freezing import frozen
+from genfw.models.model import Model
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.stage import Stage
+from genfw.training.updater import Updater, WeightAverage
 from genfw_plugins.stylegan.critic import Critic
 from genfw_plugins.stylegan.decoder import StyleGANDecoder
 from genfw_plugins.stylegan.prior import StyleGANPrior

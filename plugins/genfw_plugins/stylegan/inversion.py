@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genfw.chains import Chain
 from genfw.errors import ContractError
-from genfw.evaluate import Evaluation, Pairs, describe
-from genfw.interfaces.metric import Figure, Metric, Result
-from genfw.sampling import reconstruct
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.results import Figure, Pairs, Result
+from genfw.models.chains import Chain
+from genfw.models.sampling import reconstruct
+from genfw.plugins.signature import summarise
 from genfw_plugins.stylegan.features import FeatureNetwork, Features
 from genfw_plugins.stylegan.perceptual import feature_error
 
@@ -71,9 +73,9 @@ class Inversion(Metric):
             split=self.split,
             count=len(rows),
             latent="encoder" if self.chain is None else "posterior chain",
-            sampler=None if self.chain is None else describe(self.chain.sampler),
+            sampler=None if self.chain is None else summarise(self.chain.sampler),
             chain_steps=None if self.chain is None else self.chain.sampler.steps,
-            start=None if self.chain is None else ", ".join(describe(start) for start in self.chain.starts),
+            start=None if self.chain is None else ", ".join(summarise(start) for start in self.chain.starts),
             features=None if self.features is None else self.features.digest(),
             range="[-1, 1]",
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genfw.types import Size
+from genfw.interfaces.values import Size
 from genfw_plugins.stylegan.layers import (
     SLOPE,
     ScaledLinear,

@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-from genfw.likelihood import Likelihood
+from genfw.interfaces.likelihood import Likelihood
 
 __all__ = ["Perceptual", "feature_error"]
 

@@ -1,8 +1,8 @@
 """NVIDIA's pickled networks, read as data.
 
 Such a file (``network-snapshot.pkl``) is a plain pickle of a program's objects, and loading it runs code that it
-carries. Here :mod:`genfw.pickled` reads it: for the few classes below a record of their attributes is made, source code
-among them is a string like any other, and whatever else a file names is refused.
+carries. Here :mod:`genfw.weights.pickled` reads it: for the few classes below a record of their attributes is made,
+source code among them is a string like any other, and whatever else a file names is refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 import attrs
 
 from genfw.errors import DataError
-from genfw.pickled import Answer, Made, Storage, StoredTensor, read_pickle
-from genfw.torchfile import Published, open_published, read_legacy
+from genfw.weights.pickled import Answer, Made, Storage, StoredTensor, read_pickle
+from genfw.weights.torch_files import Published, open_published, read_legacy
 
 __all__ = ["open_network"]
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces.prior import Prior
-from genfw.types import Latent, Size
-from genfw.weights import load_into
+from genfw.interfaces.values import Latent, Size
+from genfw.weights.load import load_into
 from genfw_plugins.stylegan.layers import layer_count, sides_up_to
 
 __all__ = ["StyleGANPrior"]

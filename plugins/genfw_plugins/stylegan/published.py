@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genfw.errors import DataError
-from genfw.importing import Conversion
+from genfw.weights.importing import Conversion
 from genfw_plugins.stylegan import names
 from genfw_plugins.stylegan.layers import Mapping as MappingNetwork
 from genfw_plugins.stylegan.layers import channels_at, sides_up_to

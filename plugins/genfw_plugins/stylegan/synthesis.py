@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genfw.types import Size
+from genfw.interfaces.values import Size
 from genfw_plugins.stylegan.layers import SLOPE, ScaledLinear, blurred, channels_at, layer_count, sides_up_to
 
 __all__ = ["Synthesis"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from genfw.interfaces.tracker import RunInfo
+from genfw.plugins.hookspecs import RunInfo
 
 __all__ = ["Steps"]
 

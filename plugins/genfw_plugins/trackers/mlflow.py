@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genfw.interfaces.tracker import RunInfo, Tracker
+from genfw.plugins.hookspecs import RunInfo
+from genfw.training.tracker import Tracker
 from genfw_plugins.trackers._steps import Steps
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
-from genfw.interfaces.tracker import RunInfo, Tracker
+from genfw.plugins.hookspecs import RunInfo
+from genfw.training.tracker import Tracker
 from genfw_plugins.trackers._steps import Steps
 
 __all__ = ["TensorBoard"]

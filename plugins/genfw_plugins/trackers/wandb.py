@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from genfw.interfaces.tracker import RunInfo, Tracker
+from genfw.plugins.hookspecs import RunInfo
+from genfw.training.tracker import Tracker
 from genfw_plugins.trackers._steps import Steps
 
 __all__ = ["WeightsAndBiases"]

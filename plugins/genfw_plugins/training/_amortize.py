@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genfw.component import Settings
 from genfw.errors import ContractError
 from genfw.interfaces.amortizer import Amortizer
-from genfw.interfaces.optimizer import OptimizerFactory
-from genfw.interfaces.stage import Stage
-from genfw.optim import Clip, Updater, WeightAverage
+from genfw.plugins.component import Settings
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.stage import Stage
+from genfw.training.updater import Clip, Updater, WeightAverage
 
 __all__ = ["Amortization", "Amortize"]
 

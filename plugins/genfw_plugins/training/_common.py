@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, distributed, nn
 
-from genfw.chains import ChainResult
 from genfw.errors import ContractError
-from genfw.freeze import frozen
 from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.encoder import Encoder
 from genfw.interfaces.energy import Energy
-from genfw.interfaces.optimizer import OptimizerFactory
 from genfw.interfaces.prior import Prior
-from genfw.interfaces.stage import StageRun
-from genfw.model import Model
-from genfw.optim import Updater
-from genfw.types import Batch
+from genfw.interfaces.values import Batch
+from genfw.models.chains import ChainResult
+from genfw.models.freezing import frozen
+from genfw.models.model import Model
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.stage import StageRun
+from genfw.training.updater import Updater
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from genfw.errors import ContractError
-from genfw.interfaces.optimizer import OptimizerFactory
-from genfw.interfaces.stage import Stage
-from genfw.model import Model
-from genfw.optim import Clip, Updater, WeightAverage
-from genfw.types import Batch
+from genfw.interfaces.values import Batch
+from genfw.models.model import Model
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.stage import Stage
+from genfw.training.updater import Clip, Updater, WeightAverage
 from genfw_plugins.training._common import check_schedule, need
 
 __all__ = ["Autoencoder"]

@@ -8,15 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genfw.chains import Chain
 from genfw.errors import ContractError
-from genfw.freeze import frozen
-from genfw.interfaces.optimizer import OptimizerFactory
-from genfw.interfaces.stage import Stage
-from genfw.model import Model
-from genfw.optim import Clip, Updater, WeightAverage
-from genfw.target import Space, make_target
-from genfw.types import Batch
+from genfw.interfaces.values import Batch
+from genfw.models.chains import Chain
+from genfw.models.freezing import frozen
+from genfw.models.model import Model
+from genfw.models.targets import Space, make_target
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.stage import Stage
+from genfw.training.updater import Clip, Updater, WeightAverage
 from genfw_plugins.training._common import (
     chain_health,
     check_schedule,

@@ -8,16 +8,17 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from genfw.chains import Chain, ChainResult
-from genfw.distances import directions, sliced_wasserstein
 from genfw.errors import ContractError
-from genfw.freeze import frozen
 from genfw.interfaces.sampler import Info, Sampler
-from genfw.interfaces.stage import Stage
 from genfw.interfaces.start import Start
-from genfw.model import Model
-from genfw.target import PosteriorTarget, PriorTarget, Target
-from genfw.types import Batch
+from genfw.interfaces.target import Target
+from genfw.interfaces.values import Batch
+from genfw.models.chains import Chain, ChainResult
+from genfw.models.distances import directions, sliced_wasserstein
+from genfw.models.freezing import frozen, frozen_for_chain
+from genfw.models.model import Model
+from genfw.models.targets import PosteriorTarget, PriorTarget
+from genfw.training.stage import Stage
 from genfw_plugins.training._amortize import Amortization, Amortize
 from genfw_plugins.training._common import chain_health, check_schedule
 
@@ -122,7 +123,7 @@ class Distill(Stage):
         # A generator of its own: whoever watches trains the same amortizer as who does not.
         generator = torch.Generator(ends.position.device).manual_seed(step)
         count = len(ends.position)
-        with self.amortization.averaged(), frozen(self.amortizer), target.chain(), torch.no_grad():
+        with self.amortization.averaged(), frozen(self.amortizer), frozen_for_chain(*target.modules()), torch.no_grad():
             if x is None:
                 drawn = self.amortizer.sample(count, generator=generator)
             else:

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from genfw.errors import ContractError, DataError, GenfwError
-from genfw.files import hash_file
-from genfw.interfaces.stage import Stage
-from genfw.model import Model
-from genfw.types import Batch
-from genfw.weights import load_into, load_parts
+from genfw.interfaces.values import Batch
+from genfw.models.model import Model
+from genfw.runs.files import hash_file
+from genfw.training.stage import Stage
+from genfw.weights.load import load_into, load_parts
 
 __all__ = ["Load"]
 
@@ -84,7 +84,7 @@ class Load(Stage):
             self._check(self.file)
             load_into(self.model, self.file, self.parts)
         if self.source is not None:
-            from genfw.trained import load_run  # brings what only a run needs, and recipes are checked without it
+            from genfw.engine.finished import load_run
 
             trained = load_run(self.source, device=str(self.run.device))
             load_parts(self.model, trained.model, self.parts, where=str(self.source))

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.chains import Chain
 from genfw.errors import ContractError
-from genfw.freeze import frozen
-from genfw.interfaces.optimizer import OptimizerFactory
-from genfw.interfaces.stage import Stage
-from genfw.model import Model
-from genfw.optim import Clip, Updater, WeightAverage
-from genfw.target import PosteriorTarget, PriorTarget
-from genfw.types import Batch
+from genfw.interfaces.values import Batch
+from genfw.models.chains import Chain
+from genfw.models.freezing import frozen
+from genfw.models.model import Model
+from genfw.models.targets import PosteriorTarget, PriorTarget
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.stage import Stage
+from genfw.training.updater import Clip, Updater, WeightAverage
 from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, reconstruction
 
 __all__ = ["NoiseContrastive"]

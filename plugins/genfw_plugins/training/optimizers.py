@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from genfw.errors import ContractError
-from genfw.interfaces.optimizer import Decay, OptimizerFactory
+from genfw.training.optimizer import Decay, OptimizerFactory
 
 __all__ = ["SGD", "Adam", "AdamW", "Adamax"]
 
@@ -44,7 +44,7 @@ class Adam(OptimizerFactory):
         self.weight_decay = _check_weight_decay(weight_decay)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """See :meth:`genfw.interfaces.OptimizerFactory.build`."""
+        """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
@@ -81,7 +81,7 @@ class AdamW(OptimizerFactory):
         self.weight_decay = _check_weight_decay(weight_decay)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """See :meth:`genfw.interfaces.OptimizerFactory.build`."""
+        """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
         return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
@@ -118,7 +118,7 @@ class Adamax(OptimizerFactory):
         self.weight_decay = _check_weight_decay(weight_decay)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """See :meth:`genfw.interfaces.OptimizerFactory.build`."""
+        """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
         return torch.optim.Adamax(
             parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
         )
@@ -156,7 +156,7 @@ class SGD(OptimizerFactory):
         self.weight_decay = _check_weight_decay(weight_decay)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """See :meth:`genfw.interfaces.OptimizerFactory.build`."""
+        """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
         )

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.freeze import frozen
-from genfw.interfaces.optimizer import OptimizerFactory
-from genfw.interfaces.stage import Stage
-from genfw.model import Model
-from genfw.optim import Clip, Updater
-from genfw.types import Batch
+from genfw.interfaces.values import Batch
+from genfw.models.freezing import frozen
+from genfw.models.model import Model
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.stage import Stage
+from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._common import (
     check_schedule,
     energy_health,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.freeze import frozen
 from genfw.interfaces import Amortizer, Start, StartRequest
-from genfw.target import DataTarget, JointTarget, PosteriorTarget
-from genfw.types import StateTree
+from genfw.interfaces.values import StateTree
+from genfw.models.freezing import frozen
+from genfw.models.targets import DataTarget, JointTarget, PosteriorTarget
 from genfw_plugins.mcmc.moves import positive
 from genfw_plugins.mcmc.starts._fill import with_fresh_x
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.freeze import frozen
 from genfw.interfaces import Encoder, Start, StartRequest
-from genfw.target import DataTarget, JointTarget
+from genfw.models.freezing import frozen
+from genfw.models.targets import DataTarget, JointTarget
 from genfw_plugins.mcmc.starts._fill import with_fresh_x
 
 __all__ = ["EncoderStart"]

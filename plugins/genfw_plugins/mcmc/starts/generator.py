@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.freeze import frozen
 from genfw.interfaces import Start, StartRequest
-from genfw.model import Model
-from genfw.target import DataTarget
+from genfw.models.freezing import frozen
+from genfw.models.model import Model
+from genfw.models.targets import DataTarget
 
 __all__ = ["GeneratorStart"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Start, StartRequest
-from genfw.types import StateTree
+from genfw.interfaces.values import StateTree
 
 __all__ = ["MixtureStart"]
 

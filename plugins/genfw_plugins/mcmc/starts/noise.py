@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from genfw.freeze import frozen
 from genfw.interfaces import Start, StartRequest
+from genfw.models.freezing import frozen
 
 __all__ = ["NoiseStart"]
 

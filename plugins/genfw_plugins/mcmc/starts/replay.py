@@ -10,8 +10,8 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Start, StartRequest
-from genfw.target import PosteriorTarget
-from genfw.types import NoiseLayout, StateTree
+from genfw.interfaces.values import NoiseLayout, StateTree
+from genfw.models.targets import PosteriorTarget
 from genfw_plugins.mcmc.moves import positive
 from genfw_plugins.mcmc.starts.noise import NoiseStart
 

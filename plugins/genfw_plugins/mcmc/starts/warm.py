@@ -7,7 +7,7 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Start, StartRequest
-from genfw.types import StateTree
+from genfw.interfaces.values import StateTree
 from genfw_plugins.mcmc.moves import positive
 from genfw_plugins.mcmc.starts.noise import NoiseStart
 

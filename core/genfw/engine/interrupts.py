@@ -1,0 +1,53 @@
+"""What a signal asks of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+__all__ = ["Interrupts"]
+
+
+class Interrupts:
+    """Turns SIGINT and SIGTERM into one question that the training loop asks between steps.
+
+    Inside :meth:`deferred` the first signal sets :attr:`requested`, and a second one raises ``KeyboardInterrupt`` at
+    once; outside of it every signal raises at once. Signals can be caught in the main thread alone; in another thread
+    nothing changes.
+    """
+
+    def __init__(self) -> None:
+        #: A signal has asked the run to stop.
+        self.requested = False
+        self._deferred = False
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[Interrupts]:
+        """Catch the signals inside the block."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let the loop finish its step, and save, before it stops."""
+        self._deferred = True
+        try:
+            yield
+        finally:
+            self._deferred = False
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._deferred and not self.requested:
+            self.requested = True
+        else:
+            raise KeyboardInterrupt

@@ -1,0 +1,133 @@
+"""Take the numbers of a finished model: each with its protocol, the paper's value beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from genfw.errors import ContractError, LostProcessError
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.results import Result, describe_failure
+from genfw.models.freezing import frozen
+from genfw.randomness import kept_apart
+from genfw.runs.directory import RunDirectory
+from genfw.runs.files import write_atomically
+
+__all__ = ["measure"]
+
+#: Begins what the note of a number says of an attempt to take it again.
+_FAILED = "A later attempt failed: "
+
+
+def measure(evaluation: Evaluation, metrics: Sequence[tuple[str, Metric]], *, only: Sequence[str] = ()) -> list[Result]:
+    """Take metrics one after the other; a failure is recorded with its reason, and the others go on.
+
+    Arguments:
+        evaluation: What they measure.
+        metrics: ``(name, metric)`` pairs.
+        only: Names of metrics; all where empty. Results of the others stay as an earlier evaluation left them, and so
+            do those of a metric that now fails.
+
+    Returns:
+        The results that were taken now; ``evaluation.json`` has all.
+
+    Raises:
+        ContractError: ``only`` names a metric that the recipe does not have.
+    """
+    names = [name for name, _ in metrics]
+    if unknown := [name for name in only if name not in names]:
+        raise ContractError(
+            f"the recipe does not evaluate {', '.join(unknown)}; it has {', '.join(names) or 'no metrics'}"
+        )
+    results: list[Result] = []
+    records: list[dict[str, Any]] = []
+    blocks = evaluation.recipe.get("evaluate") or [None] * len(metrics)
+    for (name, metric), block in zip(metrics, blocks, strict=True):
+        if only and name not in only:
+            continue
+        began = time.perf_counter()
+        taken, failed = _take(evaluation, name, metric)
+        seconds = time.perf_counter() - began
+        results.extend(taken)
+        records.extend(_record(evaluation, name, result, failed, seconds, block) for result in taken)
+    path = RunDirectory(evaluation.directory).evaluation
+    if only:
+        records = _merge(path, records, only)
+    content = {"format": 1, "smoke": evaluation.smoke, "paper": dict(evaluation.paper), "results": records}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
+    return results
+
+
+def _take(evaluation: Evaluation, name: str, metric: Metric) -> tuple[list[Result], bool]:
+    try:
+        with frozen(evaluation.model), kept_apart(evaluation.device):
+            return [_finite(result) for result in metric.compute(evaluation)], False
+    except LostProcessError:
+        raise  # not this metric's failure, and no other could be taken
+    except Exception as error:
+        return [Result(name, None, protocol=evaluation.protocol(), note=describe_failure(error))], True
+
+
+def _finite(result: Result) -> Result:
+    """A value or error that is not a finite number becomes ``None`` with a note: JSON has no infinities."""
+    if result.value is not None and not math.isfinite(result.value):
+        note = f"{result.note} The value is {result.value}.".strip()
+        result = attrs.evolve(result, value=None, error=None, note=note)
+    if result.error is not None and not math.isfinite(result.error):
+        result = attrs.evolve(result, error=None)
+    return result
+
+
+def _record(
+    evaluation: Evaluation, metric: str, result: Result, failed: bool, seconds: float, block: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    expected = evaluation.expected(result.name)
+    both = expected is not None and result.value is not None
+    return {
+        "name": result.name,
+        "metric": metric,
+        "value": result.value,
+        "error": result.error,
+        "unit": result.unit,
+        "better": result.better,
+        "paper": expected,
+        "difference": result.value - expected if both else None,  # type: ignore[operator]
+        "note": result.note,
+        "failed": failed,
+        "protocol": {key: _scalar(value) for key, value in result.protocol.items()},
+        "settings": block,
+        "figures": [attrs.asdict(figure) for figure in result.figures],
+        "metric_seconds": round(seconds, 3),
+    }
+
+
+def _scalar(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return str(value)
+
+
+def _merge(path: Path, records: list[dict[str, Any]], only: Sequence[str]) -> list[dict[str, Any]]:
+    """Put new records beside those of an earlier evaluation; a failed attempt leaves the numbers there were."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))["results"]
+    except (OSError, ValueError, KeyError):
+        return records
+    stood = {record["metric"] for record in earlier if record.get("metric") in only and not record.get("failed")}
+    failed = {record["metric"]: record["note"] for record in records if record["failed"] and record["metric"] in stood}
+    kept = [record for record in earlier if record.get("metric") not in only or record.get("metric") in failed]
+    for record in kept:
+        if record.get("metric") in failed:
+            said = (record.get("note") or "").split(_FAILED)[0].rstrip()
+            record["note"] = f"{said} {_FAILED}{failed[record['metric']]}".strip()
+    return kept + [record for record in records if record["metric"] not in failed]

@@ -1,0 +1,78 @@
+"""What metrics find: numbers, pictures, and data beside what was made of it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+from torch import Tensor
+
+from genfw.errors import GenfwError
+
+__all__ = ["Figure", "Pairs", "Result", "describe_failure"]
+
+
+@attrs.frozen
+class Figure:
+    """A picture that a metric leaves in the run directory and the report shows.
+
+    Arguments:
+        path: Relative to the run directory, such as ``figures/density.png``.
+        title: Heading in the report.
+        caption: What is seen, with units and value range.
+    """
+
+    path: str
+    title: str
+    caption: str = ""
+
+
+@attrs.frozen
+class Result:
+    """One number (or none) with everything needed to take it again.
+
+    Arguments:
+        name: Key in ``evaluation.json``, such as ``log-likelihood``.
+        value: The number; ``None`` where it could not be taken, with the reason in ``note``.
+        unit: Such as ``nats``; empty for a pure number.
+        protocol: Sample count, split, extractor and hash, chain length, seed, ...: JSON scalars only.
+        error: Standard error of ``value``, where it is known.
+        better: ``lower``, ``higher`` or empty.
+        note: A sentence for the reader.
+        figures: Pictures that belong to it.
+    """
+
+    name: str
+    value: float | None
+    unit: str = ""
+    protocol: Mapping[str, Any] = attrs.field(factory=dict)
+    error: float | None = None
+    better: str = ""
+    note: str = ""
+    figures: Sequence[Figure] = ()
+
+
+@attrs.frozen(eq=False)
+class Pairs:
+    r"""Data, and what a metric has made of each.
+
+    Arguments:
+        x: Data, with shape :math:`(N, *)`.
+        made: Reconstructions or inversions, with the same shape.
+        protocol: How they were made.
+    """
+
+    x: Tensor
+    made: Tensor
+    protocol: Mapping[str, Any]
+
+
+def describe_failure(error: Exception) -> str:
+    """One line on an error, with the place where it arose unless genfw has foreseen it."""
+    if isinstance(error, GenfwError):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"

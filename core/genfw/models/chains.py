@@ -1,0 +1,207 @@
+"""Run a sampler: a fixed number of steps, positions and potentials recorded on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+from genfw.interfaces.sampler import Sampler
+from genfw.interfaces.start import Start, StartRequest
+from genfw.interfaces.target import Target
+from genfw.interfaces.values import StateTree
+from genfw.models.freezing import frozen_for_chain
+from genfw.nn.batch_norm import alone
+from genfw.plugins.component import Settings
+
+__all__ = ["Chain", "ChainResult", "run_chain"]
+
+
+@attrs.frozen(eq=False)
+class ChainResult:
+    r"""What a bundle of chains left behind; nothing here has a graph.
+
+    Arguments:
+        position: Last positions, with shape :math:`(B, D)`.
+        potential: Potential there in nats, with shape :math:`(B,)`.
+        acceptance: Mean acceptance probability of each chain, with shape :math:`(B,)`.
+        start: First positions, with shape :math:`(B, D)`.
+        trace: Kept positions, the first among them, with shape :math:`(K, B, D)`; K = 0 where none were asked for.
+        potentials: Potential at the kept positions, with shape :math:`(K, B)`.
+        kept: Step number of each kept position.
+    """
+
+    position: Tensor
+    potential: Tensor
+    acceptance: Tensor
+    start: Tensor
+    trace: Tensor
+    potentials: Tensor
+    kept: tuple[int, ...]
+
+
+def run_chain(
+    target: Target,
+    sampler: Sampler,
+    position: Tensor,
+    *,
+    generator: torch.Generator,
+    steps: int | None = None,
+    keep_every: int = 0,
+) -> ChainResult:
+    r"""Run chains from ``position``, one per row.
+
+    Arguments:
+        target: The potential.
+        sampler: The kernel.
+        position: First positions, with shape :math:`(B, D)`.
+        generator: Source of all randomness, on the position's device.
+        steps: Moves; the sampler's own ``steps`` where absent.
+        keep_every: Keep the first position and then every so many-th; 0 keeps none.
+
+    Returns:
+        The last positions, and what was kept.
+
+    Raises:
+        ContractError: The positions do not fit the target.
+    """
+    count = sampler.steps if steps is None else steps
+    if position.ndim != 2 or position.shape[1] != target.layout.size:
+        raise ContractError(f"chains need positions of shape (B, {target.layout.size}), got {tuple(position.shape)}")
+    start = position.detach()
+    trace: list[Tensor] = []
+    potentials: list[Tensor] = []
+    kept: list[int] = []
+    with frozen_for_chain(*target.modules()), torch.no_grad():
+        sampler.plan(count)
+        state = sampler.init(target, start, generator)
+        acceptance = torch.zeros_like(state.potential)
+        for step in range(count + 1):
+            if step:
+                move = sampler.step if step < count else sampler.last_step
+                state, info = move(target, state, generator)
+                acceptance += info.acceptance
+            if keep_every and step % keep_every == 0:
+                trace.append(state.position)
+                potentials.append(state.potential)
+                kept.append(step)
+        sampler.finish(state)
+    return ChainResult(
+        position=state.position.detach(),
+        potential=state.potential.detach(),
+        acceptance=acceptance / max(count, 1),
+        start=start,
+        trace=torch.stack(trace) if trace else start.new_empty(0, *start.shape),
+        potentials=torch.stack(potentials) if potentials else start.new_empty(0, start.shape[0]),
+        kept=tuple(kept),
+    )
+
+
+class Chain(Settings):
+    """A kernel and where it begins, as a recipe gives them.
+
+    Arguments:
+        sampler: The kernel, with its number of steps.
+        start: Where chains begin; several starts share the chains out evenly, in order.
+        count: Chains to run where the caller leaves it open, in each process; its share of the stage's batch where
+            absent.
+    """
+
+    def __init__(self, sampler: Sampler, start: Start | list[Start], count: int | None = None) -> None:
+        self.sampler = sampler
+        self.starts: Sequence[Start] = start if isinstance(start, list) else [start]
+        if not self.starts:
+            raise ContractError("a chain needs at least one start")
+        self.count = count
+
+    def run(
+        self,
+        target: Target,
+        count: int,
+        *,
+        generator: torch.Generator,
+        x: Tensor | None = None,
+        index: Tensor | None = None,
+        step: int = 0,
+        steps: int | None = None,
+        keep_every: int = 0,
+        shared: Tensor | None = None,
+    ) -> ChainResult:
+        r"""Draw starts, run the chains, and tell the starts where they ended.
+
+        Arguments:
+            target: The potential.
+            count: Chains, where :attr:`count` does not say.
+            generator: Source of all randomness.
+            x: Data to condition on or start from, with shape :math:`(B, *)`.
+            index: Their row numbers, with shape :math:`(B,)`.
+            step: Training step, for the starts' schedules.
+            steps: Moves; the sampler's own where absent.
+            keep_every: See :func:`run_chain`.
+            shared: Where other chains of the same training step began, with shape :math:`(N, D)`, for the start
+                ``shared``; chain i is offered row i, and from chain N on they begin again at row 0.
+        """
+        requests = self._requests(target, self.count or count, generator, x, index, step, shared)
+        # Chance may have a start draw in one process and not in another: nothing here may wait for the others.
+        with alone(*target.modules()):
+            position = torch.cat([start.draw(request) for start, request in requests])
+            result = run_chain(target, self.sampler, position, generator=generator, steps=steps, keep_every=keep_every)
+        row = 0
+        for start, request in requests:
+            start.store(request, result.position[row : row + request.count])
+            row += request.count
+        return result
+
+    def _requests(
+        self,
+        target: Target,
+        count: int,
+        generator: torch.Generator,
+        x: Tensor | None,
+        index: Tensor | None,
+        step: int,
+        shared: Tensor | None,
+    ) -> list[tuple[Start, StartRequest]]:
+        requests, row = [], 0
+        for number, start in enumerate(self.starts):
+            share = (count * (number + 1)) // len(self.starts) - (count * number) // len(self.starts)
+            if share == 0:
+                continue
+            # Item i of x belongs to chains i, i + n, i + 2n, ...: the order PosteriorTarget repeats its data in.
+            rows = None if x is None else torch.arange(row, row + share, device=x.device) % x.shape[0]
+            requests.append(
+                (
+                    start,
+                    StartRequest(
+                        share,
+                        target,
+                        generator,
+                        None if x is None else x[rows],
+                        None if index is None or rows is None else index[rows],
+                        step,
+                        None
+                        if shared is None
+                        else shared[torch.arange(row, row + share, device=shared.device) % shared.shape[0]],
+                    ),
+                )
+            )
+            row += share
+        return requests
+
+    def after_update(self, step: int) -> None:
+        """Tell every start that the networks have moved."""
+        for start in self.starts:
+            start.after_update(step)
+
+    def state_dict(self) -> StateTree:
+        """State of the kernel and of every start."""
+        return {"sampler": self.sampler.state_dict(), "starts": [start.state_dict() for start in self.starts]}
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.sampler.load_state_dict(state["sampler"])
+        for start, saved in zip(self.starts, state["starts"], strict=True):
+            start.load_state_dict(saved)

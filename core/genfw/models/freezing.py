@@ -1,0 +1,51 @@
+"""Hold networks still while something is computed through them, and put them back exactly as they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from torch import nn
+from torch.nn.utils import parametrize
+
+from genfw.interfaces.decoder import Decoder
+from genfw.interfaces.energy import Energy
+
+__all__ = ["frozen", "frozen_for_chain"]
+
+
+@contextmanager
+def frozen(*modules: nn.Module | None) -> Iterator[None]:
+    """Switch ``modules`` to eval mode and their parameters to ``requires_grad=False``; restore both on the way out.
+
+    A chain differentiates in the position alone: frozen parameters spare the backward pass their gradients.
+    """
+    present = [module for module in modules if module is not None]
+    training = [(part, part.training) for module in present for part in module.modules()]
+    requires = [(parameter, parameter.requires_grad) for module in present for parameter in module.parameters()]
+    try:
+        for module in present:
+            module.eval()
+        for parameter, _ in requires:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for part, mode in training:
+            part.training = mode
+        for parameter, flag in requires:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def frozen_for_chain(*modules: nn.Module | None) -> Iterator[None]:
+    """Hold ``modules`` for the length of a chain: :func:`frozen`, and whatever depends on weights alone made once.
+
+    That is weights made of other parameters (weight norm, spectral norm), and what an energy or a decoder prepares in
+    its ``for_chain``.
+    """
+    with frozen(*modules), parametrize.cached(), ExitStack() as stack:
+        for module in modules:
+            for part in () if module is None else module.modules():
+                if isinstance(part, Energy | Decoder):
+                    stack.enter_context(part.for_chain())
+        yield

@@ -1,0 +1,329 @@
+"""Draw from the finished model, batch by batch, each batch with its own seed."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+from genfw.interfaces.sampler import Sampler
+from genfw.interfaces.start import Start, StartRequest
+from genfw.interfaces.target import Target
+from genfw.interfaces.values import Stateful
+from genfw.models.chains import Chain, run_chain
+from genfw.models.freezing import frozen_for_chain
+from genfw.models.model import Model
+from genfw.models.targets import PosteriorTarget, Space, make_target
+from genfw.plugins.component import Settings
+from genfw.randomness import derive_seed
+
+__all__ = [
+    "SampleSettings",
+    "Samples",
+    "count_batches",
+    "draw_batch",
+    "draw_samples",
+    "draw_starts",
+    "join_batches",
+    "preserved",
+    "reconstruct",
+    "stateful_parts",
+    "synchronise",
+]
+
+#: Chains whose way from start to end is decoded for the report.
+TRACED_CHAINS = 8
+
+
+class SampleSettings(Settings):
+    """The recipe's ``sample:`` section: how the finished model is sampled from, for the report and for every metric.
+
+    Arguments:
+        count: Samples written to the run directory.
+        space: Space the chain runs in; see :mod:`genfw.models.targets`.
+        sampler: Kernel; none draws from ``start`` alone.
+        start: Where chains begin; several share the samples out evenly. Fresh draws of the target's base where absent.
+        batch: Chains run at once.
+        mean: Show the decoder's mean instead of a draw from it.
+        temperature: Factor on the latent noise of the generator; other than 1 only without a sampler.
+        keep_every: Steps between the chain states shown in the report; 0 shows none.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"count": 16, "batch": 16}
+
+    def __init__(
+        self,
+        count: int = 64,
+        space: Space = "noise",
+        sampler: Sampler | None = None,
+        start: Start | list[Start] | None = None,
+        batch: int = 500,
+        mean: bool = False,
+        temperature: float = 1.0,
+        keep_every: int = 0,
+    ) -> None:
+        if space == "posterior":
+            raise ContractError("samples are drawn without data to condition on; space can't be 'posterior'")
+        if temperature != 1.0 and sampler is not None:
+            raise ContractError("a temperature other than 1 goes with plain generation, without a sampler")
+        if count < 1 or batch < 1:
+            raise ContractError("count and batch are at least 1")
+        self.count, self.space, self.sampler = count, space, sampler
+        self.starts: list[Start] = [] if start is None else start if isinstance(start, list) else [start]
+        self.batch, self.mean, self.temperature, self.keep_every = batch, mean, temperature, keep_every
+
+
+@attrs.frozen(eq=False)
+class Samples:
+    r"""What a finished model drew, on the CPU.
+
+    Arguments:
+        x: Data, with shape :math:`(N, *)`.
+        position: The positions they were decoded from, with shape :math:`(N, D)`.
+        potential: Potential there in nats, with shape :math:`(N,)`.
+        acceptance: Mean acceptance probability of the chains; ``None`` where there was no sampler.
+        trace: Data along the first few chains, with shape :math:`(K, n, *)`; ``K = 0`` where ``keep_every`` is 0.
+        potentials: Potential of all chains of the first batch at the kept steps, with shape :math:`(K, B)`.
+        kept: Step number of each kept state.
+        seconds: Time the draw took, decoding included.
+    """
+
+    x: Tensor
+    position: Tensor
+    potential: Tensor
+    acceptance: float | None
+    trace: Tensor
+    potentials: Tensor
+    kept: tuple[int, ...]
+    seconds: float
+
+    def __len__(self) -> int:
+        return self.x.shape[0]
+
+
+@contextmanager
+def preserved(*parts: Stateful) -> Iterator[None]:
+    """Put the state of ``parts`` back on the way out: sampling must not move a step size or fill a replay buffer."""
+    states = [copy.deepcopy(part.state_dict()) for part in parts]
+    try:
+        yield
+    finally:
+        for part, state in zip(parts, states, strict=True):
+            part.load_state_dict(state)
+
+
+def synchronise(device: torch.device | str) -> None:
+    """Wait until ``device`` has done what it was given, so that a clock read next means something."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def draw_samples(
+    model: Model, settings: SampleSettings, count: int, *, seed: int, device: torch.device | str = "cpu"
+) -> Samples:
+    r"""Draw ``count`` items from the model as the recipe's ``sample:`` section says.
+
+    Batch :math:`k` takes all its randomness from a generator seeded by ``seed`` and :math:`k`, and kernels and starts
+    begin every batch in the same state: the set does not depend on what was drawn before it.
+
+    Arguments:
+        model: The model, its weights on ``device``; left exactly as found.
+        settings: Space, kernel, starts, batch, mean or draw, temperature.
+        count: Items wanted.
+        seed: Source of all randomness.
+        device: Where chains run; the result is on the CPU.
+
+    Returns:
+        The samples, with the chains' potentials and acceptance.
+
+    Raises:
+        ContractError: The model has no such space, or the settings contradict one another.
+    """
+    synchronise(device)
+    began = time.perf_counter()
+    numbers = range(count_batches(settings, count))
+    batches = [draw_batch(model, settings, count, number, seed=seed, device=device) for number in numbers]
+    synchronise(device)
+    return join_batches(batches, time.perf_counter() - began)
+
+
+def join_batches(batches: Sequence[Samples], seconds: float) -> Samples:
+    """All batches of a set as one; the chains on show are those of the first.
+
+    Arguments:
+        batches: The batches, in order.
+        seconds: Time they took.
+    """
+    accepted = [(batch.acceptance, len(batch)) for batch in batches if batch.acceptance is not None]
+    count = sum(len(batch) for batch in batches)
+    return Samples(
+        x=torch.cat([batch.x for batch in batches]),
+        position=torch.cat([batch.position for batch in batches]),
+        potential=torch.cat([batch.potential for batch in batches]),
+        acceptance=sum(rate * size for rate, size in accepted) / count if accepted else None,
+        trace=batches[0].trace,
+        potentials=batches[0].potentials,
+        kept=batches[0].kept,
+        seconds=seconds,
+    )
+
+
+def count_batches(settings: SampleSettings, count: int) -> int:
+    """Batches that make ``count`` samples.
+
+    Raises:
+        ContractError: There are none.
+    """
+    if count < 1:
+        raise ContractError(f"draw at least 1 sample, got {count}")
+    return -(-count // settings.batch)
+
+
+def draw_batch(
+    model: Model,
+    settings: SampleSettings,
+    count: int,
+    number: int,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> Samples:
+    """One batch of :func:`draw_samples`, the same whoever draws it, and after whatever else was drawn.
+
+    Arguments:
+        model: See :func:`draw_samples`.
+        settings: See :func:`draw_samples`.
+        count: Items of all batches.
+        number: Which of them.
+        seed: Source of all randomness.
+        device: Where chains run.
+    """
+    target = make_target(model, settings.space)
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, "sample", number))
+    size = min(settings.batch, count - number * settings.batch)
+    with preserved(*stateful_parts(settings)), frozen_for_chain(*target.modules()), torch.no_grad():
+        return _draw_batch(model, target, settings, size, generator, settings.keep_every if number == 0 else 0)
+
+
+def stateful_parts(settings: SampleSettings) -> list[Stateful]:
+    """What keeps a state from chain to chain: the starts and the kernel."""
+    return [*settings.starts, *([] if settings.sampler is None else [settings.sampler])]
+
+
+def _draw_batch(
+    model: Model, target: Target, settings: SampleSettings, count: int, generator: torch.Generator, keep_every: int
+) -> Samples:
+    position = draw_starts(target, settings.starts, count, generator)
+    if settings.sampler is None:
+        x = _decode(model, target, settings, position, generator)
+        return Samples(
+            x=x.cpu(),
+            position=position.cpu(),
+            potential=target.potential(position).cpu(),
+            acceptance=None,
+            trace=x.new_empty(0, 0, *x.shape[1:]).cpu(),
+            potentials=x.new_empty(0, count).cpu(),
+            kept=(),
+            seconds=0.0,
+        )
+    chain = run_chain(target, settings.sampler, position, generator=generator, keep_every=keep_every)
+    x = _decode(model, target, settings, chain.position, generator)
+    return Samples(
+        x=x.cpu(),
+        position=chain.position.cpu(),
+        potential=chain.potential.cpu(),
+        acceptance=float(chain.acceptance.mean()),
+        trace=_decode_trace(target, settings, chain.trace[:, :TRACED_CHAINS], generator, x),
+        potentials=chain.potentials.cpu(),
+        kept=chain.kept,
+        seconds=0.0,
+    )
+
+
+def draw_starts(target: Target, starts: Sequence[Start], count: int, generator: torch.Generator) -> Tensor:
+    r"""First positions of ``count`` chains, shared out over ``starts``; fresh draws of the base where there are none.
+
+    Arguments:
+        target: The chains' target.
+        starts: Where chains begin, in order.
+        count: Chains.
+        generator: Source of all randomness.
+
+    Returns:
+        Positions, with shape :math:`(B, D)`.
+    """
+    if not starts:
+        return target.draw_base(count, generator)
+    ends = [(count * (number + 1)) // len(starts) for number in range(len(starts))]
+    shares = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
+    return torch.cat(
+        [
+            start.draw(StartRequest(share, target, generator))
+            for start, share in zip(starts, shares, strict=True)
+            if share
+        ]
+    )
+
+
+@torch.no_grad()
+def reconstruct(
+    model: Model,
+    x: Tensor,
+    index: Tensor,
+    *,
+    chain: Chain | None,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+) -> Tensor:
+    r"""The decoder's mean for a latent of each item: where a chain of the posterior ends, or the encoder's draw.
+
+    Arguments:
+        model: The model, with an encoder where there is no chain.
+        x: Data, with shape :math:`(B, *)`, on the model's device.
+        index: Their row numbers, with shape :math:`(B,)`.
+        chain: Posterior chain, one per item; left in the state it is in.
+        generator: Source of all randomness.
+        temperature: Factor on the scale of the encoder's draw; 0 takes its centre.
+    """
+    if chain is None:
+        assert model.encoder is not None  # metrics refuse a model with neither
+        return model.likelihood(model.encoder(x, generator=generator, temperature=temperature).latent).mean
+    target = PosteriorTarget(model, x)
+    with preserved(chain):
+        ends = chain.run(target, len(x), generator=generator, x=x, index=index)
+    return target.to_data(ends.position[: len(x)], mean=True)
+
+
+def _decode(
+    model: Model, target: Target, settings: SampleSettings, position: Tensor, generator: torch.Generator
+) -> Tensor:
+    if settings.temperature == 1.0:
+        return target.to_data(position, mean=settings.mean, generator=generator)
+    if settings.space not in ("noise", "prior"):
+        raise ContractError(f"a temperature acts on latent noise, which space '{settings.space}' does not have")
+    width = model.latent_layout.size
+    likelihood = model.likelihood(model.latent(position[:, :width], settings.temperature))
+    if settings.mean:
+        return likelihood.mean
+    if "x" in target.layout.names:
+        return likelihood.transform(position[:, width:].unflatten(1, likelihood.noise_shape or (0,)))
+    return likelihood.sample(generator=generator)
+
+
+def _decode_trace(
+    target: Target, settings: SampleSettings, trace: Tensor, generator: torch.Generator, x: Tensor
+) -> Tensor:
+    if trace.shape[0] == 0:
+        return x.new_empty(0, 0, *x.shape[1:]).cpu()
+    # The same decoder noise at every kept step: what changes from picture to picture is the chain alone.
+    noise = torch.Generator(generator.device)
+    seed = generator.initial_seed()
+    states = [target.to_data(state, mean=settings.mean, generator=noise.manual_seed(seed)) for state in trace]
+    return torch.stack(states).cpu()

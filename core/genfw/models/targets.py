@@ -1,0 +1,281 @@
+r"""The potentials that chains walk on. Each says which space it lives in, and is exact.
+
+Every target is :math:`\pi(\epsilon) \propto e^{-U(\epsilon)}` with :math:`U = \text{base} + \text{tilt}`. The
+split matters: a fresh draw of the base is a *global* proposal whose importance weight is :math:`e^{-\text{tilt}}`.
+
+Spaces, by the name a recipe gives them:
+
+=============  ==================  ======================================  ==============================
+space          position            base                                    tilt
+=============  ==================  ======================================  ==============================
+``noise``      eps_z (, eps_x)     :math:`|\epsilon|^2/2`                  all energies (VAEBM Eq. 9)
+``prior``      eps_z               :math:`|\epsilon_z|^2/2`                energies on the latent
+``posterior``  eps_z, given x      :math:`|\epsilon_z|^2/2`                the same :math:`- \log p(x \mid z)`
+``data``       x                   none (flat)                             energies on data
+``joint``      z, x                :math:`-\log p(z) - \log p(x \mid z)`   all energies (VAEBM App. B.1)
+=============  ==================  ======================================  ==============================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from genfw.errors import ContractError
+from genfw.interfaces.likelihood import Likelihood
+from genfw.interfaces.target import Target, value_and_grad
+from genfw.interfaces.values import Latent, NoiseGroup, NoiseLayout
+from genfw.models.model import Model
+
+__all__ = [
+    "DataTarget",
+    "FunctionTarget",
+    "JointTarget",
+    "NoiseTarget",
+    "PosteriorTarget",
+    "PriorTarget",
+    "Space",
+    "make_target",
+]
+
+Space = Literal["noise", "prior", "posterior", "data", "joint"]
+
+
+class NoiseTarget(Target):
+    r"""The whole model in its noise: :math:`U = E(x(\epsilon)) + E(z(\epsilon_z)) + |\epsilon|^2/2` (VAEBM Eq. 9).
+
+    No other term: the Jacobian of :math:`\epsilon \to (z, x)` cancels against the densities of prior and decoder. The
+    group ``x`` is in the layout only where an energy on data reads it.
+
+    Arguments:
+        model: The model; it needs a prior, and a decoder where an energy reads data.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.layout = model.noise_layout if model.data_energies else model.latent_layout
+        self._latent_width = model.latent_layout.size
+
+    def tilt(self, position: Tensor) -> Tensor:
+        """See :meth:`Target.tilt`."""
+        if not self.model.energies:  # a generator alone: to walk through it would cost as much as its samples
+            return position.new_zeros(len(position))
+        latent = self.model.latent(position[:, : self._latent_width])
+        total = self.model.latent_energy(latent)
+        if self.model.data_energies:
+            total = total + self.model.data_energy(self._transform(self.model.likelihood(latent), position))
+        return total
+
+    def _transform(self, likelihood: Likelihood, position: Tensor) -> Tensor:
+        return likelihood.transform(position[:, self._latent_width :].unflatten(1, likelihood.noise_shape or (0,)))
+
+    def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """See :meth:`Target.to_data`."""
+        likelihood = self.model.likelihood(self.model.latent(position[:, : self._latent_width]))
+        if mean:
+            return likelihood.mean
+        if "x" in self.layout.names or likelihood.noise_shape is None:
+            return self._transform(likelihood, position)
+        return likelihood.sample(generator=generator)
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """See :meth:`Target.modules`."""
+        return (self.model,)
+
+
+class PriorTarget(NoiseTarget):
+    r"""Latent prior: :math:`U(\epsilon_z) = E(z(\epsilon_z)) + |\epsilon_z|^2/2`, no energy on data (DAMC Eq. 1)."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.layout = model.latent_layout
+
+    def tilt(self, position: Tensor) -> Tensor:
+        """See :meth:`Target.tilt`."""
+        if not self.model.latent_energies:
+            return position.new_zeros(len(position))
+        return self.model.latent_energy(self.model.latent(position))
+
+    def tilt_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Target.tilt_and_grad`."""
+        energies = self.model.latent_energies
+        if len(energies) != 1 or self.model.prior is None or not self.model.prior.identity:
+            return super().tilt_and_grad(position)
+        # The energy reads the position itself, and may know its own gradient.
+        return energies[0].value_and_grad(position)
+
+
+class PosteriorTarget(NoiseTarget):
+    r"""The posterior given data: :math:`U = -\log p(x \mid z(\epsilon_z)) + E(z(\epsilon_z)) + |\epsilon_z|^2/2`.
+
+    Energies on data are constant here and left out.
+
+    Arguments:
+        model: The model; it needs a prior and a decoder.
+        x: One item per chain, with shape :math:`(B, *)`.
+    """
+
+    def __init__(self, model: Model, x: Tensor) -> None:
+        super().__init__(model)
+        self.layout = model.latent_layout
+        self.x = x
+
+    def tilt(self, position: Tensor) -> Tensor:
+        """See :meth:`Target.tilt`."""
+        if position.shape[0] % self.x.shape[0]:
+            raise ContractError(
+                f"{position.shape[0]} positions for {self.x.shape[0]} items: each item needs the same number of chains"
+            )
+        # Several chains per item lie one after the other: chains 0..n-1 of all items, then the next round.
+        x = self.x.repeat(position.shape[0] // self.x.shape[0], *(1 for _ in self.x.shape[1:]))
+        latent = self.model.latent(position)
+        return self.model.latent_energy(latent) - self.model.likelihood(latent).log_prob(x)
+
+
+class DataTarget(Target):
+    r"""An energy-based model on data alone: :math:`U(x) = E(x)`, flat base.
+
+    The base is improper, so kernels with global moves refuse it; ``draw_base`` draws uniformly from :math:`[-1, 1]`,
+    where chains on images usually begin.
+
+    Arguments:
+        model: The model; only its energies on data are read.
+    """
+
+    proper_base = False
+
+    def __init__(self, model: Model) -> None:
+        if not model.data_energies:
+            raise ContractError("space 'data' needs an energy on data")
+        self.model = model
+        self.layout = NoiseLayout.of(x=model.data_shape)
+
+    def tilt(self, position: Tensor) -> Tensor:
+        """See :meth:`Target.tilt`."""
+        return self.model.data_energy(position.unflatten(1, self.model.data_shape))
+
+    def base(self, position: Tensor) -> Tensor:
+        """See :meth:`Target.base`."""
+        return position.new_zeros(position.shape[0])
+
+    def draw_base(self, count: int, generator: torch.Generator) -> Tensor:
+        """See :meth:`Target.draw_base`."""
+        return 2.0 * torch.rand(count, self.layout.size, generator=generator, device=generator.device) - 1.0
+
+    def base_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Target.base_and_grad`."""
+        return self.base(position), torch.zeros_like(position)
+
+    def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """See :meth:`Target.to_data`."""
+        return position.reshape(-1, *self.model.data_shape)
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """See :meth:`Target.modules`."""
+        return tuple(self.model.data_energies)
+
+
+class JointTarget(Target):
+    r"""The model over :math:`(z, x)`: :math:`U = E - \log p(x \mid z) - \log p(z)`, as in VAEBM App. B.1.
+
+    Arguments:
+        model: The model; its latent groups must be shaped like their noise. The position holds z and nothing else: a
+            decoder that reads the prior's ``context`` must be able to compute it from z.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        if model.decoder is None or model.decoder.noise_shape is None:
+            raise ContractError("space 'joint' needs a decoder with a density p(x|z)")
+        self.layout = NoiseLayout((*model.latent_layout.groups, NoiseGroup("x", model.data_shape)))
+
+    def _parts(self, position: Tensor) -> tuple[Latent, Tensor]:
+        blocks = self.layout.split(position)
+        return Latent(tuple(blocks[name] for name in self.layout.names[:-1])), blocks["x"]
+
+    def tilt(self, position: Tensor) -> Tensor:
+        """See :meth:`Target.tilt`."""
+        latent, x = self._parts(position)
+        return self.model.latent_energy(latent) + self.model.data_energy(x)
+
+    def base(self, position: Tensor) -> Tensor:
+        """See :meth:`Target.base`."""
+        latent, x = self._parts(position)
+        assert self.model.prior is not None  # the layout has refused a model without one
+        return -self.model.prior.log_prob(latent) - self.model.likelihood(latent).log_prob(x)
+
+    def draw_base(self, count: int, generator: torch.Generator) -> Tensor:
+        """See :meth:`Target.draw_base`."""
+        with torch.no_grad():
+            noise = self.model.latent_layout.draw(count, generator=generator, dtype=self.model.anchor.dtype)
+            latent = self.model.latent(noise)
+            x = self.model.likelihood(latent).sample(generator=generator)
+        return torch.cat([latent.flat(), x.flatten(1)], dim=1)
+
+    def base_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Target.base_and_grad`."""
+        return value_and_grad(self.base, position)
+
+    def potential_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`Target.potential_and_grad`; one backward pass through both terms."""
+        return value_and_grad(self.potential, position)
+
+    def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """See :meth:`Target.to_data`."""
+        latent, x = self._parts(position)
+        return self.model.likelihood(latent).mean if mean else x
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """See :meth:`Target.modules`."""
+        return (self.model,)
+
+
+class FunctionTarget(Target):
+    r"""A target from a function: :math:`U(\epsilon) = f(\epsilon) + |\epsilon|^2/2`, for analytic densities.
+
+    Arguments:
+        size: :math:`D`.
+        tilt: :math:`f`, from :math:`(B, D)` to :math:`(B,)`.
+    """
+
+    def __init__(self, size: int, tilt: Callable[[Tensor], Tensor]) -> None:
+        self.layout = NoiseLayout.of(x=(size,))
+        self._tilt = tilt
+
+    def tilt(self, position: Tensor) -> Tensor:
+        """See :meth:`Target.tilt`."""
+        return self._tilt(position)
+
+    def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
+        """The position itself."""
+        return position
+
+
+def make_target(model: Model, space: Space, x: Tensor | None = None) -> Target:
+    """The target of ``model`` in the space that a recipe names.
+
+    Arguments:
+        model: The composed model.
+        space: One of the spaces in this module's table.
+        x: Data to condition on, for ``posterior``.
+
+    Raises:
+        ContractError: The model has no such space.
+    """
+    if (space == "posterior") != (x is not None):
+        raise ContractError("space 'posterior' is conditioned on data x, and the other spaces are not")
+    match space:
+        case "noise":
+            return NoiseTarget(model)
+        case "prior":
+            return PriorTarget(model)
+        case "posterior":
+            assert x is not None
+            return PosteriorTarget(model, x)
+        case "data":
+            return DataTarget(model)
+        case "joint":
+            return JointTarget(model)

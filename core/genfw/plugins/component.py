@@ -1,0 +1,131 @@
+"""What a plugin offers: a name, a kind, and the place of a class that is imported only when it is used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+import attrs
+
+__all__ = ["KINDS", "Component", "Importer", "Settings"]
+
+#: Kind of component -> the interface its class must subclass. Nothing here imports torch.
+KINDS: Mapping[str, str] = {
+    "prior": "genfw.interfaces.prior:Prior",
+    "decoder": "genfw.interfaces.decoder:Decoder",
+    "encoder": "genfw.interfaces.encoder:Encoder",
+    "energy": "genfw.interfaces.energy:Energy",
+    "sampler": "genfw.interfaces.sampler:Sampler",
+    "start": "genfw.interfaces.start:Start",
+    "amortizer": "genfw.interfaces.amortizer:Amortizer",
+    "dataset": "genfw.interfaces.dataset:Dataset",
+    "optimizer": "genfw.training.optimizer:OptimizerFactory",
+    "stage": "genfw.training.stage:Stage",
+    "metric": "genfw.evaluation.metric:Metric",
+    "tracker": "genfw.training.tracker:Tracker",
+}
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+_TARGET = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def _known_kind(_: object, __: object, value: str) -> None:
+    if value not in KINDS:
+        raise ValueError(f"unknown kind '{value}'; the kinds are {', '.join(KINDS)}")
+
+
+def _matches(pattern: re.Pattern[str], what: str) -> Callable[[object, object, str], None]:
+    def check(_: object, __: object, value: str) -> None:
+        if not pattern.fullmatch(value):
+            raise ValueError(f"{what} is not well formed: '{value}'")
+
+    return check
+
+
+def _opener(_: object, __: object, value: str) -> None:
+    if value and not _TARGET.fullmatch(value):
+        raise ValueError(f"an importer's opener is not well formed: '{value}'")
+
+
+def _words(words: Iterable[str]) -> tuple[str, ...]:
+    return tuple(words)
+
+
+@attrs.frozen
+class Component:
+    """One thing a recipe can name under ``use:``.
+
+    Arguments:
+        kind: One of :data:`KINDS`.
+        name: Lower-case words joined by ``-``, unique within its kind and plugin.
+        target: ``package.module:Class``; imported on first use, never for listing.
+        summary: One line for ``genfw list``.
+        reference: Paper, section or URL the component follows.
+        tags: Free words to search by.
+        aliases: Further names it answers to.
+        status: ``stable``, ``experimental`` or ``deprecated``.
+        since: Version of its plugin that first had it.
+        needs: Packages beyond genfw's own that it imports -> how to install them.
+        provider: Distribution that supplies it; filled by the loader.
+        plugin: Entry point that supplies it; filled by the loader.
+        version: Version of that distribution; filled by the loader.
+        source: ``built-in``, ``installed`` or ``local``; filled by the loader.
+        file: Where the plugin's module lies; filled by the loader.
+    """
+
+    kind: str = attrs.field(validator=_known_kind)
+    name: str = attrs.field(validator=_matches(_NAME, "a component's name"))
+    target: str = attrs.field(validator=_matches(_TARGET, "a component's target"))
+    summary: str
+    reference: str = ""
+    tags: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    aliases: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    status: str = attrs.field(
+        default="stable", validator=attrs.validators.in_(("stable", "experimental", "deprecated"))
+    )
+    since: str = "0.1.0"
+    needs: Mapping[str, str] = attrs.field(factory=dict)
+    provider: str = ""
+    plugin: str = ""
+    version: str = ""
+    source: str = ""
+    file: str = ""
+
+
+@attrs.frozen
+class Importer:
+    """A kind of published checkpoint that ``genfw import`` can read, or a plugin's part of one.
+
+    Where a checkpoint holds networks of several plugins, each of them offers an importer of the same name, and what
+    they make of the file is put together.
+
+    Arguments:
+        name: Lower-case words joined by ``-``.
+        target: ``package.module:function``, called as ``function(tensors, arguments)`` with every tensor of the file by
+            its path and the file's argument record; it returns a :class:`genfw.weights.importing.Conversion`, without
+            tensors where its part is not in the file.
+        summary: One line for ``genfw import``, of this part.
+        reference: Where such files are published.
+        opener: ``package.module:function`` that opens such a file where ``torch.save`` has not written it, a context
+            manager like :func:`genfw.weights.torch_files.open_published`; empty where that is enough.
+        provider: Distribution that supplies it; filled by the loader.
+        plugin: Entry point that supplies it; filled by the loader.
+        version: Version of that distribution; filled by the loader.
+    """
+
+    name: str = attrs.field(validator=_matches(_NAME, "an importer's name"))
+    target: str = attrs.field(validator=_matches(_TARGET, "an importer's target"))
+    summary: str
+    reference: str = ""
+    opener: str = attrs.field(default="", validator=_opener)
+    provider: str = ""
+    plugin: str = ""
+    version: str = ""
+
+
+class Settings:
+    """Marker of a class that a recipe fills in place, without ``use:``, by a mapping of its constructor's arguments.
+
+    A parameter annotated with a subclass takes such a mapping. Use it for what has one implementation (a chain, a
+    clip), and a component where there may be several.
+    """

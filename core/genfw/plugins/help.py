@@ -1,0 +1,165 @@
+"""The card of a component, which ``genfw show`` prints: what it is, who supplies it, what a recipe can set on it."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from genfw.errors import PluginError
+from genfw.plugins.component import KINDS, Component
+from genfw.plugins.registry import Registry
+from genfw.plugins.signature import Parameter, alternatives, interface_kind, is_settings, parameters, type_name
+
+__all__ = ["Card", "Setting", "components_named", "make_card"]
+
+
+#: Kinds of which a recipe has one, and the section it stands in.
+_ROLES = {
+    "dataset": "data",
+    "prior": "prior",
+    "decoder": "decoder",
+    "encoder": "encoder",
+    "energy": "energy",
+    "amortizer": "amortizer",
+}
+
+
+@attrs.frozen
+class Setting:
+    """What a recipe can set, or genfw fills in.
+
+    Arguments:
+        name: Its key; ``chain.steps`` within the mapping ``chain``.
+        type: Its type, in words.
+        default: Its default as YAML has it, or in words; empty where it must be given.
+        description: What the class says of it.
+        required: Whether it must be given.
+        injected: Whether genfw fills it, and a recipe can't.
+    """
+
+    name: str
+    type: str
+    default: str
+    description: str
+    required: bool
+    injected: bool = False
+
+
+@attrs.frozen
+class Card:
+    """Everything about one component.
+
+    Arguments:
+        component: Its line in its plugin.
+        doc: The class's docstring, down to its arguments.
+        settings: What its constructor takes.
+    """
+
+    component: Component
+    doc: str
+    settings: tuple[Setting, ...]
+
+    def block(self) -> str:
+        """A block to paste into a recipe, every default filled; what must be given is marked."""
+        rows = [f"use: {self.component.name}"]
+        closed = ""
+        for setting in self.settings:
+            if setting.injected or (closed and setting.name.startswith(closed)):
+                continue
+            nested = any(other.name.startswith(f"{setting.name}.") for other in self.settings)
+            # A mapping that may be left out stands as its default; one that must be given is opened.
+            closed = f"{setting.name}." if nested and not setting.required else ""
+            head = f"{'  ' * setting.name.count('.')}{setting.name.rpartition('.')[2]}:"
+            if nested and setting.required:
+                rows.append(head)
+            elif setting.required:
+                rows.append(f"{head}  # must be given: {setting.type}")
+            elif _is_yaml(setting.default):
+                rows.append(f"{head} {setting.default}")
+            else:
+                rows.append(f"# {head} {setting.default}")
+        return "\n".join(rows) + "\n"
+
+
+def components_named(text: str, registry: Registry) -> tuple[Component, ...]:
+    """The components that ``text`` may mean: ``name``, ``distribution/name``, each also after ``kind/``.
+
+    Raises:
+        PluginError: There is none.
+    """
+    kind, slash, name = text.partition("/")
+    if slash and kind in KINDS:
+        found = tuple(component for component in registry.search(name) if component.kind == kind)
+        return found or (registry.find(kind, name),)
+    found = registry.search(text)
+    if not found:
+        names = {f"{component.kind}/{component.name}" for component in registry.components}
+        bare = {component.name for component in registry.components}
+        near = difflib.get_close_matches(text, sorted(names | bare), n=1)
+        raise PluginError(
+            f"there is no component '{text}'"
+            + (f" - did you mean '{near[0]}'?" if near else "; 'genfw list' shows them all")
+        )
+    return found
+
+
+def make_card(component: Component, registry: Registry) -> Card:
+    """Read the class of a component, also where a package that it needs is absent.
+
+    Raises:
+        PluginError: The class can't be imported.
+        ContractError: Its constructor can't be read as a schema.
+    """
+    cls = registry.load_class(component, check_needs=False)
+    doc = inspect.cleandoc(cls.__doc__ or "")
+    head = re.split(r"^(?:Arguments|Args|Parameters):$", doc, maxsplit=1, flags=re.MULTILINE)[0]
+    return Card(component, head.strip(), tuple(_settings(cls)))
+
+
+def _settings(cls: type, prefix: str = "", above: tuple[type, ...] = ()) -> Iterator[Setting]:
+    for parameter in parameters(cls):
+        nested = next((option for option in alternatives(parameter.annotation) if is_settings(option)), None)
+        yield Setting(
+            prefix + parameter.name,
+            "filled in by genfw" if parameter.injected else type_name(parameter.annotation),
+            _default(parameter),
+            parameter.description,
+            parameter.required and not parameter.injected and _role(parameter) is None,
+            parameter.injected,
+        )
+        if nested is not None and not parameter.injected and nested not in above:
+            yield from _settings(nested, f"{prefix}{parameter.name}.", (*above, cls))
+
+
+def _default(parameter: Parameter) -> str:
+    if parameter.injected:
+        return ""
+    if parameter.required:
+        return f"the recipe's {_role(parameter)}" if _role(parameter) else ""
+    return _written(parameter.default)
+
+
+def _role(parameter: Parameter) -> str | None:
+    """The section of a recipe whose object is taken where a required part is left out."""
+    kinds = (interface_kind(option) for option in alternatives(parameter.annotation))
+    return next((_ROLES[kind] for kind in kinds if kind in _ROLES), None)
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, Path):
+        value = str(value)
+    try:
+        return json.dumps(list(value) if isinstance(value, tuple) else value)
+    except (TypeError, ValueError):
+        return f"a {type(value).__name__}"
+
+
+def _is_yaml(text: str) -> bool:
+    return not text.startswith(("the ", "a "))

@@ -1,0 +1,367 @@
+"""Matches a recipe's values to constructor parameters, strictly, and reports every mismatch at its place.
+
+The only widening is int to float. Nothing is built here; the outcome is a tree of :mod:`genfw.recipes.bound_values`.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from genfw.errors import ContractError, closest, did_you_mean, quoted
+from genfw.plugins.component import KINDS
+from genfw.plugins.signature import (
+    INJECTED,
+    Parameter,
+    alternatives,
+    interface_kind,
+    is_settings,
+    parameters,
+    type_name,
+)
+from genfw.recipes.bound_values import Block, Bound, Items, Ref, Table, Value
+from genfw.recipes.faults import FaultList, Mark
+from genfw.recipes.lookup import Lookup, article, shown
+from genfw.recipes.recipe import folder
+from genfw.recipes.yaml_nodes import BAD, Node
+
+if TYPE_CHECKING:
+    from genfw.plugins.registry import Registry
+
+__all__ = ["Binder", "Scope"]
+
+_FROM = {
+    "data_shape": "the recipe's data:",
+    "latent_layout": "the recipe's prior:",
+    "noise_layout": "the recipe's prior: and decoder:, built before",
+    "model": "the finished model, which only train:, sample:, evaluate: and trackers: can be given",
+}
+
+
+@attrs.frozen
+class Scope:
+    """What a part may refer to.
+
+    Arguments:
+        roles: Role -> kind, of the parts that are built before.
+        later: The same for the others that the recipe has.
+        supplied: Injected parameters that there is something for.
+    """
+
+    roles: Mapping[str, str]
+    later: Mapping[str, str]
+    supplied: frozenset[str]
+
+
+class Binder:
+    """Binds the blocks of one recipe.
+
+    Arguments:
+        registry: Where components are found.
+        faults: Takes every fault.
+        smoke: Apply the caps that classes declare for smoke runs.
+        pinned: ``kind/name`` -> the distribution that supplied it when the recipe was resolved.
+        written_paths: Relative paths are handed on as written; otherwise they count from the file they stand in.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        faults: FaultList,
+        *,
+        smoke: bool = False,
+        pinned: Mapping[str, str] | None = None,
+        written_paths: bool = False,
+    ) -> None:
+        self.lookup = Lookup(registry, faults, pinned or {})
+        self.faults, self.smoke, self.written_paths = faults, smoke, written_paths
+
+    # -- blocks -------------------------------------------------------------------------------------------------------
+
+    def block(self, node: Node, kind: str, scope: Scope, what: str, expected: type | None = None) -> Bound | None:
+        """Bind ``{use: ...}`` to a component of a kind; ``None`` after a fault."""
+        if node.value is BAD:
+            return None
+        if not node.is_map or "use" not in node.value:
+            self._no_block(node, kind, what)
+            return None
+        use: Node = node.value["use"]
+        if use.value is BAD:
+            return None
+        component = self.lookup.find(kind, use)
+        cls = None if component is None else self.lookup.load(component, use)
+        if component is None or cls is None:
+            return None
+        if expected is not None and not issubclass(cls, expected):
+            self.faults.add("GF205", f"{what} takes {expected.__name__}; {cls.__name__} is none", use.mark)
+            return None
+        keys = {key: child for key, child in node.value.items() if key != "use"}
+        hint = f"genfw show {kind}/{component.name}"
+        found = self._arguments(cls, keys, node.mark, use.mark, scope, hint)
+        if found is None:
+            return None
+        prefix = use.value.rpartition("/")[0]
+        name = f"{prefix}/{component.name}" if prefix else component.name
+        return Block(cls, found[0], found[1], node.mark, component, name, _origin(use))
+
+    def settings(self, node: Node, cls: type, scope: Scope) -> Block | None:
+        """Bind a mapping to a Settings class; ``None`` after a fault."""
+        if node.value is BAD:
+            return None
+        keys = node.value if node.is_map else {}
+        found = self._arguments(cls, keys, node.mark, node.mark, scope, "")
+        return None if found is None else Block(cls, found[0], found[1], node.mark, origin=_origin(node))
+
+    def _no_block(self, node: Node, kind: str, what: str) -> None:
+        a_kind = article(kind)
+        if isinstance(node.value, str):
+            hint = f"write {{use: {node.value}}}"
+            self.faults.add("GF208", f"{what} must be {a_kind} block, got '{node.value}'", node.mark, hint)
+        elif not node.is_map:
+            self.faults.add(
+                "GF208", f"{what} must be {a_kind} block such as {{use: NAME}}, got {shown(node)}", node.mark
+            )
+        else:
+            slip = closest("use", node.value) or closest("ref", node.value)
+            say = f"{what} must be {a_kind} block, with 'use'" + (f"; is '{slip}' meant to be it?" if slip else "")
+            self.faults.add("GF208", say, node.mark, f"genfw list {kind}")
+
+    # -- parameters ---------------------------------------------------------------------------------------------------
+
+    def _arguments(
+        self, cls: type, keys: Mapping[str, Node], mark: Mark, use_mark: Mark, scope: Scope, hint: str
+    ) -> tuple[dict[str, Bound], dict[str, Any]] | None:
+        before = len(self.faults)
+        try:
+            known = parameters(cls)
+        except ContractError as error:
+            self.faults.add("GF211", str(error), use_mark)
+            return None
+        slips = self._strangers(cls, keys, known, hint)
+        arguments: dict[str, Bound] = {}
+        injected: dict[str, Any] = {}
+        for parameter in known:
+            if parameter.injected:
+                self._inject(cls, parameter, scope, mark, injected)
+                continue
+            if parameter.name in keys:
+                what = f"'{parameter.name}' of {cls.__name__}"
+                bound = self.value(keys[parameter.name], parameter.annotation, scope, what)
+            else:
+                bound = self._left_out(cls, parameter, scope, mark, hint, parameter.name in slips)
+            if bound is not None:
+                arguments[parameter.name] = bound
+        if len(self.faults) > before or any(child.value is BAD for child in keys.values()):
+            return None
+        return self._capped(cls, arguments), injected
+
+    def _strangers(self, cls: type, keys: Mapping[str, Node], known: Sequence[Parameter], hint: str) -> set[str | None]:
+        """Report keys that are no parameters; return the parameters that they are slips of."""
+        free = [parameter.name for parameter in known if not parameter.injected]
+        slips: set[str | None] = set()
+        for key, child in keys.items():
+            if key in free:
+                continue
+            if key in INJECTED:
+                say = f"'{key}' of {cls.__name__} is filled by genfw; leave it out"
+                self.faults.add("GF210", say, child.place, hint)
+                continue
+            slips.add(closest(key, [name for name in free if name not in keys]))
+            say = did_you_mean(key, free) if free else "; it takes none"
+            self.faults.add("GF203", f"{cls.__name__} has no parameter '{key}'{say}", child.place, hint)
+        return slips
+
+    def _inject(self, cls: type, parameter: Parameter, scope: Scope, mark: Mark, injected: dict[str, Any]) -> None:
+        if parameter.name in scope.supplied or not parameter.required:
+            injected[parameter.name] = None if parameter.required else parameter.default
+        elif parameter.nullable:
+            injected[parameter.name] = None
+        else:
+            source = _FROM.get(parameter.name, "genfw")
+            self.faults.add("GF214", f"{cls.__name__} needs {parameter.name}, which comes from {source}", mark)
+
+    def _left_out(
+        self, cls: type, parameter: Parameter, scope: Scope, mark: Mark, hint: str, slip: bool
+    ) -> Bound | None:
+        kinds = [kind for option in alternatives(parameter.annotation) if (kind := interface_kind(option))]
+        if kinds and (parameter.required or parameter.default is None):
+            roles = [role for role, kind in scope.roles.items() if kind == kinds[0]]
+            if len(roles) == 1:
+                return Ref(roles[0], f"the recipe's {roles[0]}")
+            if roles and parameter.required:
+                say = f"{cls.__name__} needs '{parameter.name}', and the recipe has several: {quoted(roles)}"
+                self.faults.add("GF214", say, mark, f"choose one: {parameter.name}: {{ref: {roles[0]}}}")
+                return None
+        if not parameter.required:
+            return Value(parameter.default, f"default of {cls.__name__}")
+        if not slip:
+            say = f"{cls.__name__} needs '{parameter.name}' ({type_name(parameter.annotation)})"
+            self.faults.add("GF204", say, mark, hint)
+        return None
+
+    def _capped(self, cls: type, arguments: dict[str, Bound]) -> dict[str, Bound]:
+        if not self.smoke:
+            return arguments
+        result = dict(arguments)
+        for name, cap in getattr(cls, "smoke", {}).items():
+            bound = arguments.get(name)
+            if bound is None:
+                continue
+            now = bound.value if isinstance(bound, Value) else None
+            if _is_number(now) and _is_number(cap) and now <= cap:
+                continue
+            origin = f"smoke cap of {cls.__name__}"
+            if isinstance(cap, list | tuple) and isinstance(bound, Items):
+                result[name] = Items(tuple(Value(item, origin) for item in cap), bound.make, origin)
+            else:
+                result[name] = Value(float(cap) if isinstance(now, float) and _is_number(cap) else cap, origin)
+        return result
+
+    # -- values -------------------------------------------------------------------------------------------------------
+
+    def value(self, node: Node, annotation: Any, scope: Scope, what: str) -> Bound | None:
+        """Bind one value to a type; ``None`` after a fault."""
+        if node.value is BAD:
+            return None
+        fitting = [option for option in alternatives(annotation) if _fits(node, option)]
+        # An exact type goes before a wider one: 3 stays an int for `float | int`.
+        fitting.sort(key=lambda option: option is not type(node.value))
+        if not fitting:
+            self._wrong_type(node, annotation, what)
+            return None
+        trials: list[FaultList] = []
+        for option in fitting:
+            trial = self._fresh()
+            bound = trial._one(node, option, annotation, scope, what)
+            if not trial.faults.faults:
+                return bound
+            trials.append(trial.faults)
+        self.faults.faults.extend(min(trials, key=len).faults)
+        return None
+
+    def _fresh(self) -> Binder:
+        known = self.lookup
+        return Binder(
+            known.registry, FaultList(), smoke=self.smoke, pinned=known.pinned, written_paths=self.written_paths
+        )
+
+    def _one(self, node: Node, option: Any, annotation: Any, scope: Scope, what: str) -> Bound | None:
+        origin, arguments = typing.get_origin(option), typing.get_args(option)
+        kind = interface_kind(option)
+        if kind is not None:
+            if node.is_map and "ref" in node.value:
+                return self._ref(node, kind, scope, what)
+            exact = f"{option.__module__}:{option.__qualname__}" == KINDS[kind]
+            return self.block(node, kind, scope, what, None if exact else option)
+        if is_settings(option):
+            return self.settings(node, option, scope)
+        if origin is Literal:
+            return self._literal(node, arguments, annotation, what)
+        if option is Path:
+            return Value(self._path(node), _origin(node))
+        if option is float:
+            return Value(float(node.value), _origin(node))
+        if node.is_list and arguments:
+            return self._items(node, option, scope, what)
+        if node.is_map and arguments:
+            entries = {
+                key: self.value(child, arguments[1], scope, f"'{key}' in {what}") for key, child in node.value.items()
+            }
+            return Table({key: entry for key, entry in entries.items() if entry is not None}, _origin(node))
+        plain = node.plain()
+        return Value(tuple(plain) if option is tuple else plain, _origin(node))
+
+    def _items(self, node: Node, option: Any, scope: Scope, what: str) -> Items | None:
+        arguments = typing.get_args(option)
+        make = tuple if typing.get_origin(option) is tuple else list
+        fixed = make is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis)
+        if fixed and len(arguments) != len(node.value):
+            self.faults.add("GF205", f"{what} must be {type_name(option)}, got {len(node.value)} items", node.mark)
+            return None
+        types = arguments if fixed else [arguments[0]] * len(node.value)
+        bound = [
+            self.value(item, each, scope, f"item {number} of {what}")
+            for number, (item, each) in enumerate(zip(node.value, types, strict=True))
+        ]
+        return Items(tuple(item for item in bound if item is not None), make, _origin(node))
+
+    def _literal(self, node: Node, choices: Sequence[Any], annotation: Any, what: str) -> Value | None:
+        for choice in choices:
+            if type(choice) is type(node.value) and choice == node.value:
+                return Value(choice, _origin(node))
+        words = [choice for choice in choices if isinstance(choice, str)]
+        likely = closest(node.value, words) if isinstance(node.value, str) else None
+        say = f" - did you mean '{likely}'?" if likely else ""
+        self.faults.add("GF206", f"{what} must be {type_name(annotation)}, got {shown(node)}{say}", node.mark)
+        return None
+
+    def _path(self, node: Node) -> Path:
+        path = Path(node.value)
+        if self.written_paths:
+            return path
+        return (folder(node.copied or node.mark) / path.expanduser()).absolute()
+
+    def _ref(self, node: Node, kind: str, scope: Scope, what: str) -> Ref | None:
+        ref: Node = node.value["ref"]
+        strangers = [key for key in node.value if key != "ref"]
+        if strangers:
+            say = f"a reference takes no further keys, got {quoted(strangers)}"
+            self.faults.add("GF203", say, node.value[strangers[0]].place)
+        role = ref.value if isinstance(ref.value, str) else str(ref.plain())
+        energies = [each for each in {**scope.roles, **scope.later} if each.startswith("energy.")]
+        if role == "energy" and len(energies) == 1:
+            role = energies[0]
+        if role in scope.roles:
+            if scope.roles[role] == kind:
+                return Ref(role, _origin(ref))
+            say = f"{what} takes {article(kind)}; '{role}' is {article(scope.roles[role])}"
+        elif role in scope.later:
+            say = f"'{role}' is built later than this part, or is this part itself"
+        else:
+            there = [each for each, its in scope.roles.items() if its == kind] or list(scope.roles)
+            say = f"the recipe has no part '{role}'{did_you_mean(role, there)}"
+        self.faults.add("GF209", say, ref.mark)
+        return None
+
+    def _wrong_type(self, node: Node, annotation: Any, what: str) -> None:
+        options = alternatives(annotation)
+        kinds = [kind for option in options if (kind := interface_kind(option))]
+        if kinds and isinstance(node.value, str):
+            self._no_block(node, kinds[0], what)
+            return
+        hint = ""
+        if int in options and isinstance(node.value, float) and node.value.is_integer():
+            hint = f"write {int(node.value)}"
+        elif str in options and not (node.is_map or node.is_list):
+            hint = "quote it to make it a string"
+        elif any(typing.get_origin(option) in (list, Sequence, tuple) for option in options) and not node.is_list:
+            hint = "write a list: [ ... ]"
+        self.faults.add("GF205", f"{what} must be {type_name(annotation)}, got {shown(node)}", node.mark, hint)
+
+
+def _fits(node: Node, option: Any) -> bool:
+    """Whether a value has the outer form of a type."""
+    origin, value = typing.get_origin(option), node.value
+    if option is Any:
+        return True
+    if node.is_map:
+        return interface_kind(option) is not None or is_settings(option) or (origin or option) in (dict, Mapping)
+    if node.is_list:
+        return (origin or option) in (list, tuple, Sequence)
+    if origin is Literal:
+        return any(type(choice) is type(value) for choice in typing.get_args(option))
+    if option is float:
+        return type(value) in (int, float)
+    return type(value) is (str if option is Path else option)
+
+
+def _origin(node: Node) -> str:
+    return f"{node.mark}" if node.copied is None else f"{node.mark}, copied from {node.copied}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,167 @@
+"""A recipe's values matched to constructor parameters: what the binder makes, and what objects are built from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from genfw.plugins.component import Component
+from genfw.recipes.faults import Mark
+
+__all__ = ["Block", "Bound", "Items", "Ref", "Table", "Value"]
+
+#: Stands for a default that YAML can't write; it is left out, and is filled again on reading.
+_UNWRITTEN = object()
+
+
+@attrs.frozen
+class Value:
+    """A scalar, or any plain value of an unstructured parameter.
+
+    Arguments:
+        value: What the constructor gets.
+        origin: Where it came from.
+    """
+
+    value: Any
+    origin: str
+
+    def plain(self) -> Any:
+        """The value as YAML has it."""
+        return _plain(self.value)
+
+    def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
+        """``(path, value, origin)`` of every leaf."""
+        yield path, self.plain(), self.origin
+
+
+@attrs.frozen
+class Items:
+    """A list or tuple."""
+
+    items: tuple[Bound, ...]
+    make: type
+    origin: str
+
+    def plain(self) -> Any:
+        """See :meth:`Value.plain`."""
+        return [item.plain() for item in self.items]
+
+    def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
+        """See :meth:`Value.leaves`."""
+        if all(isinstance(item, Value) for item in self.items):
+            yield path, self.plain(), self.origin
+            return
+        for number, item in enumerate(self.items):
+            yield from item.leaves(f"{path}.{number}")
+
+
+@attrs.frozen
+class Table:
+    """A mapping with free keys."""
+
+    entries: Mapping[str, Bound]
+    origin: str
+
+    def plain(self) -> Any:
+        """See :meth:`Value.plain`."""
+        return {key: entry.plain() for key, entry in self.entries.items()}
+
+    def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
+        """See :meth:`Value.leaves`."""
+        if not self.entries:
+            yield path, {}, self.origin
+        for key, entry in self.entries.items():
+            yield from entry.leaves(f"{path}.{key}")
+
+
+@attrs.frozen
+class Ref:
+    """The object of a role, the same one wherever it is named."""
+
+    role: str
+    origin: str
+
+    def plain(self) -> Any:
+        """See :meth:`Value.plain`."""
+        return {"ref": self.role}
+
+    def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
+        """See :meth:`Value.leaves`."""
+        yield path, self.plain(), self.origin
+
+
+@attrs.frozen
+class Block:
+    """A component, or a Settings class, with its arguments.
+
+    Arguments:
+        cls: The class.
+        arguments: Name -> bound value.
+        injected: Names that genfw fills, each with what it falls back to where there is nothing to fill in.
+        mark: Where the block stands.
+        component: The component; ``None`` for Settings.
+        use: What stands under ``use``; empty for Settings.
+        origin: Where ``use`` came from.
+    """
+
+    cls: type
+    arguments: Mapping[str, Bound]
+    injected: Mapping[str, Any]
+    mark: Mark
+    component: Component | None = None
+    use: str = ""
+    origin: str = ""
+
+    def plain(self) -> Any:
+        """See :meth:`Value.plain`."""
+        head = {"use": self.use} if self.use else {}
+        body = {name: bound.plain() for name, bound in self.arguments.items()}
+        return {**head, **{name: value for name, value in body.items() if value is not _UNWRITTEN}}
+
+    def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
+        """See :meth:`Value.leaves`."""
+        if self.use:
+            yield f"{path}.use", self.use, self.origin
+        for name, bound in self.arguments.items():
+            yield from bound.leaves(f"{path}.{name}")
+
+    def components(self) -> Iterator[Block]:
+        """This block and those within it that are components."""
+        if self.component is not None:
+            yield self
+        for bound in self.arguments.values():
+            yield from components(bound)
+
+
+Bound = Value | Items | Table | Ref | Block
+
+
+def components(bound: Bound) -> Iterator[Block]:
+    """Every component block within a bound value."""
+    if isinstance(bound, Block):
+        yield from bound.components()
+    elif isinstance(bound, Items):
+        for item in bound.items:
+            yield from components(item)
+    elif isinstance(bound, Table):
+        for entry in bound.entries.values():
+            yield from components(entry)
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        table = {key: _plain(entry) for key, entry in value.items()}
+        writable = all(isinstance(key, str) for key in table) and _UNWRITTEN not in table.values()
+        return table if writable else _UNWRITTEN
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        return _UNWRITTEN if any(item is _UNWRITTEN for item in items) else items
+    return _UNWRITTEN

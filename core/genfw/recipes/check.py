@@ -1,0 +1,283 @@
+"""A recipe checked against the components that are installed: every value bound, every default known, nothing built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+from genfw.errors import PluginError, RecipeError
+from genfw.models.sampling import SampleSettings
+from genfw.recipes.binder import Binder, Scope
+from genfw.recipes.bound_values import Bound, components
+from genfw.recipes.faults import FaultList
+from genfw.recipes.recipe import FORMAT, Recipe, find_recipe, load_recipe
+from genfw.recipes.yaml_nodes import BAD, Node, dump
+from genfw.training.health import HealthSettings
+from genfw.training.settings import EngineSettings
+
+if TYPE_CHECKING:
+    from genfw.plugins.registry import Registry
+
+__all__ = ["LISTS", "ROLES", "SETTINGS", "Resolved", "check", "open_recipe"]
+
+#: Role -> kind, in the order in which roles are built.
+ROLES: Mapping[str, str] = {
+    "data": "dataset",
+    "prior": "prior",
+    "decoder": "decoder",
+    "encoder": "encoder",
+    "energy": "energy",
+    "amortizer": "amortizer",
+}
+#: Sections that are filled in place -> their class.
+SETTINGS: Mapping[str, type] = {"sample": SampleSettings, "engine": EngineSettings, "health": HealthSettings}
+#: Sections that are lists of blocks -> kind.
+LISTS: Mapping[str, str] = {"train": "stage", "evaluate": "metric", "trackers": "tracker"}
+
+_ALWAYS = frozenset({"device", "generator"})
+
+
+@attrs.frozen
+class Resolved:
+    """A recipe with every parameter of every component known.
+
+    Arguments:
+        recipe: The recipe as it was read.
+        parts: ``data``, ``energy.0``, ``train.1``, ``sample``, ... -> what it is bound to, in the order of building.
+        smoke: Whether the caps of a smoke run are applied.
+        registry: Where the components come from.
+        notes: What the reader should know: dropped keys, versions that differ from those recorded.
+    """
+
+    recipe: Recipe
+    parts: Mapping[str, Bound]
+    smoke: bool
+    registry: Registry = attrs.field(repr=False)
+    notes: tuple[str, ...] = ()
+
+    def plain(self) -> dict[str, Any]:
+        """All sections with all defaults, as plain values; reads back and composes to the same objects.
+
+        ``components`` records provider and version of each component; ``extends``, ``vars`` and ``${...}`` are gone.
+        """
+        own = self.recipe.plain()
+        plain: dict[str, Any] = {"genfw": FORMAT, "name": self.recipe.name}
+        if own.get("description"):
+            plain["description"] = own["description"]
+        plain["seed"] = self.recipe.seed
+        if self.smoke:
+            plain["smoke"] = True
+        if self.recipe.plugins:
+            plain["plugins"] = [str(path.resolve()) for path in self.recipe.plugins]
+        if own.get("requires"):
+            plain["requires"] = own["requires"]
+        plain.update(self._sections(own))
+        if own.get("paper"):
+            plain["paper"] = own["paper"]
+        plain["components"] = self._components()
+        return plain
+
+    def _sections(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for section in (*ROLES, "train", "sample", "evaluate", "trackers", "engine", "health"):
+            if section in self.parts:
+                result[section] = self.parts[section].plain()
+                continue
+            items = [bound.plain() for part, bound in self.parts.items() if part.startswith(f"{section}.")]
+            if items:
+                result[section] = items[0] if section == "energy" and isinstance(own["energy"], dict) else items
+        return result
+
+    def _components(self) -> dict[str, dict[str, str]]:
+        found = {}
+        for bound in self.parts.values():
+            for block in components(bound):
+                component = block.component
+                assert component is not None  # `components` yields no others
+                found[f"{component.kind}/{block.use}"] = {"provider": component.provider, "version": component.version}
+        return dict(sorted(found.items()))
+
+    def dump(self) -> str:
+        """The text of ``resolved.yaml``."""
+        return dump(self.plain())
+
+    def origins(self) -> list[tuple[str, Any, str]]:
+        """``(path, value, origin)`` of every leaf: the file and line, the override, or the default it came from."""
+        single = isinstance(self.recipe.plain().get("energy"), dict)
+        result: list[tuple[str, Any, str]] = []
+        for part, bound in self.parts.items():
+            result.extend(bound.leaves("energy" if single and part == "energy.0" else part))
+        return result
+
+
+def open_recipe(
+    source: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    unsets: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    enabled: bool = True,
+    disable: Sequence[str] = (),
+    registry: Registry | None = None,
+) -> tuple[Recipe, Registry]:
+    """Find and read a recipe, and load the plugins it needs: those installed, and the local files it names.
+
+    Faults that leave something to go on with wait in the recipe, so that :func:`check` reports all in one pass.
+
+    Arguments:
+        source: A file, or the name of a shipped recipe.
+        sets: Overrides ``path=VALUE``.
+        unsets: Paths to remove.
+        plugins: Further local plugin files.
+        enabled: Load plugins other than the built-in ones.
+        disable: Plugins to leave out.
+        registry: Use this one; plugins are loaded anew only for local files that the recipe names and it does not have.
+
+    Raises:
+        RecipeError: The recipe can't be read at all.
+    """
+    from genfw.plugins import load_plugins
+
+    known = registry or load_plugins(local=plugins, enabled=enabled, disable=disable)
+    search = known.recipe_dirs()
+    recipe = load_recipe(find_recipe(source, search), sets=sets, unsets=unsets, search=search, strict=False)
+    loaded = [Path(plugin.file).resolve() for plugin in known.plugins if plugin.source == "local"]
+    own = [path for path in recipe.plugins if path.is_file() and path.resolve() not in loaded]
+    if own and enabled:
+        known = load_plugins(local=[*loaded, *own], disable=[*disable, *known.disabled])
+    return recipe, known
+
+
+def check(recipe: Recipe, registry: Registry, *, smoke: bool = False) -> Resolved:
+    """Bind every block of a recipe. Imports the classes it uses; builds nothing.
+
+    Arguments:
+        recipe: The recipe.
+        registry: Where components are found.
+        smoke: Apply the caps that classes declare for smoke runs.
+
+    Raises:
+        RecipeError: With every fault, those of reading among them.
+        PluginError: Nothing is wrong with the recipe, but components it uses can't be loaded.
+    """
+    faults = FaultList(recipe.faults)
+    smoke = smoke or recipe.smoke
+    recorded = _recorded(recipe)
+    pinned = {key: entry["provider"] for key, entry in recorded.items() if entry.get("provider")}
+    binder = Binder(registry, faults, smoke=smoke, pinned=pinned, written_paths=recipe.resolved)
+    _check_requirements(recipe, faults)
+    parts = _Sections(recipe, binder).bind()
+    if faults.faults and all(fault.code == "GF211" for fault in faults.faults):
+        raise PluginError(str(RecipeError(faults.ordered())))
+    faults.raise_any()
+    return Resolved(recipe, parts, smoke, registry, (*recipe.notes, *_drift(parts.values(), recorded)))
+
+
+class _Sections:
+    """Walks the sections in the order of building, so that each knows what comes before it."""
+
+    def __init__(self, recipe: Recipe, binder: Binder) -> None:
+        self.recipe, self.binder = recipe, binder
+        self.parts: dict[str, Bound] = {}
+        self.nodes = {section: node for section in ROLES if (node := _present(recipe, section)) is not None}
+        self.kinds = {role: ROLES[role.partition(".")[0]] for section in self.nodes for role in self._roles(section)}
+
+    def _roles(self, section: str) -> list[str]:
+        node = self.nodes[section]
+        if section != "energy":
+            return [section]
+        return [f"energy.{number}" for number in range(len(node.value) if node.is_list else 1)]
+
+    def bind(self) -> dict[str, Bound]:
+        before: dict[str, str] = {}
+        for section, node in self.nodes.items():
+            blocks = node.value if section == "energy" and node.is_list else [node]
+            for role, block in zip(self._roles(section), blocks, strict=True):
+                later = {each: kind for each, kind in self.kinds.items() if each not in before}
+                scope = Scope(dict(before), later, self._supplied(section))
+                self._put(role, self.binder.block(block, ROLES[section], scope, f"'{role}'"))
+                before[role] = ROLES[section]
+        self._bind_rest(Scope(self.kinds, {}, self._supplied(None)))
+        return self.parts
+
+    def _bind_rest(self, scope: Scope) -> None:
+        root = Node({}, self.recipe.root.mark)
+        for section, kind in LISTS.items():
+            node = _present(self.recipe, section)
+            for number, item in enumerate(node.value if node is not None and node.is_list else ()):
+                self._put(f"{section}.{number}", self.binder.block(item, kind, scope, f"'{section}.{number}'"))
+        for section, cls in SETTINGS.items():
+            node = _present(self.recipe, section)
+            if node is None or node.is_map:
+                self._put(section, self.binder.settings(node or root, cls, scope))
+
+    def _put(self, part: str, bound: Bound | None) -> None:
+        if bound is not None:
+            self.parts[part] = bound
+
+    def _supplied(self, section: str | None) -> frozenset[str]:
+        """The injected parameters there is something for while ``section`` is built; ``None``: after the model."""
+        order = list(ROLES)
+        passed = order if section is None else order[: order.index(section)]
+        names = set(_ALWAYS)
+        if "data" in self.nodes and "data" in passed:
+            names.add("data_shape")
+        if "prior" in self.nodes and "prior" in passed:
+            names.add("latent_layout")
+            if "decoder" in passed:
+                names.add("noise_layout")
+        if section is None:
+            names.add("model")
+            if "decoder" in self.nodes:
+                names.add("data_shape")
+        return frozenset(names)
+
+
+def _present(recipe: Recipe, section: str) -> Node | None:
+    node = recipe.root.child(section)
+    return None if node is None or node.value is None or node.value is BAD else node
+
+
+def _recorded(recipe: Recipe) -> dict[str, dict[str, str]]:
+    node = _present(recipe, "components")
+    table = node.plain() if node is not None and node.is_map else {}
+    return {key: entry for key, entry in table.items() if isinstance(entry, dict)}
+
+
+def _drift(parts: Iterable[Bound], recorded: Mapping[str, Mapping[str, str]]) -> list[str]:
+    notes = []
+    for block in (block for bound in parts for block in components(bound)):
+        component = block.component
+        assert component is not None  # `components` yields no others
+        before = recorded.get(f"{component.kind}/{block.use}", {}).get("version", component.version)
+        if before != component.version:
+            notes.append(
+                f"{component.kind}/{component.name} was recorded with {component.provider} {before}, "
+                f"and {component.version} is installed"
+            )
+    return list(dict.fromkeys(notes))
+
+
+def _check_requirements(recipe: Recipe, faults: FaultList) -> None:
+    node = _present(recipe, "requires")
+    for name, wanted in node.value.items() if node is not None and node.is_map else ():
+        if wanted.value is BAD:
+            continue
+        try:
+            specifier = SpecifierSet(wanted.value)
+        except (InvalidSpecifier, TypeError, AttributeError):
+            faults.add("GF213", f"'{wanted.value}' is no version range; write for instance \">=0.2\"", wanted.mark)
+            continue
+        install = f"pip install '{name}{specifier}'"
+        try:
+            version = metadata.version(name)
+        except (metadata.PackageNotFoundError, ValueError):
+            version = ""
+        if not version or not specifier.contains(version, prereleases=True):
+            there = f"; {version} is installed" if version else ", which is not installed"
+            faults.add("GF213", f"the recipe requires {name} {specifier}{there}", wanted.place, install)

@@ -1,0 +1,282 @@
+"""From a recipe to objects: each role built once, in order, from its own seed; then the model and what uses it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import attrs
+import torch
+
+from genfw.errors import ContractError, DataError
+from genfw.evaluation.metric import Metric
+from genfw.interfaces.dataset import Dataset
+from genfw.interfaces.values import NoiseGroup, NoiseLayout
+from genfw.models.model import Model
+from genfw.models.sampling import SampleSettings
+from genfw.randomness import derive_seed
+from genfw.recipes.bound_values import Block, Bound, Items, Ref, Table, Value
+from genfw.recipes.check import ROLES, Resolved, check, open_recipe
+from genfw.recipes.faults import FaultList, Mark
+from genfw.recipes.recipe import Recipe, parse_recipe
+from genfw.recipes.yaml_nodes import dump
+from genfw.training.health import HealthSettings
+from genfw.training.settings import EngineSettings
+from genfw.training.stage import Stage
+from genfw.training.synthetic import Synthetic
+from genfw.training.tracker import Tracker
+
+if TYPE_CHECKING:
+    from genfw.plugins.registry import Registry
+
+__all__ = ["Composition", "Resolved", "check", "compose", "open_recipe"]
+
+
+@attrs.define(eq=False)
+class Composition:
+    """Everything a run needs, built.
+
+    Arguments:
+        name: The recipe's name.
+        seed: Source of all randomness.
+        resolved: The recipe, with every default filled.
+        data: The data set, or ``None``.
+        model: The model, on the device.
+        stages: Name and object of each training stage.
+        sample: How the finished model is sampled from.
+        metrics: Name and object of each metric.
+        trackers: Who is told how the run goes.
+        engine: How the run is driven.
+        health: How it is watched.
+        paper: What the recipe says about the paper it follows.
+        smoke: Whether this is a smoke run.
+        registry: Where the components come from.
+    """
+
+    name: str
+    seed: int
+    resolved: Resolved
+    data: Dataset | None
+    model: Model
+    stages: list[tuple[str, Stage]]
+    sample: SampleSettings
+    metrics: list[tuple[str, Metric]]
+    trackers: list[Tracker]
+    engine: EngineSettings
+    health: HealthSettings
+    paper: dict[str, Any]
+    smoke: bool
+    registry: Registry
+
+
+def compose(
+    recipe: Recipe | Resolved | str | Path | Mapping[str, Any],
+    registry: Registry | None = None,
+    *,
+    device: str | torch.device = "cpu",
+    smoke: bool = False,
+) -> Composition:
+    """Build what a recipe describes.
+
+    Arguments:
+        recipe: A recipe, a file's name, the name of a shipped recipe, the text of one (anything with a line break), or
+            its sections as a mapping.
+        registry: Where components are found; the installed plugins and the recipe's own local ones where absent.
+        device: Where the model goes.
+        smoke: Apply the caps that classes declare for smoke runs, and stand in synthetic data where the real set is
+            absent.
+
+    Raises:
+        RecipeError: With every fault that was found.
+        PluginError: A component can't be loaded.
+    """
+    resolved = _resolve(recipe, registry, smoke)
+    return _Builder(resolved, torch.device(device)).compose()
+
+
+def _resolve(
+    recipe: Recipe | Resolved | str | Path | Mapping[str, Any], registry: Registry | None, smoke: bool
+) -> Resolved:
+    if isinstance(recipe, Resolved):
+        if registry is None and (recipe.smoke or not smoke):
+            return recipe
+        return check(recipe.recipe, registry or recipe.registry, smoke=smoke or recipe.smoke)
+    if isinstance(recipe, Path) or (isinstance(recipe, str) and "\n" not in recipe):
+        recipe, registry = open_recipe(recipe, registry=registry)
+    if isinstance(recipe, Mapping):
+        recipe = dump(dict(recipe))
+    if isinstance(recipe, str):
+        search = registry.recipe_dirs() if registry is not None else _registry(()).recipe_dirs()
+        recipe = parse_recipe(recipe, search=search, strict=False)
+    return check(recipe, registry or _registry(recipe.plugins), smoke=smoke)
+
+
+def _registry(local: tuple[Path, ...]) -> Registry:
+    from genfw.plugins import load_plugins
+
+    return load_plugins(local=local)
+
+
+class _RefusedError(Exception):
+    """A part could not be built; the reason is among the faults."""
+
+
+class _Builder:
+    def __init__(self, resolved: Resolved, device: torch.device) -> None:
+        self.resolved, self.device = resolved, device
+        self.seed = resolved.recipe.seed
+        self.faults = FaultList()
+        self.roles: dict[str, Any] = {}
+        self.supplies: dict[str, Any] = {"device": device}
+        self.part = ""
+
+    def compose(self) -> Composition:
+        for part, bound in self._parts(*ROLES):
+            self._role(part, bound)
+        data: Dataset | None = self.roles.get("data")
+        model = None if self.faults else self._model()
+        rest = self._parts("train", "sample", "evaluate", "trackers", "engine", "health")
+        built = {part: self._build_part(part, bound) for part, bound in rest}
+        self.faults.raise_any()
+        assert model is not None  # there is one unless there are faults
+        return Composition(
+            name=self.resolved.recipe.name,
+            seed=self.seed,
+            resolved=self.resolved,
+            data=data,
+            model=model,
+            stages=self._named(built, "train"),
+            sample=built["sample"],
+            metrics=self._named(built, "evaluate"),
+            trackers=[tracker for _, tracker in self._named(built, "trackers")],
+            engine=built["engine"],
+            health=built["health"],
+            paper=self.resolved.recipe.plain().get("paper") or {},
+            smoke=self.resolved.smoke,
+            registry=self.resolved.registry,
+        )
+
+    def _parts(self, *sections: str) -> Iterator[tuple[str, Bound]]:
+        for section in sections:
+            for part, bound in self.resolved.parts.items():
+                if part.partition(".")[0] == section:
+                    yield part, bound
+
+    def _named(self, built: Mapping[str, Any], section: str) -> list[tuple[str, Any]]:
+        return [(cast(Block, bound).use.rpartition("/")[2], built[part]) for part, bound in self._parts(section)]
+
+    # -- roles and model ----------------------------------------------------------------------------------------------
+
+    def _role(self, part: str, bound: Bound) -> None:
+        section = part.partition(".")[0]
+        mark = cast(Block, bound).mark
+        if section in ("encoder", "energy", "amortizer"):
+            with self._guard("the noise of prior and decoder", mark):
+                self._supply_noise_layout()
+        built = self._build_part(part, bound)
+        if built is None:
+            return
+        if section == "data":
+            built = self._data(built, mark)
+        self.roles[part] = built
+        with self._guard(f"'{part}'", mark):
+            if section == "data":
+                self.supplies["data_shape"] = tuple(built.data_shape)
+            elif section == "prior":
+                groups = tuple(NoiseGroup(f"z.{i}", tuple(shape)) for i, shape in enumerate(built.noise_shapes))
+                self.supplies["latent_layout"] = NoiseLayout(groups)
+
+    def _supply_noise_layout(self) -> None:
+        latent, decoder = self.supplies.get("latent_layout"), self.roles.get("decoder")
+        if latent is None or (decoder is None and "decoder" in self.resolved.parts):
+            return
+        noise = None if decoder is None else decoder.noise_shape
+        own = () if noise is None else (NoiseGroup("x", tuple(noise)),)
+        self.supplies["noise_layout"] = NoiseLayout((*latent.groups, *own))
+
+    def _data(self, data: Dataset, mark: Mark) -> Dataset:
+        if not self.resolved.smoke:
+            return data
+        try:
+            data.split("train")
+            data.split("test")
+        except DataError:
+            with self._guard("the data set", mark):
+                return Synthetic(data.data_shape)
+        return data
+
+    def _model(self) -> Model | None:
+        energies = [built for role, built in self.roles.items() if role.startswith("energy.")]
+        mark = self.resolved.recipe.root.mark
+        model = None
+        with self._guard("the model", mark):
+            model = Model(
+                prior=self.roles.get("prior"),
+                decoder=self.roles.get("decoder"),
+                encoder=self.roles.get("encoder"),
+                energy=energies,
+                amortizer=self.roles.get("amortizer"),
+                data_shape=self.supplies.get("data_shape"),
+            ).to(self.device)
+            self.supplies["model"] = model
+            self._supply_noise_layout()
+            if model.decoder is not None:
+                self.supplies.setdefault("data_shape", model.data_shape)
+        return model
+
+    # -- objects ------------------------------------------------------------------------------------------------------
+
+    def _build_part(self, part: str, bound: Bound) -> Any:
+        """Build under the part's own seed; ``None`` after a fault."""
+        self.part = part
+        with torch.random.fork_rng(devices=[]):
+            # The CPU's generator alone: torch.manual_seed would reseed every device for good.
+            torch.default_generator.manual_seed(derive_seed(self.seed, "init", part))
+            try:
+                return self._build(bound)
+            except _RefusedError:
+                return None
+
+    def _build(self, bound: Bound) -> Any:
+        match bound:
+            case Value():
+                return copy.deepcopy(bound.value)
+            case Items():
+                return bound.make(self._build(item) for item in bound.items)
+            case Table():
+                return {key: self._build(entry) for key, entry in bound.entries.items()}
+            case Ref():
+                if bound.role not in self.roles:
+                    raise _RefusedError
+                return self.roles[bound.role]
+            case Block():
+                arguments = {name: self._build(argument) for name, argument in bound.arguments.items()}
+                arguments |= {name: self._inject(name, fallback) for name, fallback in bound.injected.items()}
+                return self._call(bound, lambda: bound.cls(**arguments))
+
+    def _inject(self, name: str, fallback: Any) -> Any:
+        if name == "generator":
+            seed = derive_seed(self.seed, "init", self.part, "generator")
+            return torch.Generator(self.device).manual_seed(seed)
+        if name not in self.supplies and self.faults.faults:
+            raise _RefusedError
+        return self.supplies.get(name, fallback)
+
+    def _call(self, block: Block, build: Callable[[], Any]) -> Any:
+        component = block.component
+        hint = "" if component is None else f"genfw show {component.kind}/{component.name}"
+        try:
+            return build()
+        except (ValueError, ContractError, RuntimeError) as error:
+            self.faults.add("GF212", f"{block.cls.__name__}: {error}", block.mark, hint)
+            raise _RefusedError from error
+
+    @contextmanager
+    def _guard(self, what: str, mark: Mark) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, ContractError, RuntimeError) as error:
+            self.faults.add("GF212", f"{what} can't be composed: {error}", mark)

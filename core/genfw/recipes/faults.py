@@ -1,0 +1,105 @@
+"""The faults of a recipe: their codes, their places, and the words that help to mend them.
+
+=====  ==============================================================================================
+code   what is wrong
+=====  ==============================================================================================
+GF100  the recipe as a whole (no place in a file)
+GF101  the text is not YAML, or not UTF-8
+GF102  a key stands twice in one mapping
+GF103  a YAML tag (``!...``): values say their type by themselves
+GF104  nested too deep, too large, or an alias that contains itself
+GF105  a key that is not a string, or a merge key (``<<``)
+GF106  there is no such recipe
+GF107  ``extends`` names no recipe, or leads back to itself
+GF108  a section that recipes do not have
+GF109  a section of the wrong form, or a format version this genfw does not read
+GF110  ``${...}`` names a value that the recipe does not have
+GF111  ``${...}`` leads back to itself
+GF112  ``${...}`` inside a longer text
+GF113  an override that can not be read
+GF114  an override of something that is not there
+GF115  a local plugin file that is not there
+GF201  there is no component of that name
+GF202  the component is of another kind
+GF203  the component has no such parameter
+GF204  a parameter without default is left out
+GF205  a value of the wrong type
+GF206  a value that is not one of the permitted ones
+GF207  an import path under ``use``: a recipe names components, it runs no code
+GF208  a block is expected (``{use: ...}``), or ``use`` is missing from it
+GF209  ``ref`` names a role that is absent, of another kind, or built later
+GF210  a parameter that genfw fills itself
+GF211  the component can not be loaded, or its constructor can not serve as a schema
+GF212  the component refused its arguments
+GF213  a package that ``requires`` asks for is absent or too old
+GF214  the component needs a part that the recipe lacks, or has several of
+GF215  several plugins supply a component of that name
+=====  ==============================================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from genfw.errors import Fault, RecipeError
+
+__all__ = ["CODES", "FaultList", "Mark"]
+
+#: Code -> what is wrong, as in the table above.
+CODES: Mapping[str, str] = dict(re.findall(r"^(GF\d{3})  (.+)$", __doc__ or "", flags=re.MULTILINE))
+
+
+@attrs.frozen
+class Mark:
+    """A place in a recipe.
+
+    Arguments:
+        file: The file, as it was named; ``--set`` for an override.
+        line: Line, counted from 1.
+        column: Column, counted from 1.
+        source: The line itself.
+    """
+
+    file: str
+    line: int
+    column: int
+    source: str = attrs.field(default="", repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.file} {self.source}" if self.file in ("--set", "--unset") else f"{self.file}:{self.line}"
+
+
+class FaultList:
+    """Gathers faults, so that one pass reports them all."""
+
+    def __init__(self, faults: Sequence[Fault] = ()) -> None:
+        self.faults: list[Fault] = list(faults)
+
+    def __len__(self) -> int:
+        return len(self.faults)
+
+    def add(self, code: str, message: str, mark: Mark | None = None, hint: str = "") -> None:
+        """Note one fault; the same fault at the same place counts once."""
+        if mark is None:
+            fault = Fault(code, message, hint=hint)
+        else:
+            fault = Fault(code, message, mark.file, mark.line, mark.column, mark.source, hint)
+        if fault not in self.faults:
+            self.faults.append(fault)
+
+    def ordered(self) -> tuple[Fault, ...]:
+        """The faults of each file from top to bottom; files in the order they were first met."""
+        files = list(dict.fromkeys(fault.file for fault in self.faults))
+        return tuple(sorted(self.faults, key=lambda fault: (files.index(fault.file), fault.line, fault.column)))
+
+    def raise_any(self) -> None:
+        """Raise what was gathered.
+
+        Raises:
+            RecipeError: There is at least one fault.
+        """
+        if self.faults:
+            raise RecipeError(self.ordered())

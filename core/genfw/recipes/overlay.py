@@ -1,0 +1,243 @@
+"""One recipe laid over another: deep merge, ``--set``, ``--unset``, and ``${...}`` copies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import attrs
+
+from genfw.errors import did_you_mean
+from genfw.recipes.faults import FaultList, Mark
+from genfw.recipes.yaml_nodes import BAD, LIMIT, Node, read_yaml
+
+__all__ = ["apply_sets", "apply_unsets", "merge", "resolve_references"]
+
+#: Sections that have no component behind them: an override there must hit something that is written.
+_FREE = frozenset({"vars", "paper", "requires", "plugins", "components"})
+_REFERENCE = re.compile(r"\$\{\s*([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\s*\}")
+
+
+def merge(below: Node, above: Node, notes: list[str], path: str = "") -> Node:
+    """Lay ``above`` over ``below``: mappings merge key by key, lists and scalars replace.
+
+    A mapping that changes ``use`` drops the other keys of the one below, since they were another component's; each is
+    named in ``notes``.
+    """
+    if not (below.is_map and above.is_map):
+        return above
+    lower = _without_strangers(below, above, notes, path)
+    result = dict(lower)
+    for key, node in above.value.items():
+        known = lower.get(key)
+        result[key] = node if known is None else merge(known, node, notes, f"{path}.{key}" if path else key)
+    return attrs.evolve(above, value=result)
+
+
+def _without_strangers(below: Node, above: Node, notes: list[str], path: str) -> dict[str, Node]:
+    before, after = below.value.get("use"), above.value.get("use")
+    if before is None or after is None or before.value == after.value:
+        lower: dict[str, Node] = below.value
+        return lower
+    dropped = [f"{key} ({node.mark})" for key, node in below.value.items() if key != "use"]
+    if dropped:
+        notes.append(
+            f"{after.mark}: {path or 'the recipe'} uses '{after.value}' instead of '{before.value}'; "
+            f"dropped {', '.join(dropped)}"
+        )
+    return {"use": before}
+
+
+# -- overrides --------------------------------------------------------------------------------------------------------
+
+
+def apply_sets(root: Node, sets: Sequence[str], faults: FaultList, notes: list[str]) -> Node:
+    """Apply ``path=VALUE`` overrides in turn; the value is read as YAML.
+
+    A path may name what is written, or a new key of a block: whether the component has it, the binder says.
+    """
+    for text in sets:
+        path, found, value_text = text.partition("=")
+        mark = Mark("--set", 1, 1, text)
+        steps = _steps(path)
+        if not found or steps is None:
+            faults.add("GF113", f"an override reads path=VALUE, such as train.0.steps=5; got '{text}'", mark)
+            continue
+        value = _value(text, value_text, len(path) + 2, faults)
+        if value is None:
+            continue
+        value = attrs.evolve(value, key_mark=mark)
+        if steps[-1] == "use":
+            root = _change_use(root, steps, value, notes)
+        root = _put(root, steps, value, faults, mark, ())
+    return root
+
+
+def apply_unsets(root: Node, unsets: Sequence[str], faults: FaultList) -> Node:
+    """Remove what the paths name; list positions count as in the recipe before anything is removed."""
+    paths: list[tuple[str, ...]] = []
+    for text in unsets:
+        mark = Mark("--unset", 1, 1, text)
+        steps = _steps(text)
+        if steps is None:
+            faults.add("GF113", f"--unset takes a path such as energy.width, got '{text}'", mark)
+        elif root.get(steps) is None:
+            faults.add("GF114", _nothing_there(root, steps), mark)
+        else:
+            paths.append(steps)
+    for steps in sorted(set(paths), key=_natural, reverse=True):
+        root = _remove(root, steps)
+    return root
+
+
+def _natural(steps: tuple[str, ...]) -> tuple[tuple[bool, int, str], ...]:
+    return tuple((step.isdecimal(), int(step) if step.isdecimal() else 0, step) for step in steps)
+
+
+def _steps(path: str) -> tuple[str, ...] | None:
+    steps = tuple(path.strip().split("."))
+    return steps if all(re.fullmatch(r"[A-Za-z0-9_-]+", step) for step in steps) else None
+
+
+def _value(source: str, text: str, column: int, faults: FaultList) -> Node | None:
+    local = FaultList()
+    node = read_yaml(text, "--set", local) if text.strip() else Node(None, Mark("--set", 1, column, source))
+    for fault in local.faults:
+        faults.add("GF113", fault.message, Mark("--set", 1, fault.column + column - 1, source), fault.hint)
+    if node is None or local:
+        return None
+    return _moved(node, source, column)
+
+
+def _moved(node: Node, source: str, column: int) -> Node:
+    """Places inside the value become places inside the whole override."""
+
+    def move(mark: Mark) -> Mark:
+        return Mark("--set", 1, mark.column + column - 1 if mark.line == 1 else column, source)
+
+    value = node.value
+    if isinstance(value, dict):
+        value = {key: _moved(child, source, column) for key, child in value.items()}
+    elif isinstance(value, tuple):
+        value = tuple(_moved(child, source, column) for child in value)
+    return Node(value, move(node.mark), None if node.key_mark is None else move(node.key_mark))
+
+
+def _change_use(root: Node, steps: tuple[str, ...], value: Node, notes: list[str]) -> Node:
+    block = root.get(steps[:-1])
+    if block is None or not block.is_map:
+        return root
+    # What other overrides set stays: the command line means them together, whatever their order.
+    kept = {key: child for key, child in block.value.items() if child.mark.file == "--set" and key != "use"}
+    below = attrs.evolve(block, value={key: child for key, child in block.value.items() if key not in kept})
+    lower = _without_strangers(below, Node({"use": value}, value.mark), notes, ".".join(steps[:-1]))
+    return _replace(root, steps[:-1], lambda node: attrs.evolve(node, value={**lower, **kept}))
+
+
+def _replace(node: Node, steps: tuple[str, ...], change: Callable[[Node], Node]) -> Node:
+    if not steps:
+        return change(node)
+    child = node.child(steps[0])
+    assert child is not None  # callers walk paths that exist
+    return _with_child(node, steps[0], _replace(child, steps[1:], change))
+
+
+def _with_child(node: Node, step: str, child: Node) -> Node:
+    if isinstance(node.value, tuple):
+        items = list(node.value)
+        items[int(step)] = child
+        return attrs.evolve(node, value=tuple(items))
+    return attrs.evolve(node, value={**node.value, step: child})
+
+
+def _put(
+    node: Node, steps: tuple[str, ...], value: Node, faults: FaultList, mark: Mark, walked: tuple[str, ...]
+) -> Node:
+    if not steps:
+        return attrs.evolve(value, key_mark=node.key_mark or value.key_mark)
+    step, rest = steps[0], steps[1:]
+    if node.value is None:
+        node = attrs.evolve(node, value={})
+    child = node.child(step)
+    if child is None:
+        if not node.is_map or (walked and walked[0] in _FREE):
+            faults.add("GF114", _nothing_there(node, (step,), walked), mark)
+            return node
+        child = Node({} if rest else None, mark, mark)
+    return _with_child(node, step, _put(child, rest, value, faults, mark, (*walked, step)))
+
+
+def _remove(node: Node, steps: tuple[str, ...]) -> Node:
+    if len(steps) > 1:
+        child = node.child(steps[0])
+        return node if child is None else _with_child(node, steps[0], _remove(child, steps[1:]))
+    if isinstance(node.value, tuple):
+        return attrs.evolve(node, value=tuple(n for i, n in enumerate(node.value) if str(i) != steps[0]))
+    return attrs.evolve(node, value={key: child for key, child in node.value.items() if key != steps[0]})
+
+
+def _nothing_there(node: Node, steps: Sequence[str], walked: Sequence[str] = ()) -> str:
+    """A sentence about the first step of a path that leads nowhere."""
+    walked = list(walked)
+    for step in steps:
+        child = node.child(step)
+        if child is None:
+            where = f"'{'.'.join(walked)}'" if walked else "the recipe"
+            if node.is_list:
+                return f"{where} is a list of {len(node.value)}, counted from 0; it has no item '{step}'"
+            if not node.is_map:
+                return f"{where} is a single value; there is nothing at '{step}' in it"
+            return f"{where} has no '{step}'{did_you_mean(step, node.steps())}"
+        walked.append(step)
+        node = child
+    raise AssertionError("the path exists")
+
+
+# -- references -------------------------------------------------------------------------------------------------------
+
+
+def resolve_references(root: Node, faults: FaultList) -> Node:
+    """Replace every ``${a.b}`` by a copy of the value at that path; a value may itself be a copy."""
+    return _References(root, faults).resolve(root, ())
+
+
+class _References:
+    def __init__(self, root: Node, faults: FaultList) -> None:
+        self.root, self.faults = root, faults
+        self.count = 0
+
+    def resolve(self, node: Node, following: tuple[str, ...]) -> Node:
+        value = node.value
+        self.count += 1
+        if self.count > LIMIT:
+            self.faults.add("GF104", f"copies make more than {LIMIT} values", self.root.mark)
+            return attrs.evolve(node, value=BAD)
+        if isinstance(value, dict):
+            return attrs.evolve(node, value={key: self.resolve(child, following) for key, child in value.items()})
+        if isinstance(value, tuple):
+            return attrs.evolve(node, value=tuple(self.resolve(child, following) for child in value))
+        if not isinstance(value, str) or "${" not in value:
+            return node
+        found = _REFERENCE.fullmatch(value.strip())
+        if found is None:
+            self.faults.add(
+                "GF112",
+                f"'{value}' is no reference",
+                node.mark,
+                "${a.b} stands alone and copies a value; there are no expressions",
+            )
+            return attrs.evolve(node, value=BAD)
+        return self._copy(node, found[1], following)
+
+    def _copy(self, node: Node, path: str, following: tuple[str, ...]) -> Node:
+        target = self.root.get(path.split("."))
+        if target is None:
+            self.faults.add("GF110", f"'${{{path}}}': {_nothing_there(self.root, path.split('.'))}", node.mark)
+            return attrs.evolve(node, value=BAD)
+        # Following the same path again, or into one that contains it, never ends.
+        if path in following:
+            chain = " -> ".join([*following[following.index(path) :], path])
+            self.faults.add("GF111", f"'${{{path}}}' leads back to itself: {chain}", node.mark)
+            return attrs.evolve(node, value=BAD)
+        copy = self.resolve(target, (*following, path))
+        return Node(copy.value, node.mark, node.key_mark, copy.copied or target.mark)

@@ -1,0 +1,378 @@
+"""A recipe: sections of plain values, each with its place, read from YAML and laid over the recipes it extends.
+
+Reading goes in this order: the file, the recipes under ``extends`` below it, ``--set`` and ``--unset``, and last
+``${...}``. What a component makes of a value is not known here; the binder checks that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from genfw.errors import Fault, did_you_mean
+from genfw.recipes.faults import FaultList, Mark
+from genfw.recipes.overlay import apply_sets, apply_unsets, merge, resolve_references
+from genfw.recipes.yaml_nodes import BAD, Node, dump, read_yaml
+
+__all__ = ["SECTIONS", "Mark", "Node", "Recipe", "dump", "find_recipe", "load_recipe", "parse_recipe", "shipped_names"]
+
+#: Version of the format that this genfw reads and writes.
+FORMAT = 1
+
+#: Section -> the form of its value, in the order in which recipes are written. ``smoke`` and ``components`` stand in
+#: resolved recipes alone.
+SECTIONS: dict[str, str] = {
+    "genfw": "int",
+    "name": "str",
+    "description": "str",
+    "extends": "names",
+    "seed": "int",
+    "smoke": "bool",
+    "vars": "map",
+    "plugins": "names",
+    "requires": "map",
+    "data": "block",
+    "prior": "block",
+    "decoder": "block",
+    "encoder": "block",
+    "energy": "block",
+    "amortizer": "block",
+    "train": "list",
+    "sample": "map",
+    "evaluate": "list",
+    "trackers": "list",
+    "engine": "map",
+    "health": "map",
+    "paper": "map",
+    "components": "map",
+}
+
+_FORMS: dict[str, str] = {
+    "int": "a whole number",
+    "str": "a text",
+    "bool": "true or false",
+    "names": "a text or a list of texts",
+    "map": "a mapping",
+    "list": "a list of blocks such as [{use: NAME}]",
+}
+
+#: What belongs to one file and is not handed down through ``extends``.
+_OWN = ("name", "description")
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SUFFIXES = ("", ".yaml", ".yml")
+
+
+@attrs.frozen
+class Recipe:
+    """A recipe as it was read, with ``extends``, overrides and ``${...}`` applied.
+
+    Arguments:
+        root: The sections.
+        path: The file, or ``None`` for a recipe that was given as text.
+        text: The file's own text.
+        faults: What is wrong so far; empty unless the recipe was read with ``strict=False``.
+        notes: What the reader should know: keys that a change of ``use`` dropped.
+    """
+
+    root: Node
+    path: Path | None
+    text: str
+    faults: tuple[Fault, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The recipe's name; its file's where it does not say."""
+        node = self.root.child("name")
+        if node is not None and isinstance(node.value, str):
+            return node.value
+        return "recipe" if self.path is None else self.path.stem
+
+    @property
+    def seed(self) -> int:
+        """Source of all randomness of a run; 0 where the recipe does not say."""
+        node = self.root.child("seed")
+        return node.value if node is not None and isinstance(node.value, int) else 0
+
+    @property
+    def smoke(self) -> bool:
+        """Whether this is the resolved recipe of a smoke run."""
+        node = self.root.child("smoke")
+        return node is not None and node.value is True
+
+    @property
+    def resolved(self) -> bool:
+        """Whether this recipe was written by genfw: all defaults filled, paths as the components are to see them."""
+        return self.root.child("components") is not None
+
+    @property
+    def plugins(self) -> tuple[Path, ...]:
+        """The local plugin files under ``plugins:``, each found from the folder of the recipe that names it."""
+        node = self.root.child("plugins")
+        return tuple(_plugin_path(item) for item in _items(node) if isinstance(item.value, str))
+
+    def plain(self) -> dict[str, Any]:
+        """The sections as plain values."""
+        plain: dict[str, Any] = self.root.plain()
+        return plain
+
+    def get(self, path: str) -> Node | None:
+        """The value at a path such as ``train.0.steps``, or ``None``."""
+        return self.root.get(path.split("."))
+
+
+def folder(mark: Mark) -> Path:
+    """The folder that a path written at ``mark`` counts from: its file's; the working directory for overrides."""
+    return Path() if mark.file in ("--set", "--unset") or mark.file.startswith("<") else Path(mark.file).parent
+
+
+def _plugin_path(item: Node) -> Path:
+    return folder(item.mark) / Path(item.value).expanduser()
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load_recipe(
+    source: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    unsets: Sequence[str] = (),
+    search: Sequence[Path] = (),
+    strict: bool = True,
+) -> Recipe:
+    """Read a recipe from a file, or a shipped recipe by its name.
+
+    Arguments:
+        source: The file, or the name of a shipped recipe.
+        sets: Overrides ``path=VALUE``.
+        unsets: Paths to remove.
+        search: Folders of shipped recipes.
+        strict: Raise every fault now. Otherwise faults that leave something to go on with are kept in
+            :attr:`Recipe.faults`, and :func:`genfw.recipes.check.check` reports them together with its own.
+
+    Raises:
+        RecipeError: With all faults that were found.
+    """
+    path = find_recipe(source, search)
+    faults = FaultList()
+    text = _read_text(path, faults)
+    faults.raise_any()
+    return _assemble(text, str(path), path, sets, unsets, search, strict)
+
+
+def parse_recipe(
+    text: str,
+    *,
+    file: str = "<recipe>",
+    sets: Sequence[str] = (),
+    unsets: Sequence[str] = (),
+    search: Sequence[Path] = (),
+    strict: bool = True,
+) -> Recipe:
+    """Read a recipe from text. See :func:`load_recipe`; relative paths count from the working directory."""
+    return _assemble(text, file, None, sets, unsets, search, strict)
+
+
+def find_recipe(name: str | Path, search: Sequence[Path] = ()) -> Path:
+    """The file of a recipe: a path that exists, or a shipped recipe's name (with or without ``.yaml``) in ``search``.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    found = _locate(str(name), Path(), search)
+    if found is None:
+        faults = FaultList()
+        known = shipped_names(search)
+        faults.add("GF106", f"there is no recipe '{name}'{did_you_mean(str(name), known)}", hint="genfw list --recipes")
+        faults.raise_any()
+    assert found is not None
+    return found
+
+
+def shipped_names(search: Iterable[Path]) -> list[str]:
+    """Names of the recipes in some folders, ``sub/name`` for those in a folder within."""
+    return sorted(
+        {path.relative_to(root).with_suffix("").as_posix() for root in search for path in root.rglob("*.yaml")}
+    )
+
+
+def _locate(name: str, base: Path, search: Sequence[Path]) -> Path | None:
+    for root in (base, *search):
+        for suffix in _SUFFIXES:
+            path = root / (name + suffix)
+            # A bare name is a shipped recipe even where a file of that name (without suffix) lies about.
+            if path.is_file() and (suffix or path.suffix in _SUFFIXES[1:] or "/" in name):
+                return path
+    return None
+
+
+def _read_text(path: Path, faults: FaultList) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        faults.add("GF101", f"not UTF-8: byte {error.start} is {error.object[error.start]:#04x}", Mark(str(path), 1, 1))
+    except OSError as error:
+        faults.add("GF106", f"can't be read: {error.strerror}", Mark(str(path), 1, 1))
+    return ""
+
+
+def _assemble(
+    text: str,
+    file: str,
+    path: Path | None,
+    sets: Sequence[str],
+    unsets: Sequence[str],
+    search: Sequence[Path],
+    strict: bool,
+) -> Recipe:
+    faults, notes = FaultList(), list[str]()
+    root = _Extender(search, faults, notes).read(text, file, path, ())
+    if root is None:
+        faults.raise_any()
+    assert root is not None  # an unreadable root is a fault
+    root = apply_sets(root, sets, faults, notes)
+    root = apply_unsets(root, unsets, faults)
+    late = root.child("extends")
+    if late is not None:
+        faults.add("GF114", "'extends' is followed before overrides; it can't be set by one", late.place)
+    root = resolve_references(root, faults)
+    _check_sections(root, faults)
+    for item in _items(root.child("plugins")):
+        if isinstance(item.value, str) and not _plugin_path(item).is_file():
+            faults.add("GF115", f"there is no plugin file '{item.value}' in {folder(item.mark).resolve()}", item.mark)
+    if strict:
+        faults.raise_any()
+    return Recipe(root, path, text, faults.ordered(), tuple(notes))
+
+
+class _Extender:
+    """Reads a file and lays it over the recipes it extends, in the order in which they are named."""
+
+    def __init__(self, search: Sequence[Path], faults: FaultList, notes: list[str]) -> None:
+        self.search, self.faults, self.notes = search, faults, notes
+
+    def read(self, text: str, file: str, path: Path | None, open_files: tuple[Path, ...]) -> Node | None:
+        root = read_yaml(text, file, self.faults)
+        if root is None:
+            return None
+        if not root.is_map:
+            self.faults.add("GF109", "a recipe is a mapping of sections such as 'data:' and 'train:'", root.mark)
+            return None
+        if path is not None:
+            open_files = (*open_files, path.resolve())
+        own = attrs.evolve(root, value={key: node for key, node in root.value.items() if key != "extends"})
+        extends = root.child("extends")
+        if extends is not None and extends.is_map:
+            self.faults.add("GF109", f"'extends' is {_FORMS['names']}", extends.mark)
+        below: Node | None = None
+        for item in _items(extends):
+            parent = self._parent(item, open_files)
+            if parent is not None:
+                below = parent if below is None else merge(below, parent, self.notes)
+        return own if below is None else merge(below, own, self.notes)
+
+    def _parent(self, item: Node, open_files: tuple[Path, ...]) -> Node | None:
+        if not isinstance(item.value, str):
+            self.faults.add("GF107", f"'extends' takes names of recipes, got {item.value!r}", item.mark)
+            return None
+        path = _locate(item.value, folder(item.mark), self.search)
+        if path is None:
+            here = [] if item.mark.file.startswith("<") else folder(item.mark).glob("*.yaml")
+            beside = sorted(each.stem for each in here)
+            known = [*beside, *shipped_names(self.search)]
+            self.faults.add("GF107", f"there is no recipe '{item.value}'{did_you_mean(item.value, known)}", item.mark)
+            return None
+        if path.resolve() in open_files:
+            chain = " -> ".join(each.name for each in (*open_files, path))
+            self.faults.add("GF107", f"'extends' leads back to where it began: {chain}", item.mark)
+            return None
+        local = FaultList()
+        text = _read_text(path, local)
+        self.faults.faults.extend(local.faults)
+        root = None if local else self.read(text, str(path), path, open_files)
+        if root is None:
+            return None
+        return attrs.evolve(root, value={key: node for key, node in root.value.items() if key not in _OWN})
+
+
+def _items(node: Node | None) -> tuple[Node, ...]:
+    if node is None or node.value is None or node.value is BAD or node.is_map:
+        return ()
+    return node.value if isinstance(node.value, tuple) else (node,)
+
+
+# -- the form of sections ---------------------------------------------------------------------------------------------
+
+
+def _check_sections(root: Node, faults: FaultList) -> None:
+    for key, node in root.value.items():
+        form = SECTIONS.get(key)
+        if form is None:
+            known = [name for name in SECTIONS if name not in ("smoke", "components")]
+            faults.add("GF108", f"recipes have no section '{key}'{did_you_mean(key, known)}", node.place)
+        elif node.value is not None and node.value is not BAD and not _fits(node, form):
+            faults.add("GF109", f"'{key}' is {_FORMS[form]}", node.mark)
+        elif key == "genfw" and node.value not in (None, BAD, FORMAT):
+            faults.add(
+                "GF109", f"format version {node.value} can't be read; this genfw reads version {FORMAT}", node.mark
+            )
+        elif key == "name" and isinstance(node.value, str) and not _SAFE_NAME.fullmatch(node.value):
+            faults.add(
+                "GF109", f"the name '{node.value}' can't name a folder: use letters, digits, '-', '_', '.'", node.mark
+            )
+        elif key == "seed" and isinstance(node.value, int) and node.value < 0:
+            faults.add("GF109", f"'seed' is a whole number from 0, got {node.value}", node.mark)
+
+
+def _fits(node: Node, form: str) -> bool:
+    value = node.value
+    match form:
+        case "int":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "str":
+            return isinstance(value, str)
+        case "bool":
+            return isinstance(value, bool)
+        case "names":
+            return all(isinstance(item.value, str) or item.value is BAD for item in _items(node)) and not node.is_map
+        case "map":
+            return node.is_map
+        case "block":
+            return True  # the binder says what a block lacks
+        case _:
+            return node.is_list
+
+
+@attrs.frozen
+class ShippedRecipe:
+    """A recipe that ``genfw run`` finds by name.
+
+    Arguments:
+        name: What it is called on the command line.
+        description: The first line of its description.
+        path: Its file.
+    """
+
+    name: str
+    description: str
+    path: Path
+
+
+def shipped_recipes(folders: Iterable[Path]) -> Iterator[ShippedRecipe]:
+    """Every recipe in some folders, by name; one that can't be read has no description.
+
+    Arguments:
+        folders: As :meth:`~genfw.plugins.registry.Registry.recipe_dirs` gives them.
+    """
+    folders = list(folders)
+    for name in shipped_names(folders):
+        path = find_recipe(f"{name}.yaml", folders)
+        root = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path), FaultList())
+        node = root.child("description") if root is not None and root.is_map else None
+        text = node.value if node is not None and isinstance(node.value, str) else ""
+        yield ShippedRecipe(name, text.strip().partition("\n")[0], path)

@@ -1,0 +1,276 @@
+"""YAML as a recipe reads it: every value and every key with its place.
+
+Scalars are those of YAML 1.2 (``1e-3`` is a float, ``no`` is a string), with underscores allowed between the digits
+of a number (``200_000``). Tags, merge keys and duplicate keys are refused; aliases are copies, within limits.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import attrs
+import yaml
+
+from genfw.errors import RecipeError
+from genfw.recipes.faults import FaultList, Mark
+
+__all__ = ["BAD", "LIMIT", "Node", "dump", "read_yaml"]
+
+#: Most values that one recipe may hold, copies counted.
+LIMIT = 20_000
+_DEPTH = 40
+
+
+class _Bad:
+    def __repr__(self) -> str:
+        return "<unreadable>"
+
+
+#: Stands for a value that has been reported as faulty already, so that nobody reports it twice.
+BAD = _Bad()
+
+_TAG = "tag:yaml.org,2002:"
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+_SCALARS: tuple[tuple[str, str, str], ...] = (
+    ("null", r"^(?:~|null|Null|NULL|)$", "~nN\0"),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", "tTfF"),
+    ("int", rf"^(?:[-+]?{_DIGITS}|0o[0-7]+|0x[0-9a-fA-F]+)$", "-+0123456789"),
+    (
+        "float",
+        rf"^(?:[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        "-+.0123456789",
+    ),
+)
+
+
+class _Loader(yaml.CSafeLoader):
+    """The C parser with YAML 1.2 scalars and nothing else."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+
+
+class _Dumper(yaml.CSafeDumper):
+    """Quotes whatever YAML 1.1 or 1.2 would take for something other than a string."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write equal parts out in full."""
+        return True
+
+
+for _name, _pattern, _first in _SCALARS:
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(
+            _TAG + _name, re.compile(_pattern), ["" if character == "\0" else character for character in _first]
+        )
+
+
+@attrs.frozen
+class Node:
+    """One value of a recipe, and where it stands.
+
+    Arguments:
+        value: A scalar, a tuple of nodes, or a dict of nodes.
+        mark: Where the value stands.
+        key_mark: Where its key stands; ``None`` for list items and the root.
+        copied: Where the value that ``${...}`` copied stands.
+    """
+
+    value: Any
+    mark: Mark
+    key_mark: Mark | None = None
+    copied: Mark | None = None
+
+    @property
+    def place(self) -> Mark:
+        """Where to point for the value as a whole: its key, or itself where it has none."""
+        return self.key_mark or self.mark
+
+    @property
+    def is_map(self) -> bool:
+        """Whether the value is a mapping."""
+        return isinstance(self.value, dict)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the value is a list."""
+        return isinstance(self.value, tuple)
+
+    def plain(self) -> Any:
+        """The value without places: scalars, lists and dicts."""
+        if isinstance(self.value, dict):
+            return {key: child.plain() for key, child in self.value.items()}
+        if isinstance(self.value, tuple):
+            return [child.plain() for child in self.value]
+        return None if self.value is BAD else self.value
+
+    def get(self, path: Sequence[str]) -> Node | None:
+        """The node at a path of keys and list positions, or ``None``."""
+        node: Node | None = self
+        for step in path:
+            if node is None:
+                return None
+            node = node.child(step)
+        return node
+
+    def child(self, step: str) -> Node | None:
+        """The value under a key or at a list position, or ``None``."""
+        if isinstance(self.value, dict):
+            return self.value.get(step)
+        if isinstance(self.value, tuple) and step.isdecimal() and int(step) < len(self.value):
+            item: Node = self.value[int(step)]
+            return item
+        return None
+
+    def steps(self) -> Iterator[str]:
+        """Keys of a mapping or positions of a list; nothing for a scalar."""
+        if isinstance(self.value, dict):
+            yield from self.value
+        elif isinstance(self.value, tuple):
+            yield from map(str, range(len(self.value)))
+
+
+def read_yaml(text: str, file: str, faults: FaultList) -> Node | None:
+    """Read one YAML document.
+
+    Arguments:
+        text: The document.
+        file: Its name in faults.
+        faults: Takes every fault that is found.
+
+    Returns:
+        The root, or ``None`` where the text can't be read at all; an empty document is an empty mapping.
+    """
+    reader = _Reader(text, file, faults)
+    try:
+        if not reader.screen():
+            return None
+        raw = yaml.compose(text, Loader=_Loader)
+        if raw is None:
+            return Node({}, reader.mark(None))
+        return reader.node(raw, None, ())
+    except yaml.MarkedYAMLError as error:
+        problem = " ".join(str(part) for part in (error.context, error.problem) if part)
+        mark = reader.mark(error.problem_mark or error.context_mark)
+        hint = 'inside [ ] and { }, write "${a.b}" in quotes' if "${" in mark.source else ""
+        faults.add("GF101", f"not readable as YAML: {problem}", mark, hint)
+    except yaml.YAMLError as error:
+        faults.add("GF101", f"not readable as YAML: {error}", reader.mark(None))
+    except _TooLargeError as error:
+        faults.add("GF104", str(error), error.mark, "write out what is needed; aliases are copies")
+    return None
+
+
+class _TooLargeError(Exception):
+    def __init__(self, message: str, mark: Mark) -> None:
+        super().__init__(message)
+        self.mark = mark
+
+
+class _Reader:
+    def __init__(self, text: str, file: str, faults: FaultList) -> None:
+        self.text, self.file, self.faults = text, file, faults
+        self.lines = text.splitlines() or [""]
+        self.count = 0
+
+    def mark(self, place: Any) -> Mark:
+        if place is None:
+            return Mark(self.file, 1, 1, self.lines[0])
+        source = self.lines[place.line] if place.line < len(self.lines) else ""
+        return Mark(self.file, place.line + 1, place.column + 1, source)
+
+    def screen(self) -> bool:
+        """Look at the events before any tree is built: composing is recursive, and loses whether a tag was written."""
+        depth = 0
+        for event in yaml.parse(self.text, Loader=_Loader):
+            if isinstance(event, yaml.CollectionStartEvent):
+                depth += 1
+                if depth > _DEPTH:
+                    self.faults.add("GF104", f"nested deeper than {_DEPTH} levels", self.mark(event.start_mark))
+                    return False
+            elif isinstance(event, yaml.CollectionEndEvent):
+                depth -= 1
+            tag = getattr(event, "tag", None)
+            if tag is not None:
+                self.faults.add(
+                    "GF103",
+                    f"the tag '{tag.replace(_TAG, '!!')}' is not read; a recipe's values say their type by themselves",
+                    self.mark(event.start_mark),
+                    "quote a value to make it a string",
+                )
+        return True
+
+    def node(self, raw: yaml.Node, key_mark: Mark | None, above: tuple[int, ...]) -> Node:
+        mark = self.mark(raw.start_mark)
+        self.count += 1
+        if self.count > LIMIT:
+            raise _TooLargeError(f"more than {LIMIT} values", mark)
+        if id(raw) in above or len(above) > _DEPTH:
+            raise _TooLargeError(f"an alias contains itself, or nesting goes beyond {_DEPTH} levels", mark)
+        above = (*above, id(raw))
+        if isinstance(raw, yaml.MappingNode):
+            return Node(self._mapping(raw, above), mark, key_mark)
+        if isinstance(raw, yaml.SequenceNode):
+            return Node(tuple(self.node(item, None, above) for item in raw.value), mark, key_mark)
+        return Node(_scalar(raw), mark, key_mark)
+
+    def _mapping(self, raw: yaml.MappingNode, above: tuple[int, ...]) -> dict[str, Node]:
+        result: dict[str, Node] = {}
+        for raw_key, raw_value in raw.value:
+            mark = self.mark(raw_key.start_mark)
+            key = _scalar(raw_key) if isinstance(raw_key, yaml.ScalarNode) else None
+            if key == "<<":
+                self.faults.add("GF105", "merge keys (<<) are not read", mark, "use 'extends', or '${path}' to copy")
+                continue
+            if not isinstance(key, str):
+                self.faults.add("GF105", f"keys are strings, got {_shown(raw_key)}", mark, "quote the key")
+                continue
+            value = self.node(raw_value, mark, above)
+            if key in result:
+                first = result[key].place.line
+                self.faults.add("GF102", f"'{key}' stands twice in one mapping, first in line {first}", mark)
+                continue
+            result[key] = value
+        return result
+
+
+def _shown(raw: yaml.Node) -> str:
+    return str(raw.value) if isinstance(raw, yaml.ScalarNode) else "a list or mapping"
+
+
+def _scalar(raw: yaml.Node) -> Any:
+    text: str = raw.value
+    match str(raw.tag).removeprefix(_TAG):
+        case "null":
+            return None
+        case "bool":
+            return text.lower() == "true"
+        case "int" if re.match(r"0[xo]", text):
+            return int(text, 0)
+        case "int":
+            return int(text)
+        case "float":
+            special = text.lower().lstrip("+")
+            return float(special.replace(".inf", "inf").replace(".nan", "nan"))
+        case _:
+            return text
+
+
+def dump(plain: Mapping[str, Any] | Sequence[Any] | Any) -> str:
+    """Write scalars, lists and dicts with string keys as YAML that :func:`read_yaml` reads back as equal values.
+
+    Raises:
+        RecipeError: There is something else among the values.
+    """
+    try:
+        text: str = yaml.dump(
+            plain, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110
+        )
+    except yaml.representer.RepresenterError as error:
+        what = type(error.args[-1]).__name__
+        raise RecipeError(
+            f"a recipe holds scalars, lists and mappings; it can't hold a value of type {what}"
+        ) from error
+    return text

@@ -1,0 +1,351 @@
+"""The only file that knows how a run directory is laid out: ``runs/<name>/<time>-<hash8>/``."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from genfw.errors import RunError
+from genfw.runs.files import write_atomically
+from genfw.runs.lock import hold, is_held
+
+if TYPE_CHECKING:
+    from genfw.runs.checkpoints import Checkpoints
+
+__all__ = ["RunDirectory", "RunRecord", "Status", "find_run", "list_runs"]
+
+
+@attrs.frozen
+class Status:
+    """The ``STATUS`` file.
+
+    Arguments:
+        state: ``running``, ``finished``, ``interrupted``, ``failed``; or ``killed``, which is never written but found:
+            running, by a process that is no more.
+        stage: Name of the stage, or ``evaluate``, ``report``.
+        step: Steps of the stage that are done.
+        reason: Why it failed or stopped.
+        pid: Process that wrote it.
+        time: When, in seconds since 1970.
+    """
+
+    state: str
+    stage: str = ""
+    step: int = 0
+    reason: str = ""
+    pid: int = attrs.field(factory=os.getpid)
+    time: float = attrs.field(factory=time.time)
+
+
+@attrs.frozen
+class RunRecord:
+    """One line of ``genfw runs``.
+
+    Arguments:
+        name: The recipe's name.
+        path: The run directory.
+        status: State, as in :class:`Status`.
+        stage: Where the run stands.
+        step: Steps of that stage that are done.
+        time: When the run was begun, as its directory is named.
+        updated: When its status was last written, in seconds since 1970.
+        reason: Why it failed or stopped.
+        numbers: Headline numbers of ``evaluation.json``: name -> value.
+    """
+
+    name: str
+    path: Path
+    status: str
+    stage: str
+    step: int
+    time: str
+    updated: float
+    reason: str
+    numbers: Mapping[str, float | None]
+
+
+class RunDirectory:
+    """The files of one run.
+
+    Arguments:
+        path: The run directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self.recipe = self.path / "recipe.yaml"
+        self.resolved = self.path / "resolved.yaml"
+        self.environment = self.path / "environment.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.rejected = self.path / "rejected.jsonl"
+        self.events = self.path / "events.jsonl"
+        self.evaluation = self.path / "evaluation.json"
+        self.report = self.path / "report.html"
+        self.samples = self.path / "samples"
+        self._status = self.path / "STATUS"
+
+    @functools.cached_property
+    def checkpoints(self) -> Checkpoints:
+        """The run's checkpoints."""
+        # They bring torch along, and `genfw runs` and completion are quick without it.
+        from genfw.runs.checkpoints import Checkpoints
+
+        return Checkpoints(self.path / "checkpoints")
+
+    @classmethod
+    def create(
+        cls, root: str | Path, name: str, resolved: str, recipe: str = "", path: str | Path | None = None
+    ) -> RunDirectory:
+        """Make a fresh run directory and write both recipes into it.
+
+        Arguments:
+            root: Folder that holds all runs.
+            name: The recipe's name.
+            resolved: The recipe with all defaults filled; its hash is part of the directory's name.
+            recipe: The recipe as it was given; ``resolved`` where absent.
+            path: The directory itself, where the caller chooses; it must be absent or empty.
+
+        Raises:
+            RunError: ``path`` holds something.
+        """
+        if path is not None:
+            target = Path(path)
+            if target.is_dir() and any(target.iterdir()):
+                raise RunError(
+                    f"{target} is not empty; give another directory, or go on with what is there: genfw resume {target}"
+                )
+            target.mkdir(parents=True, exist_ok=True)
+        else:
+            stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
+            target = _fresh(Path(root) / name, stem)
+        run = cls(target)
+        write_atomically(run.recipe, recipe or resolved)
+        write_atomically(run.resolved, resolved)
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDirectory:
+        """An existing run directory.
+
+        Raises:
+            RunError: It is none.
+        """
+        run = cls(path)
+        if not run.resolved.is_file():
+            raise RunError(
+                f"{path} is not a run directory: it has no resolved.yaml; `genfw runs` lists the runs there are"
+            )
+        return run
+
+    # -- status and lock ----------------------------------------------------------------------------------------------
+
+    def write_status(self, status: Status, *, durable: bool = True) -> None:
+        """Replace the ``STATUS`` file."""
+        write_atomically(self._status, json.dumps(attrs.asdict(status)) + "\n", durable=durable)
+
+    def status(self) -> Status:
+        """What the ``STATUS`` file says; ``killed`` where it says running and the process is gone."""
+        try:
+            saved = json.loads(self._status.read_text(encoding="utf-8"))
+            status = Status(**{field.name: saved[field.name] for field in attrs.fields(Status) if field.name in saved})
+        except (OSError, ValueError, TypeError):
+            return Status("killed", reason="it stopped before it wrote its status", pid=0, time=0.0)
+        if status.state == "running" and not is_held(self.path):
+            return attrs.evolve(status, state="killed", reason="the process is gone without a last word")
+        return status
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the run against other processes; see :func:`genfw.runs.lock.hold`."""
+        return hold(self.path)
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Add a row to ``metrics.jsonl``; what is not finite is written as null."""
+        _append(self.metrics, row)
+
+    def append_event(self, kind: str, message: str, **extra: Any) -> None:
+        """Add a row to ``events.jsonl``."""
+        _append(self.events, {"time": time.time(), "kind": kind, "message": message, **extra})
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Rows of ``metrics.jsonl``; a last line that was cut off is left out."""
+        return _rows(self.metrics)
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """Rows of ``events.jsonl``; a last line that was cut off is left out."""
+        return _rows(self.events)
+
+    def log_sizes(self) -> dict[str, int]:
+        """Sizes of the two logs in bytes, safely on the disk: what a checkpoint notes for :meth:`truncate`."""
+        sizes = {}
+        for path in (self.metrics, self.events):
+            if path.exists():
+                with open(path, "rb+") as file:
+                    os.fsync(file.fileno())
+            sizes[path.name] = path.stat().st_size if path.exists() else 0
+        return sizes
+
+    def truncate(self, sizes: Mapping[str, int], *, reject: bool = False) -> None:
+        """Forget what was logged after a checkpoint.
+
+        Arguments:
+            sizes: What :meth:`log_sizes` said then.
+            reject: The rows belong to a path that is given up (a rollback), not to one that is walked again: move them
+                to ``rejected.jsonl``, and leave the events.
+        """
+        if reject:
+            tail = _tail(self.metrics, sizes.get(self.metrics.name, 0))
+            with open(self.rejected, "ab") as file:
+                file.write(tail)
+        _cut(self.metrics, sizes.get(self.metrics.name, 0), lambda row: False)
+        if not reject:
+            # Health events come again as the path is walked again; that the run was interrupted does not.
+            _cut(self.events, sizes.get(self.events.name, 0), lambda row: "step" not in row)
+
+
+def _fresh(folder: Path, stem: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        target = folder / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            target.mkdir()
+            return target
+        except FileExistsError:
+            number += 1
+
+
+# -- lines ------------------------------------------------------------------------------------------------------------
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return value
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    line = json.dumps(_finite(row), default=str) + "\n"
+    # One write of whole lines: a reader sees all of a row, or none of it.
+    with open(path, "ab") as file:
+        file.write(line.encode())
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                rows.append(row)
+    return rows
+
+
+def _tail(path: Path, size: int) -> bytes:
+    if not path.exists():
+        return b""
+    tail = path.read_bytes()[size:]
+    return tail[: tail.rfind(b"\n") + 1]
+
+
+def _cut(path: Path, size: int, keep: Callable[[dict[str, Any]], bool]) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in _tail(path, size).splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            if keep(json.loads(line)):
+                kept.append(line)
+    with open(path, "rb+") as file:
+        # A crash of the machine can have lost the end of the file: never grow it.
+        file.seek(min(size, path.stat().st_size))
+        file.write(b"".join(kept))
+        file.truncate()
+        file.flush()
+        os.fsync(file.fileno())
+
+
+# -- all runs ---------------------------------------------------------------------------------------------------------
+
+
+def list_runs(root: str | Path = "runs") -> list[RunRecord]:
+    """Every run below ``root``, oldest first within its name; folders that are none are passed over."""
+    folder = Path(root)
+    if not folder.is_dir():
+        return []
+    found = []
+    for resolved in sorted(folder.glob("*/*/resolved.yaml")) + sorted(folder.glob("*/resolved.yaml")):
+        run = RunDirectory(resolved.parent)
+        status = run.status()
+        found.append(
+            RunRecord(
+                _name(run),
+                run.path,
+                status.state,
+                status.stage,
+                status.step,
+                run.path.name[:15],
+                status.time,
+                status.reason,
+                _numbers(run.evaluation),
+            )
+        )
+    return found
+
+
+def _name(run: RunDirectory) -> str:
+    for line in run.resolved.read_text(encoding="utf-8").splitlines():
+        if line.startswith("name:"):
+            return line.partition(":")[2].strip().strip("'\"")
+    return run.path.parent.name
+
+
+def _numbers(path: Path) -> dict[str, float | None]:
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        results = saved["results"] if isinstance(saved, dict) else saved
+        return {one["name"]: one.get("value") for one in results}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def find_run(name: str | Path, root: Path | str = "runs") -> Path:
+    """The directory of a run.
+
+    Arguments:
+        name: A run directory, as a path or below ``root``; its last part; ``latest``; or a recipe's name, for its
+            latest run.
+        root: Where run directories lie.
+
+    Raises:
+        RunError: No run is called so.
+    """
+    for path in (Path(name), Path(root) / name):
+        if (path / "resolved.yaml").is_file():
+            return path
+    found = sorted(list_runs(root), key=lambda run: (run.time, run.updated))
+    chosen = [run for run in found if str(name) in ("latest", run.name, run.path.name)]
+    if chosen:
+        return chosen[-1].path
+    if not found:
+        raise RunError(f"'{name}' is no run directory, and there are no runs in {root}; 'genfw run' makes one")
+    names = sorted({run.name for run in found} | {run.path.name for run in found})
+    near = difflib.get_close_matches(str(name), names, n=1)
+    what = f" - did you mean '{near[0]}'?" if near else "; 'genfw runs' lists the runs there are"
+    raise RunError(f"there is no run '{name}' in {root}{what}")

@@ -1,0 +1,146 @@
+"""What a run was made with: versions, plugins, hardware, source."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from genfw import __version__
+
+if TYPE_CHECKING:
+    from genfw.plugins.registry import Registry
+
+__all__ = ["code_digest", "describe_environment", "differences"]
+
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "safetensors",
+    "lightning-fabric",
+    "pluggy",
+    "attrs",
+    "PyYAML",
+    "torch-fidelity",
+    "torchvision",
+    "scikit-learn",
+)
+
+
+def describe_environment(registry: Registry | None = None, folder: Path | None = None) -> dict[str, Any]:
+    """Everything outside the recipe that a number can depend on.
+
+    Arguments:
+        registry: The plugins.
+        folder: Whose git commit to note, such as the recipe's; the working directory where absent.
+    """
+    return {
+        "genfw": __version__,
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        "plugins": [
+            {
+                "name": one.name,
+                "version": one.version,
+                "source": one.source,
+                "file": one.file,
+                "code": code_digest(Path(one.file).parent, one.source),
+            }
+            for one in (registry.plugins if registry is not None else ())
+        ],
+        "code": code_digest(Path(__file__).parent),
+        "git": _git(folder or Path.cwd()),
+        "hardware": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "devices": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+            "cuda": torch.version.cuda,
+        },
+        "command": sys.argv,
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Sentences on what has changed between two environments in ways that a resumed run may feel."""
+    changed = []
+    for name in ("genfw", "python"):
+        if before.get(name) != now.get(name):
+            changed.append(f"{name} was {before.get(name)} and is {now.get(name)}")
+    old, new = before.get("packages", {}), now["packages"]
+    changed += [
+        f"{name} was {old[name]} and is {new.get(name, 'absent')}" for name in old if old[name] != new.get(name)
+    ]
+    if before.get("genfw") == now["genfw"] and before.get("code") != now["code"]:
+        changed.append("genfw's own code has changed")
+    plugins = {one["name"]: one for one in now["plugins"]}
+    for one in before.get("plugins", ()):
+        current = plugins.get(one["name"])
+        if current is None:
+            changed.append(f"the plugin {one['name']} {one['version']} is gone")
+        elif current["version"] != one["version"]:
+            changed.append(f"the plugin {one['name']} was {one['version']} and is {current['version']}")
+        elif current["code"] != one["code"]:
+            changed.append(f"the code of the plugin {one['name']} has changed")
+    for name in ("processor", "devices"):
+        was, is_now = before.get("hardware", {}).get(name), now["hardware"][name]
+        if was != is_now:
+            changed.append(f"the {name} was {was} and is {is_now}")
+    return changed
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def code_digest(folder: Path, source: str = "built-in") -> str:
+    """Hash over the Python files of a package; a local plugin's version is its hash already."""
+    if source == "local" or not folder.is_dir():
+        return ""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(str(path.relative_to(folder)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    def ask(*words: str) -> str | None:
+        try:
+            answer = subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=5, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return answer.stdout.strip()
+
+    commit = ask("rev-parse", "HEAD")
+    return (
+        None
+        if commit is None
+        else {"commit": commit, "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
+    )
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

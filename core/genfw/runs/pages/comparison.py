@@ -1,0 +1,92 @@
+"""One self-contained page on several runs: their numbers side by side, where protocols differ, their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from genfw import __version__
+from genfw.runs.files import write_atomically
+from genfw.runs.pages.compare import Comparison, Number, Row, compare_runs
+from genfw.runs.pages.layout import digits, embed, render
+
+__all__ = ["write_comparison"]
+
+#: Where a run's samples are pictured; the first that exists.
+_SAMPLES = ("samples/model.png", "samples/samples.png")
+
+
+def write_comparison(directories: Sequence[Path | str], out: Path, *, across: Sequence[str] = ()) -> Path:
+    """Write a page that puts runs side by side.
+
+    Arguments:
+        directories: Run directories.
+        out: The page.
+        across: See :func:`~genfw.runs.pages.compare.compare_runs`.
+
+    Returns:
+        The page.
+
+    Raises:
+        RunError: See :func:`~genfw.runs.pages.compare.compare_runs`.
+    """
+    comparison = compare_runs(directories, across=across)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, render("comparison.html.j2", _facts(comparison)), durable=False)
+    return out
+
+
+def _facts(comparison: Comparison) -> dict[str, Any]:
+    runs = comparison.runs
+    pictured = []
+    for run in runs:
+        picture = next(filter(None, (embed(run.path, path) for path in _SAMPLES)), None)
+        if picture is not None:
+            pictured.append({"label": run.label, "picture": picture})
+    return {
+        "title": " · ".join(dict.fromkeys(run.name for run in runs)),
+        "runs": runs,
+        "smoke": any(run.smoke for run in runs),
+        "rows": [_row(row, len(runs)) for row in comparison.rows],
+        "differing": _differing(comparison),
+        "across": comparison.across,
+        "pictured": pictured,
+        "version": __version__,
+    }
+
+
+def _differing(comparison: Comparison) -> list[dict[str, Any]]:
+    """The tables of differences; results that differ in the same ways share one."""
+    tables: dict[str, dict[str, Any]] = {}
+    for row in comparison.rows:
+        if row.differences:
+            labels = [comparison.runs[one.run].label for one in row.numbers]
+            table = tables.setdefault(repr((labels, row.differences)), {"labels": labels, "names": []})
+            table["differences"] = row.differences
+            table["names"].append(row.name)
+    return list(tables.values())
+
+
+def _row(row: Row, runs: int) -> dict[str, Any]:
+    parted = len({one.group for one in row.numbers if one.group}) > 1
+    return {
+        "name": row.name,
+        "unit": row.unit,
+        "better": row.better,
+        "bars": [one.key.replace("_", " ") for one in row.differences if one.bars],
+        "papers": row.papers,
+        "cells": [[_cell(one, parted) for one in row.numbers if one.run == number] for number in range(runs)],
+    }
+
+
+def _cell(one: Number, parted: bool) -> dict[str, Any]:
+    rank = "" if one.rank is None else f"{one.rank}{'=' if one.tied else ''}"
+    return {
+        "value": one.value,
+        "text": digits(one.value, one.error),
+        "error": "" if one.error is None else digits(one.error, one.error),
+        "rank": one.rank,
+        "place": f"{one.group}{rank}" if parted else rank,
+        "note": one.note,
+    }

@@ -1,0 +1,103 @@
+"""What the pages of runs share: their look, pictures within the page, numbers as text."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import attrs
+import jinja2
+from markupsafe import Markup
+
+from genfw.runs.pages.charts import short
+
+__all__ = ["Picture", "digits", "duration", "embed", "render", "words"]
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def render(template: str, facts: dict[str, Any]) -> str:
+    """Fill in a page's template; every string in ``facts`` is escaped.
+
+    Arguments:
+        template: Name of the file beside this one.
+        facts: What the template names.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"number": digits, "plain": words, "clock": duration}
+    folder = files("genfw.runs.pages")
+    # The style is genfw's own text, the one thing that is not escaped.
+    style = Markup(folder.joinpath("page.css").read_text(encoding="utf-8"))
+    page = environment.from_string(folder.joinpath(template).read_text(encoding="utf-8"))
+    return page.render(facts | {"style": style})
+
+
+@attrs.frozen
+class Picture:
+    """A PNG as a data URI, with the size it should be shown in; a wide one has a row of its own."""
+
+    uri: str
+    width: int
+    height: int
+    title: str
+    caption: str
+    wide: bool
+
+
+def digits(value: float | None, error: float | None = None) -> str:
+    """A number with as many digits as its standard error leaves meaningful, or four."""
+    if value is None:
+        return "–"
+    if error and error > 0 and abs(value) < 1e5:
+        decimals = max(0, min(8, 1 - math.floor(math.log10(error))))
+        return f"{value:.{decimals}f}".replace("-", "−")
+    return short(value)
+
+
+def words(value: Any) -> str:
+    """A value of a protocol as a reader expects it: ``yes`` and ``no``, numbers in four figures."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return short(float(value)) if abs(value) < 1e7 else str(value)
+    return str(value)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as ``1 h 02 min``, ``3 min 20 s`` or ``8 s``."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole >= 60 else f"{whole} s"
+
+
+def embed(root: Path, relative: str, title: str = "", caption: str = "") -> Picture | None:
+    """A PNG below ``root`` as part of the page; ``None`` where it is absent or no PNG."""
+    path = (root / relative).resolve()
+    # A plugin's figure may be named anything; the page shows files of this run and no others.
+    if not relative or not path.is_relative_to(root.resolve()) or not path.is_file():
+        return None
+    content = path.read_bytes()
+    if not content.startswith(_PNG) or len(content) < 33:
+        return None
+    width, height = struct.unpack(">II", content[16:24])
+    scale = 96.0 / _dots_per_inch(content)
+    uri = "data:image/png;base64," + base64.b64encode(content).decode()
+    return Picture(uri, round(width * scale), round(height * scale), title, caption, wide=width > 2.6 * height)
+
+
+def _dots_per_inch(content: bytes) -> float:
+    """Resolution that a PNG asks to be shown at; 96, one pixel to one, where it does not say."""
+    place = content.find(b"pHYs", 0, 4096)
+    if place < 0:
+        return 96.0
+    across, _, unit = struct.unpack(">IIB", content[place + 4 : place + 13])
+    return across * 0.0254 if unit == 1 and across else 96.0

@@ -1,0 +1,193 @@
+"""Watches a training run through the rows it logs, and says what to do before a divergence has spoilt it.
+
+Energy-based models are known to explode in training (VAEBM's own README says so); its authors watch the energies by
+eye. Here the watching is done by rule, and the run goes back to its last healthy state, on another path, with a smaller
+learning rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import attrs
+
+from genfw.errors import ContractError
+from genfw.interfaces.values import StateTree
+from genfw.plugins.component import Settings
+
+__all__ = ["Finding", "HealthSettings", "Monitor", "Verdict"]
+
+Action = Literal["none", "warn", "cut-lr", "rollback", "stop"]
+
+#: Keys of a row that are no measurements.
+_PLACE = frozenset({"stage", "name", "step", "time"})
+
+
+class HealthSettings(Settings):
+    """The recipe's ``health:`` section: what counts as ill, and what is done. On by default.
+
+    The monitor reads the rows that are logged. It knows the scalars ``energy/gap`` (mean energy of negatives minus that
+    of data), ``chain/drift`` (mean squared position over its expectation under the base), ``chain/saturation`` (share
+    of data values at the ends of their range) and every value for being finite.
+
+    Arguments:
+        enabled: Watch at all.
+        action: What the first illness leads to: ``rollback`` (to the last healthy checkpoint, learning rate cut),
+            ``cut-lr``, ``warn`` or ``stop``.
+        energy_gap: Largest absolute ``energy/gap`` in nats.
+        gap_window: Logged rows that ``energy_gap`` must be exceeded in a row.
+        chain_drift: Largest ``chain/drift``.
+        saturation: Largest ``chain/saturation``.
+        lr_factor: Factor on learning rates at every cut and rollback.
+        rollbacks: Rollbacks in one stage before the run stops with its reason.
+        stop_is_success: A stage that is stopped ends with its last healthy weights and the run goes on (VAEBM's own
+            stopping rule) instead of failing.
+    """
+
+    def __init__(
+        self,
+        enabled: bool = True,
+        action: Literal["rollback", "cut-lr", "warn", "stop"] = "rollback",
+        energy_gap: float = 100.0,
+        gap_window: int = 3,
+        chain_drift: float = 25.0,
+        saturation: float = 0.98,
+        lr_factor: float = 0.3,
+        rollbacks: int = 3,
+        stop_is_success: bool = False,
+    ) -> None:
+        if not 0.0 < lr_factor <= 1.0:
+            raise ContractError(f"lr_factor lies in (0, 1], got {lr_factor}")
+        self.enabled, self.action = enabled, action
+        self.energy_gap, self.gap_window = energy_gap, gap_window
+        self.chain_drift, self.saturation = chain_drift, saturation
+        self.lr_factor, self.rollbacks, self.stop_is_success = lr_factor, rollbacks, stop_is_success
+
+
+@attrs.frozen
+class Finding:
+    """One thing that is ill in one row.
+
+    Arguments:
+        kind: ``non-finite``, ``energy-gap``, ``chain-drift`` or ``saturation``.
+        key: The scalar.
+        value: What it was.
+        limit: What it may be.
+    """
+
+    kind: str
+    key: str
+    value: float
+    limit: float = math.inf
+
+    def __str__(self) -> str:
+        if self.kind == "non-finite":
+            return f"{self.key} is {self.value}"
+        return f"{self.key} is {self.value:.4g}, past its limit of {self.limit:.4g}"
+
+
+@attrs.frozen
+class Verdict:
+    """What the monitor makes of a row.
+
+    Arguments:
+        action: What to do now.
+        findings: Everything that is ill, whether or not it is new.
+        reason: A sentence for the log; empty where nothing is to be said.
+        suspect: Nothing is ill yet, but the gap is past its limit: no checkpoint is called healthy by such a row.
+    """
+
+    action: Action
+    findings: tuple[Finding, ...]
+    reason: str = ""
+    suspect: bool = False
+
+    @property
+    def healthy(self) -> bool:
+        """Nothing was found."""
+        return not self.findings
+
+
+class Monitor:
+    """Judges the rows of one stage, in order.
+
+    Arguments:
+        settings: The recipe's ``health:`` section.
+    """
+
+    def __init__(self, settings: HealthSettings) -> None:
+        self.settings = settings
+        #: Rollbacks of this stage so far.
+        self.rollbacks = 0
+        self._over = 0  # rows in a row with too wide a gap
+        self._known: tuple[str, ...] = ()  # what was ill in the row before
+        self._rest = 0  # rows until the learning rate may be cut again
+
+    def judge(self, row: Mapping[str, Any]) -> Verdict:
+        """Look at a row, and decide.
+
+        A warning or a cut is given when an illness begins, and a cut again every ``gap_window`` rows while it lasts.
+        Values that are not finite can't be mended by a smaller learning rate, so ``cut-lr`` rolls back for them.
+
+        Arguments:
+            row: The row that was logged, with its values as floats.
+        """
+        if not self.settings.enabled:
+            return Verdict("none", ())
+        findings = self._findings(row)
+        kinds = tuple(sorted({finding.kind for finding in findings}))
+        new = set(kinds) - set(self._known)
+        self._known, self._rest = kinds, max(self._rest - 1, 0)
+        if not findings:
+            return Verdict("none", (), suspect=self._over > 0)
+        reason = "; ".join(str(finding) for finding in findings)
+        action: Action = self.settings.action
+        if action == "cut-lr" and "non-finite" in kinds:
+            action = "rollback"
+        if action == "warn" and not new:
+            action = "none"
+        if action == "cut-lr":
+            if self._rest and not new:
+                return Verdict("none", findings)
+            self._rest = self.settings.gap_window
+        if action == "rollback" and self.rollbacks >= self.settings.rollbacks:
+            return Verdict("stop", findings, f"{reason}, after {self.rollbacks} rollback(s) had not cured it")
+        return Verdict(action, findings, reason)
+
+    def _findings(self, row: Mapping[str, Any]) -> tuple[Finding, ...]:
+        limits = self.settings
+        found = [
+            Finding("non-finite", key, float(value))
+            for key, value in row.items()
+            if key not in _PLACE and isinstance(value, float) and not math.isfinite(value)
+        ]
+        gap = _number(row, "energy/gap")
+        if gap is not None:
+            self._over = self._over + 1 if abs(gap) > limits.energy_gap else 0
+            if self._over >= limits.gap_window:
+                found.append(Finding("energy-gap", "energy/gap", gap, limits.energy_gap))
+        for kind, key, limit in (
+            ("chain-drift", "chain/drift", limits.chain_drift),
+            ("saturation", "chain/saturation", limits.saturation),
+        ):
+            value = _number(row, key)
+            if value is not None and value > limit:
+                found.append(Finding(kind, key, value, limit))
+        return tuple(found)
+
+    def state_dict(self) -> StateTree:
+        """Everything the next verdict depends on."""
+        return {"rollbacks": self.rollbacks, "over": self._over, "known": list(self._known), "rest": self._rest}
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""
+        known: Sequence[str] = state["known"]
+        self.rollbacks, self._over = int(state["rollbacks"]), int(state["over"])
+        self._known, self._rest = tuple(known), int(state["rest"])
+
+
+def _number(row: Mapping[str, Any], key: str) -> float | None:
+    value = row.get(key)
+    return value if isinstance(value, float) and math.isfinite(value) else None

@@ -1,0 +1,82 @@
+"""Means of what a stage reports, gathered on the device and read once per row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from genfw.errors import ContractError
+from genfw.interfaces.values import StateTree
+
+__all__ = ["Window"]
+
+
+class Window:
+    """Sums of a stage's scalars since the last row.
+
+    Steps may report different scalars; each is averaged over the steps that had it. A value that is not finite makes
+    its mean so: nothing is lost by looking only at the rows.
+
+    Arguments:
+        device: Where the scalars live.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        # One sum per set of names: a single addition per step, however many scalars there are.
+        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None:
+        """Take the scalars of one step; does not wait for the device."""
+        if not scalars:
+            return
+        for name, value in scalars.items():
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise ContractError(
+                    f"a stage reports scalars, but '{name}' has shape {tuple(value.shape)}; take its mean"
+                )
+        dtype = torch.get_default_dtype()
+        values = torch.stack(
+            [
+                torch.as_tensor(v).detach().reshape(()).to(self.device, dtype, non_blocking=True)
+                for v in scalars.values()
+            ]
+        )
+        total, count = self._sums.get(names := tuple(scalars), (None, 0))
+        self._sums[names] = (values if total is None else total + values, count + 1)
+
+    def take(self, fabric: Fabric, flag: bool = False) -> tuple[dict[str, float], bool]:
+        """Means over the window and over all processes, and begin a new window.
+
+        Arguments:
+            fabric: The processes.
+            flag: Whatever this process wants the others to know.
+
+        Returns:
+            The means, in the order the scalars first came, and whether any process had its flag up.
+        """
+        parts = [torch.cat([total, total.new_tensor([float(count)])]) for total, count in self._sums.values()]
+        flat = torch.cat([*parts, torch.tensor([float(flag)], device=self.device, dtype=torch.get_default_dtype())])
+        if fabric.world_size > 1:
+            flat = torch.as_tensor(fabric.all_reduce(flat, reduce_op="mean"))
+        numbers: list[float] = flat.tolist()
+        sums: dict[str, tuple[float, float]] = {}
+        for names in self._sums:
+            count = numbers[len(names)]
+            for name, value in zip(names, numbers, strict=False):
+                before = sums.get(name, (0.0, 0.0))
+                sums[name] = (before[0] + value, before[1] + count)
+            numbers = numbers[len(names) + 1 :]
+        self._sums = {}
+        return {name: total / count for name, (total, count) in sums.items()}, numbers[-1] > 0
+
+    def state_dict(self) -> StateTree:
+        """What has been gathered since the last row."""
+        return {"sums": [[list(names), total, count] for names, (total, count) in self._sums.items()]}
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self._sums = {tuple(names): (total.to(self.device), int(count)) for names, total, count in state["sums"]}

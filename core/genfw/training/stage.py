@@ -1,0 +1,109 @@
+"""A training algorithm."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import attrs
+import torch
+from torch import Tensor
+
+from genfw.interfaces.values import Batch, Stateful, StateTree
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["Stage", "StageRun"]
+
+
+@attrs.define(eq=False)
+class StageRun:
+    """What the engine lends to a stage.
+
+    Arguments:
+        fabric: Devices, precision, processes; ``fabric.autocast()`` gives the recipe's precision.
+        device: Where tensors live.
+        generator: All of the stage's randomness, on ``device``; saved in every checkpoint. Differs between processes.
+        dataset_size: Rows in the training split.
+        lr_scale: Factor on every learning rate, cut by the health monitor; saved in every checkpoint.
+    """
+
+    fabric: Fabric
+    device: torch.device
+    generator: torch.Generator
+    dataset_size: int
+    lr_scale: float = 1.0
+
+    def average(self, value: Tensor) -> Tensor:
+        """Mean of a tensor over all processes, without graph; with one process the tensor itself.
+
+        For whatever a batch decides beside gradients, which :class:`~genfw.training.updater.Updater` averages. Every
+        process must ask.
+        """
+        if self.fabric.world_size == 1:
+            return value.detach()
+        mean = self.fabric.all_reduce(value.detach().clone(), reduce_op="mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
+
+class Stage(abc.ABC):
+    """One phase of training.
+
+    A subclass guarantees that ``step`` depends on nothing but its arguments, the model's weights, the generator lent to
+    it and what :meth:`register` was told, so that a run resumes bit for bit; that metrics it returns stay on the
+    device; and that it takes its settings (at least ``steps`` and ``batch``) in ``__init__`` and builds optimisers in
+    ``setup``.
+
+    With several processes ``prepare``, ``step`` and ``finish`` run in all of them, each with its share of the rows, and
+    what lasts must come out the same: weights and buffers. Gradients are averaged by
+    :class:`~genfw.training.updater.Updater`, batch norms of the model see the rows of all processes
+    (:func:`genfw.nn.batch_norm.synchronised`), the rest is the stage's to average (:meth:`StageRun.average`). All three
+    wait for the other processes: outside of chains, networks in training mode are called equally often and in the same
+    order in all of them, whatever their rows are.
+    """
+
+    #: Training steps.
+    steps: int
+    #: Rows per step, over all processes together.
+    batch: int
+    #: Set by the engine before :meth:`setup`.
+    run: StageRun
+
+    def setup(self) -> None:
+        """Build optimisers and averages, and :meth:`register` them; ``self.run`` is set, weights are on the device."""
+
+    def prepare(self, batch_at: Callable[[int], Batch]) -> None:
+        """Look at data before the first step; told after :meth:`setup`, and never on a stage that goes on.
+
+        Arguments:
+            batch_at: The rows that this process will be given in a step, on its device.
+        """
+
+    @abc.abstractmethod
+    def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
+        """Train on one batch; return scalars to log (0-dim tensors on the device), named ``group/name`` or ``name``."""
+
+    def finish(self) -> None:
+        """Leave in the model the weights that later stages and evaluation should use (the average, where there is one).
+
+        Told once after the last step, and on a copy of an unfinished run that is sampled from.
+        """
+
+    def register(self, name: str, part: Stateful) -> None:
+        """Have ``part`` saved and restored with the stage, under ``name``."""
+        parts: dict[str, Stateful] = self.__dict__.setdefault("_parts", {})
+        if name in parts:
+            raise ValueError(f"the stage already has a part named '{name}'")
+        parts[name] = part
+
+    def state_dict(self) -> StateTree:
+        """State of every registered part."""
+        return {name: part.state_dict() for name, part in self.__dict__.get("_parts", {}).items()}
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`; called after :meth:`setup`."""
+        for name, part in self.__dict__.get("_parts", {}).items():
+            part.load_state_dict(state[name])

@@ -1,0 +1,32 @@
+"""Who is told how a run goes."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+from genfw.plugins.hookspecs import RunInfo
+
+__all__ = ["Tracker"]
+
+
+class Tracker(abc.ABC):
+    """Observer of a run (a progress display, TensorBoard, ...); only the first process has any.
+
+    A subclass guarantees that it never changes the run: it draws no randomness and touches no weights. An exception
+    from it is reported once, and the tracker is dropped.
+    """
+
+    @abc.abstractmethod
+    def log(self, row: Mapping[str, Any]) -> None:
+        """One row of ``metrics.jsonl``: ``stage``, ``name``, ``step``, ``time`` and the stage's scalars."""
+
+    def start(self, run: RunInfo) -> None:
+        """The run begins."""
+
+    def event(self, kind: str, message: str) -> None:
+        """Something worth a line: ``stage``, ``checkpoint``, ``warning``, ``rollback``, ``sample``, ``evaluate``."""
+
+    def end(self, status: str) -> None:
+        """The run is over: ``finished``, ``interrupted``, ``failed``."""

@@ -1,0 +1,192 @@
+"""One optimiser step done right: schedule, clipping, averaging over processes, weight average."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from genfw.errors import ContractError
+from genfw.interfaces.values import StateTree
+from genfw.plugins.component import Settings
+from genfw.training.optimizer import OptimizerFactory
+from genfw.training.stage import StageRun
+
+__all__ = ["Clip", "Updater", "WeightAverage"]
+
+
+class Clip(Settings):
+    r"""How gradients are clipped before a step.
+
+    Arguments:
+        norm: Largest Euclidean norm of the whole gradient.
+        sigmas: :math:`k`: clamp every element to :math:`\pm (k \sqrt{\hat v} + \text{offset})` with Adam's
+            bias-corrected second moment :math:`\hat v` (IGEBM; VAEBM App. E with k = 3). Needs an Adam-like optimiser;
+            the first step is not clamped.
+        offset: Slack added to the clamp.
+    """
+
+    def __init__(self, norm: float | None = None, sigmas: float | None = None, offset: float = 0.1) -> None:
+        if norm is None and sigmas is None:
+            raise ContractError("clip needs norm, sigmas or both")
+        self.norm, self.sigmas, self.offset = norm, sigmas, offset
+
+
+class Updater:
+    """An optimiser over some networks for one stage.
+
+    Arguments:
+        networks: Whose parameters move; each parameter once.
+        factory: Which optimiser, and its learning rate over the stage.
+        run: The stage's run: processes to average gradients over, and the health monitor's cut of the learning rate.
+        steps: Length of the stage, for the schedule.
+        clip: Gradient clipping.
+    """
+
+    def __init__(
+        self,
+        networks: Iterable[nn.Module],
+        factory: OptimizerFactory,
+        run: StageRun,
+        steps: int,
+        clip: Clip | None = None,
+    ) -> None:
+        self.parameters = list(
+            dict.fromkeys(p for network in networks for p in network.parameters() if p.requires_grad)
+        )
+        if not self.parameters:
+            raise ContractError("there is nothing to train: the networks of this stage have no parameters")
+        self.factory, self.run, self.steps, self.clip = factory, run, steps, clip
+        self.optimizer = factory.build(self.parameters)
+
+    def update(self, loss: Tensor, step: int) -> Tensor:
+        """Descend ``loss`` once.
+
+        Arguments:
+            loss: A scalar with graph.
+            step: Step within the stage, from 0, for the schedule.
+
+        Returns:
+            Norm of the gradient before clipping, 0-dim, on the device.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        # Only these parameters get gradients, whatever else the loss was computed through.
+        gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+        self._average_over_processes()
+        with torch.no_grad():
+            norm: Tensor = torch.linalg.vector_norm(torch.stack([_grad(p).norm() for p in self.parameters]))
+            if self.clip is not None:
+                self._clip(self.clip, norm)
+        rate = self.factory.lr * self.factory.factor(step, self.steps) * self.run.lr_scale
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return norm
+
+    def _clip(self, clip: Clip, norm: Tensor) -> None:
+        if clip.norm is not None:
+            factor = (clip.norm / (norm + 1e-6)).clamp(max=1.0)
+            for parameter in self.parameters:
+                _grad(parameter).mul_(factor)
+        if clip.sigmas is not None:
+            for parameter in self.parameters:
+                state = self.optimizer.state.get(parameter)
+                if not state or "exp_avg_sq" not in state:
+                    continue
+                beta2 = self.optimizer.param_groups[0]["betas"][1]
+                correction = 1.0 - beta2 ** torch.as_tensor(state["step"], device=parameter.device)
+                bound = clip.sigmas * (state["exp_avg_sq"] / correction).sqrt() + clip.offset
+                gradient = _grad(parameter)
+                gradient.copy_(torch.minimum(torch.maximum(gradient, -bound), bound))
+
+    def _average_over_processes(self) -> None:
+        fabric = self.run.fabric
+        if fabric.world_size == 1:
+            return
+        # One flat tensor, one message: latency dominates for the many small tensors of these networks.
+        flat = torch.cat([_grad(parameter).flatten() for parameter in self.parameters])
+        reduced = fabric.all_reduce(flat, reduce_op="mean")
+        assert isinstance(reduced, Tensor)
+        flat = reduced
+        offset = 0
+        for parameter in self.parameters:
+            parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
+            offset += parameter.numel()
+
+    def state_dict(self) -> StateTree:
+        """State of the optimiser; its parameters are saved with the model."""
+        return self.optimizer.state_dict()
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.optimizer.load_state_dict(state)
+
+
+def _grad(parameter: nn.Parameter) -> Tensor:
+    assert parameter.grad is not None  # set by Updater.update for every parameter
+    return parameter.grad
+
+
+class WeightAverage:
+    r"""Exponential moving average of weights, :math:`\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta`.
+
+    The decay is held below :math:`(1 + t)/(10 + t)` in the first updates, so that a short run is not an average with
+    its own initial weights. Buffers are copied.
+
+    Arguments:
+        network: The network to follow.
+        decay: :math:`d`; 0 follows exactly.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        if not 0.0 <= decay < 1.0:
+            raise ContractError(f"the decay of a weight average lies in [0, 1), got {decay}")
+        self.network, self.decay, self.updates = network, decay, 0
+        self.average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Begin again at the network's weights, after they were set by other means than steps."""
+        for name, value in self.network.state_dict().items():
+            self.average[name].copy_(value)
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the network's weights."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        parameters = dict(self.network.named_parameters())
+        for name, value in self.network.state_dict().items():
+            if name in parameters:
+                self.average[name].lerp_(value, 1.0 - decay)
+            else:
+                self.average[name].copy_(value)
+        self.updates += 1
+
+    def apply(self) -> None:
+        """Overwrite the network's weights with the average."""
+        self.network.load_state_dict(self.average)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The network carries the average inside the block, and its own weights again afterwards."""
+        own = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        try:
+            self.apply()
+            yield
+        finally:
+            self.network.load_state_dict(own)
+
+    def state_dict(self) -> StateTree:
+        """The average and its count of updates."""
+        return {"updates": self.updates, "average": dict(self.average)}
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.updates = int(state["updates"])
+        for name, value in self.average.items():
+            value.copy_(state["average"][name])
