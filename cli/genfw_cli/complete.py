@@ -36,9 +36,9 @@ def _importer_names(ctx: typer.Context) -> Iterable[str]:
 
 def _recipe_names(ctx: typer.Context) -> Iterable[str]:
     from genfw.plugins import load_plugins
+    from genfw.recipes.find import shipped_names
 
-    for folder in load_plugins().recipe_dirs():
-        yield from (path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+    yield from shipped_names(load_plugins().recipe_dirs())
     yield from (path.as_posix() for path in Path().glob("*.yaml"))
 
 

@@ -1,9 +1,10 @@
 """docs/cli.md says what `--help` says."""
 
 import runpy
-from pathlib import Path
 
-DOCS = Path(__file__).parents[2] / "docs"
+from places import ROOT
+
+DOCS = ROOT / "docs"
 
 
 def test_page_is_current(monkeypatch):

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +11,7 @@ from safetensors import safe_open
 from genfw.recipes.compose import compose
 from genfw.weights.load import load_into
 from genfw_plugins.resnet_energy.energy import ResNetEnergy
-
-GOLDEN = Path(os.environ.get("GENFW_GOLDEN", Path(__file__).resolve().parents[3] / "shared" / "golden"))
+from places import GOLDEN
 
 PLUGIN = """
     from genfw.plugins.component import Importer

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from genfw.recipes.find import shipped_names
+from places import ROOT
 
 ASK = """
 import sys
@@ -43,7 +45,7 @@ def test_no_torch_after(arguments, tmp_path):
 def test_a_recipe_is_checked_without_what_only_a_run_needs(tmp_path):
     code = ASK.replace('"torch", "numpy", ', '"torchvision", ')
     everything = "for name in sys.argv[1:]: main(['check', name])"
-    recipes = sorted(path.stem for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+    recipes = shipped_names([ROOT / "recipes"])
     said = subprocess.run(
         [sys.executable, "-c", code.replace("try:\n    main(sys.argv[1:])", f"try:\n    {everything}"), *recipes],
         cwd=tmp_path,

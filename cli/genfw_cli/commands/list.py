@@ -60,7 +60,7 @@ def command(
 
 
 def _list_recipes(ctx: typer.Context, text: str, as_json: bool) -> None:
-    from genfw.recipes.recipe import shipped_recipes
+    from genfw.recipes.find import shipped_recipes
 
     found = [
         recipe

@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Show a component with its parameters, or a recipe."""
     from genfw.plugins.help import components_named, make_card
-    from genfw.recipes.recipe import shipped_names
+    from genfw.recipes.find import shipped_names
 
     registry = registry_of(ctx)
     is_file = name.endswith((".yaml", ".yml"))

@@ -15,7 +15,8 @@ from genfw.models.sampling import SampleSettings
 from genfw.recipes.binder import Binder, Scope
 from genfw.recipes.bound_values import Bound, components
 from genfw.recipes.faults import FaultList
-from genfw.recipes.recipe import FORMAT, Recipe, find_recipe, load_recipe
+from genfw.recipes.find import find_recipe
+from genfw.recipes.recipe import FORMAT, Recipe, load_recipe
 from genfw.recipes.yaml_nodes import BAD, Node, dump
 from genfw.training.health import HealthSettings
 from genfw.training.settings import EngineSettings

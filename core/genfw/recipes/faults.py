@@ -9,8 +9,8 @@ GF102  a key stands twice in one mapping
 GF103  a YAML tag (``!...``): values say their type by themselves
 GF104  nested too deep, too large, or an alias that contains itself
 GF105  a key that is not a string, or a merge key (``<<``)
-GF106  there is no such recipe
-GF107  ``extends`` names no recipe, or leads back to itself
+GF106  there is no such recipe, or there are several of that name
+GF107  ``extends`` names no recipe or several, or leads back to itself
 GF108  a section that recipes do not have
 GF109  a section of the wrong form, or a format version this genfw does not read
 GF110  ``${...}`` names a value that the recipe does not have

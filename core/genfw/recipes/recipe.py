@@ -7,7 +7,7 @@ Reading goes in this order: the file, the recipes under ``extends`` below it, ``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import attrs
 
 from genfw.errors import Fault, did_you_mean
 from genfw.recipes.faults import FaultList, Mark
+from genfw.recipes.find import find_recipe, locate, shipped_names
 from genfw.recipes.overlay import apply_sets, apply_unsets, merge, resolve_references
-from genfw.recipes.yaml_nodes import BAD, Node, dump, read_yaml
+from genfw.recipes.yaml_nodes import BAD, Node, read_yaml
 
-__all__ = ["SECTIONS", "Mark", "Node", "Recipe", "dump", "find_recipe", "load_recipe", "parse_recipe", "shipped_names"]
+__all__ = ["SECTIONS", "Recipe", "load_recipe", "parse_recipe"]
 
 #: Version of the format that this genfw reads and writes.
 FORMAT = 1
@@ -63,7 +64,6 @@ _FORMS: dict[str, str] = {
 #: What belongs to one file and is not handed down through ``extends``.
 _OWN = ("name", "description")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SUFFIXES = ("", ".yaml", ".yml")
 
 
 @attrs.frozen
@@ -178,39 +178,6 @@ def parse_recipe(
     return _assemble(text, file, None, sets, unsets, search, strict)
 
 
-def find_recipe(name: str | Path, search: Sequence[Path] = ()) -> Path:
-    """The file of a recipe: a path that exists, or a shipped recipe's name (with or without ``.yaml``) in ``search``.
-
-    Raises:
-        RecipeError: There is none.
-    """
-    found = _locate(str(name), Path(), search)
-    if found is None:
-        faults = FaultList()
-        known = shipped_names(search)
-        faults.add("GF106", f"there is no recipe '{name}'{did_you_mean(str(name), known)}", hint="genfw list --recipes")
-        faults.raise_any()
-    assert found is not None
-    return found
-
-
-def shipped_names(search: Iterable[Path]) -> list[str]:
-    """Names of the recipes in some folders, ``sub/name`` for those in a folder within."""
-    return sorted(
-        {path.relative_to(root).with_suffix("").as_posix() for root in search for path in root.rglob("*.yaml")}
-    )
-
-
-def _locate(name: str, base: Path, search: Sequence[Path]) -> Path | None:
-    for root in (base, *search):
-        for suffix in _SUFFIXES:
-            path = root / (name + suffix)
-            # A bare name is a shipped recipe even where a file of that name (without suffix) lies about.
-            if path.is_file() and (suffix or path.suffix in _SUFFIXES[1:] or "/" in name):
-                return path
-    return None
-
-
 def _read_text(path: Path, faults: FaultList) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
@@ -280,12 +247,12 @@ class _Extender:
         if not isinstance(item.value, str):
             self.faults.add("GF107", f"'extends' takes names of recipes, got {item.value!r}", item.mark)
             return None
-        path = _locate(item.value, folder(item.mark), self.search)
-        if path is None:
+        path = locate(item.value, folder(item.mark), self.search)
+        if not isinstance(path, Path):
             here = [] if item.mark.file.startswith("<") else folder(item.mark).glob("*.yaml")
-            beside = sorted(each.stem for each in here)
-            known = [*beside, *shipped_names(self.search)]
-            self.faults.add("GF107", f"there is no recipe '{item.value}'{did_you_mean(item.value, known)}", item.mark)
+            known = [*sorted(each.stem for each in here), *shipped_names(self.search)]
+            message = path or f"there is no recipe '{item.value}'{did_you_mean(item.value, known)}"
+            self.faults.add("GF107", message, item.mark)
             return None
         if path.resolve() in open_files:
             chain = " -> ".join(each.name for each in (*open_files, path))
@@ -346,33 +313,3 @@ def _fits(node: Node, form: str) -> bool:
             return True  # the binder says what a block lacks
         case _:
             return node.is_list
-
-
-@attrs.frozen
-class ShippedRecipe:
-    """A recipe that ``genfw run`` finds by name.
-
-    Arguments:
-        name: What it is called on the command line.
-        description: The first line of its description.
-        path: Its file.
-    """
-
-    name: str
-    description: str
-    path: Path
-
-
-def shipped_recipes(folders: Iterable[Path]) -> Iterator[ShippedRecipe]:
-    """Every recipe in some folders, by name; one that can't be read has no description.
-
-    Arguments:
-        folders: As :meth:`~genfw.plugins.registry.Registry.recipe_dirs` gives them.
-    """
-    folders = list(folders)
-    for name in shipped_names(folders):
-        path = find_recipe(f"{name}.yaml", folders)
-        root = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path), FaultList())
-        node = root.child("description") if root is not None and root.is_map else None
-        text = node.value if node is not None and isinstance(node.value, str) else ""
-        yield ShippedRecipe(name, text.strip().partition("\n")[0], path)

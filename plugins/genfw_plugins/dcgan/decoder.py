@@ -13,9 +13,9 @@ from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.likelihood import Gaussian
 from genfw.interfaces.values import Latent, NoiseLayout, Size
 from genfw.nn.manual_grad import closed_form
+from genfw_plugins.dcgan.for_chain import StillGenerator
 from genfw_plugins.dcgan.network import generator, generator_side
 from genfw_plugins.dcgan.presets import PRESETS, Architecture, Last
-from genfw_plugins.dcgan.still import StillGenerator
 
 __all__ = ["DCGANDecoder"]
 

@@ -14,8 +14,8 @@ from genfw.interfaces.energy import Energy
 from genfw.interfaces.values import Size
 from genfw.nn.manual_grad import closed_form
 from genfw.nn.spectral import SpectralPenalty
+from genfw_plugins.resnet_energy.for_chain import StillEnergy
 from genfw_plugins.resnet_energy.network import Activation, Norm, NormedConv, ResBlock, activate
-from genfw_plugins.resnet_energy.still import StillEnergy
 
 __all__ = ["PRESETS", "ResNetEnergy", "read_block"]
 

@@ -17,9 +17,9 @@ def genfw_importers() -> list[Importer]:
     return [
         Importer(
             "stylegan",
-            "genfw_plugins.stylegan.published:read",
+            "genfw_plugins.stylegan.published.read:read",
             "StyleGAN or StyleGAN2 (idinvert .pth, NVIDIA .pkl, rosinality .pt), or idinvert's encoder",
             "https://github.com/NVlabs/stylegan2-ada-pytorch",
-            opener="genfw_plugins.stylegan.pickles:open_network",
+            opener="genfw_plugins.stylegan.published.pickles:open_network",
         )
     ]

@@ -1,0 +1,104 @@
+"""Recipes by name: the search path of shipped recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from genfw.errors import Fault, RecipeError, did_you_mean, quoted
+from genfw.recipes.faults import FaultList
+from genfw.recipes.yaml_nodes import read_yaml
+
+__all__ = ["ShippedRecipe", "find_recipe", "locate", "shipped_names", "shipped_recipes"]
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+def find_recipe(name: str | Path, search: Sequence[Path] = ()) -> Path:
+    """The file of a recipe.
+
+    Arguments:
+        name: A path that exists; or a shipped recipe's name, with or without the folder it lies in and ``.yaml``.
+        search: Folders of shipped recipes.
+
+    Raises:
+        RecipeError: There is none, or the name is that of several.
+    """
+    found = locate(str(name), Path(), search)
+    if isinstance(found, Path):
+        return found
+    message = found or f"there is no recipe '{name}'{did_you_mean(str(name), shipped_names(search))}"
+    raise RecipeError(Fault("GF106", message, hint="genfw list --recipes"))
+
+
+def locate(name: str, base: Path, search: Sequence[Path]) -> Path | str | None:
+    """A recipe's file by its name, ``None`` where there is none, or a sentence where the name is that of several.
+
+    Arguments:
+        name: A path from ``base``; a path below a folder of ``search``; or the stem of one file anywhere below it.
+        base: The folder of whoever asks.
+        search: Folders of shipped recipes, the first with a hit decides.
+    """
+    for root in (base, *search):
+        # A bare name is a shipped recipe even where a file of that name (without suffix) lies about.
+        whole = name.endswith(_SUFFIXES) or "/" in name
+        for path in ([root / name] if whole else []) + [root / (name + suffix) for suffix in _SUFFIXES]:
+            if path.is_file() and (whole or root == base):
+                return path
+        hits = _below(root, name.removesuffix(".yaml")) if root != base and "/" not in name else []
+        if len(hits) > 1:
+            names = (path.relative_to(root).with_suffix("").as_posix() for path in hits)
+            return f"'{name}' is the name of {len(hits)} recipes: {quoted(names)}; write one of them in full"
+        if hits:
+            return hits[0]
+    return None
+
+
+def _below(root: Path, stem: str) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.suffix in _SUFFIXES and path.stem == stem)
+
+
+def shipped_names(search: Iterable[Path]) -> list[str]:
+    """Names of the recipes in some folders: the file's own, or ``folder/name`` where several files have that."""
+    return sorted({name for root in search for name, _ in _named(root)})
+
+
+def _named(root: Path) -> Iterator[tuple[str, Path]]:
+    files = [path for path in root.rglob("*") if path.suffix in _SUFFIXES]
+    stems = [path.stem for path in files]
+    for path in files:
+        yield path.stem if stems.count(path.stem) == 1 else path.relative_to(root).with_suffix("").as_posix(), path
+
+
+@attrs.frozen
+class ShippedRecipe:
+    """A recipe that ``genfw run`` finds by name.
+
+    Arguments:
+        name: What it is called on the command line.
+        description: The first line of its description.
+        path: Its file.
+    """
+
+    name: str
+    description: str
+    path: Path
+
+
+def shipped_recipes(search: Iterable[Path]) -> Iterator[ShippedRecipe]:
+    """Every recipe in some folders, by name; one that can't be read has no description.
+
+    Arguments:
+        search: As :meth:`~genfw.plugins.registry.Registry.recipe_dirs` gives them, the first with a name decides.
+    """
+    found: dict[str, Path] = {}
+    for root in search:
+        for name, path in _named(root):
+            found.setdefault(name, path)
+    for name, path in sorted(found.items()):
+        node = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path), FaultList())
+        said = node.child("description") if node is not None and node.is_map else None
+        text = said.value if said is not None and isinstance(said.value, str) else ""
+        yield ShippedRecipe(name, text.strip().partition("\n")[0], path)

@@ -1,0 +1,255 @@
+"""Items of a class that training never saw, told from the others by their likelihood."""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.results import Figure, Result
+from genfw.interfaces.values import Batch
+from genfw.models.chains import Chain
+from genfw.models.sampling import preserved
+from genfw.models.targets import PosteriorTarget
+from genfw.plugins.signature import summarise
+from genfw.runs.directory import RunDirectory
+from genfw_plugins.metrics.detection.detection import Detection, detect, draw_scores
+
+__all__ = ["Anomaly", "Score"]
+
+Score = Literal["log-joint", "reconstruction", "energy", "elbo"]
+
+_MEANING: dict[str, str] = {
+    "log-joint": "negative un-normalised log joint (nats)",
+    "reconstruction": "squared error",
+    "energy": "un-normalised latent potential (nats)",
+    "elbo": "negative ELBO (nats)",
+}
+
+
+class Anomaly(Metric):
+    r"""Unsupervised anomaly detection: outliers are the positive class, and a high score calls an item an outlier.
+
+    With :math:`z` from a posterior chain, or from the encoder where there is none, the scores are
+
+    - ``log-joint``: :math:`-\log p(x \mid z) + E(z) + |\epsilon_z|^2/2`, DAMC's decision function turned round (the log
+      prior in noise space, without its constants); with ``weight`` :math:`w`, :math:`w \|x - \mu(z)\|^2` in place of
+      :math:`-\log p(x \mid z)`;
+    - ``reconstruction``: :math:`\|x - \mu(z)\|^2`;
+    - ``energy``: :math:`E(z) + |\epsilon_z|^2/2`;
+    - ``elbo``: :math:`-\log p(x \mid z) + KL + E(z)`, always with the encoder's draw.
+
+    The first score's results are ``auprc`` (average precision), ``auroc`` and ``fpr95`` (false positives where 95 % of
+    the outliers are found); those of a further score end in its name, as in ``auprc-energy``. The published code of
+    DAMC takes 5 noiseless steps and ``weight: 1``, its paper 10 steps and the likelihood.
+
+    Each trial has its own randomness. With ``checkpoints`` the trials are repeated with the raw weights of the run's
+    newest checkpoints, the paper's average over the last evaluations; weights that a stage averages over its steps
+    are in none of them.
+
+    References:
+        Yu et al., DAMC (NeurIPS 2023), section 4.2 and Table 3; Pang et al., LEBM (NeurIPS 2020).
+
+    Arguments:
+        chain: Posterior chain, one per item; the encoder is asked where absent.
+        scores: Scores to take.
+        weight: :math:`w`; absent, the likelihood as the decoder has it, :math:`1/(2\sigma^2)` for a Gaussian.
+        trials: Repetitions with one set of weights.
+        checkpoints: Newest checkpoints of the last stage to take weights from; 1 takes the finished model.
+        split: Split of inliers.
+        outliers: Split of outliers.
+        count: Rows of each split; all where absent.
+        batch: Items at once.
+    """
+
+    smoke: ClassVar[dict[str, Any]] = {"trials": 1, "checkpoints": 1, "count": 16}
+
+    def __init__(
+        self,
+        chain: Chain | None = None,
+        scores: tuple[Score, ...] = ("log-joint",),
+        weight: float | None = None,
+        trials: int = 10,
+        checkpoints: int = 1,
+        split: str = "test",
+        outliers: str = "held-out",
+        count: int | None = None,
+        batch: int = 500,
+    ) -> None:
+        if not scores or len(set(scores)) < len(scores):
+            raise ContractError(f"scores are named once each, and at least one; got {list(scores)}")
+        if trials < 1 or checkpoints < 1 or batch < 1:
+            raise ContractError(
+                f"trials, checkpoints and batch are at least 1, got {trials}, {checkpoints} and {batch}"
+            )
+        if weight is not None and weight <= 0:
+            raise ContractError(f"weight is above 0, got {weight}")
+        self.chain, self.scores, self.weight = chain, tuple(scores), weight
+        self.trials, self.checkpoints = trials, checkpoints
+        self.split, self.outliers, self.count, self.batch = split, outliers, count, batch
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        """See :meth:`Metric.compute`."""
+        model = evaluation.model
+        if model.decoder is None:
+            raise ContractError("metric 'anomaly' scores p(x|z); the recipe has no decoder")
+        if model.encoder is None and (self.chain is None or "elbo" in self.scores):
+            raise ContractError(
+                "these scores need an encoder; without one, give a posterior chain (chain: {sampler: ..., start: ...}) "
+                "and leave out 'elbo'"
+            )
+        inliers = evaluation.rows(self.split, self.count)
+        outliers = evaluation.rows(self.outliers, self.count)
+        weights = self._weights(evaluation)
+        trials = [(name, trial) for name in weights for trial in range(self.trials)]
+        scored = evaluation.spread(self._try, trials)
+        taken: list[dict[str, Detection]] = [
+            {score: detect(inside[score], outside[score]) for score in self.scores} for inside, outside in scored
+        ]
+        inside, outside = scored[-1]
+        figures = [self._figure(evaluation, inside[self.scores[0]], outside[self.scores[0]])]
+        return self._results(evaluation, inliers, outliers, taken, weights, figures)
+
+    # -- weights ------------------------------------------------------------------------------------------------------
+
+    def _weights(self, evaluation: Evaluation) -> list[str]:
+        """Names of checkpoints, or ``finished``."""
+        if self.checkpoints == 1:
+            return ["finished"]
+        found = RunDirectory(evaluation.directory).checkpoints.all()
+        found = [one for one in found if one.stage == found[-1].stage][-self.checkpoints :]
+        if not found:
+            raise ContractError(
+                f"{evaluation.directory} has no checkpoints to take weights from; set checkpoints to 1 to measure the "
+                "model as it is"
+            )
+        return [one.name for one in found]
+
+    # -- scores -------------------------------------------------------------------------------------------------------
+
+    def _try(self, evaluation: Evaluation, weights: str, trial: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Scores of inliers and of outliers in one trial."""
+        generator = evaluation.generator(f"anomaly-{weights}-{trial}")
+        with _holding(evaluation, weights):
+            inside, outside = (
+                self._score(evaluation, evaluation.rows(split, self.count), generator)
+                for split in (self.split, self.outliers)
+            )
+        return inside, outside
+
+    @torch.no_grad()
+    def _score(self, evaluation: Evaluation, rows: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        pieces: list[dict[str, Tensor]] = []
+        with preserved(*([] if self.chain is None else [self.chain])):
+            for x, index in zip(rows.x.split(self.batch), rows.index.split(self.batch), strict=True):
+                on_device, place = x.to(evaluation.device), index.to(evaluation.device)
+                pieces.append(self._score_batch(evaluation, on_device, place, generator))
+        return {score: torch.cat([piece[score] for piece in pieces]).cpu().double() for score in self.scores}
+
+    def _score_batch(
+        self, evaluation: Evaluation, x: Tensor, index: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        model = evaluation.model
+        target = PosteriorTarget(model, x)
+        drawn = None
+        if model.encoder is not None and (self.chain is None or "elbo" in self.scores):
+            drawn = model.encoder(x, generator=generator)
+        if self.chain is None:
+            assert drawn is not None  # refused in compute
+            position = drawn.noise
+        else:
+            position = self.chain.run(target, len(x), generator=generator, x=x, index=index).position[: len(x)]
+        latent = model.latent(position)
+        likelihood = model.likelihood(latent)
+        error = (x - likelihood.mean).flatten(1).square().sum(1)
+        potential = model.latent_energy(latent) + target.base(position)
+        values: dict[str, Tensor] = {"reconstruction": error, "energy": potential}
+        if "log-joint" in self.scores:
+            values["log-joint"] = potential + (-likelihood.log_prob(x) if self.weight is None else self.weight * error)
+        if "elbo" in self.scores:
+            assert drawn is not None  # refused in compute
+            misfit = -model.likelihood(drawn.latent).log_prob(x)
+            values["elbo"] = misfit + drawn.kl.sum(1) + model.latent_energy(drawn.latent)
+        return {score: values[score] for score in self.scores}
+
+    # -- report -------------------------------------------------------------------------------------------------------
+
+    def _results(
+        self,
+        evaluation: Evaluation,
+        inliers: Batch,
+        outliers: Batch,
+        taken: Sequence[dict[str, Detection]],
+        weights: Sequence[str],
+        figures: Sequence[Figure],
+    ) -> list[Result]:
+        chain = self.chain
+        protocol = evaluation.protocol(
+            inliers=f"{self.split} ({len(inliers)})",
+            outliers=f"{self.outliers} ({len(outliers)})",
+            latent="encoder" if chain is None else "posterior chain",
+            sampler=None if chain is None else summarise(chain.sampler),
+            chain_steps=None if chain is None else chain.sampler.steps,
+            start=None if chain is None else ", ".join(summarise(start) for start in chain.starts),
+            error_weight="likelihood" if self.weight is None else self.weight,
+            trials=self.trials,
+            weights="finished model" if weights == ["finished"] else ", ".join(weights),
+        )
+        share = len(outliers) / (len(inliers) + len(outliers))
+        chance = {"auprc": share, "auroc": 0.5, "fpr95": 0.95}
+        results: list[Result] = []
+        for score in self.scores:
+            for name, better in (("auprc", "higher"), ("auroc", "higher"), ("fpr95", "lower")):
+                values = [getattr(one[score], name) for one in taken]
+                spread = statistics.stdev(values) if len(values) > 1 else None
+                note = f"Score: {_MEANING[score]}. Chance: {chance[name]:.3f}."
+                if spread is not None:
+                    note += f" Standard deviation over {len(values)} trials: {spread:.4f}."
+                results.append(
+                    Result(
+                        name if score == self.scores[0] else f"{name}-{score}",
+                        statistics.fmean(values),
+                        "",
+                        {**protocol, "score": score},
+                        None if spread is None else spread / math.sqrt(len(values)),
+                        better,
+                        note,
+                        figures if not results else (),
+                    )
+                )
+        return results
+
+    def _figure(self, evaluation: Evaluation, inside: Tensor, outside: Tensor) -> Figure:
+        label = _MEANING[self.scores[0]]
+        sets = {f"inliers ({self.split})": inside, f"outliers ({self.outliers})": outside}
+        caption = (
+            f"Scores of {len(inside):,} inliers and {len(outside):,} outliers in the last trial: {label}. Each "
+            "histogram has area 1; the outermost 0.5 % on either side are counted in the last bins."
+        )
+        return evaluation.figure(
+            "anomaly", "Inliers and outliers", caption, lambda canvas: draw_scores(canvas, sets, label), size=(6.4, 3.0)
+        )
+
+
+@contextmanager
+def _holding(evaluation: Evaluation, weights: str) -> Iterator[None]:
+    """Put a checkpoint's weights into the model, and its own back on the way out."""
+    if weights == "finished":
+        yield
+        return
+    model, checkpoints = evaluation.model, RunDirectory(evaluation.directory).checkpoints
+    own = copy.deepcopy(model.state_dict())
+    try:
+        model.load_state_dict(checkpoints.load(checkpoints.find(weights), device=evaluation.device)["model"])
+        yield
+    finally:
+        model.load_state_dict(own)

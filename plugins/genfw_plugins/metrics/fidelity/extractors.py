@@ -1,0 +1,191 @@
+"""Feature extractors by name: where their weights are found, how they are proved, what to do when they are absent."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from genfw.errors import ContractError, DataError
+from genfw.evaluation.evaluation import Evaluation
+from genfw.interfaces import Dataset
+from genfw.interfaces.values import Size
+from genfw.nn.torchvision import import_torchvision
+from genfw.randomness import kept_apart
+from genfw_plugins.metrics.common.classifier import trained_classifier
+from genfw_plugins.metrics.common.content import cache_folder, digest_of_tensors
+from genfw_plugins.metrics.common.weights import fetched, proved
+
+__all__ = ["OWN", "Extractor", "check_extractor", "make_extractor"]
+
+#: Names of genfw's own, for which torch-fidelity need not be asked.
+OWN = ("inception", "classifier", "random")
+_REFERENCE = "inception-v3-compat"
+#: First figures of the SHA-256 of the reference weights, which torch-fidelity's file name states.
+_REFERENCE_HASH = "6726825d"
+
+
+@attrs.frozen(eq=False)
+class Extractor:
+    """An extractor ready for use.
+
+    Arguments:
+        name: As recipes call it.
+        module: torch-fidelity's object.
+        layers: Layers that it gives, in order.
+        digest: SHA-256 of its weights.
+        rgb: Whether it takes images of three channels alone; grey ones are repeated.
+        facts: What the protocol says of it.
+    """
+
+    name: str
+    module: Any
+    layers: tuple[str, ...]
+    digest: str
+    rgb: bool
+    facts: dict[str, Any]
+
+    def layer(self, metric: str, wanted: str | None) -> str:
+        """The layer that a metric reads: the one named, else the extractor's own choice.
+
+        Raises:
+            ContractError: The extractor has no such layer, or makes no choice.
+        """
+        layer = wanted or _choice(self.module, metric)
+        if layer not in self.layers:
+            known = ", ".join(type(self.module).get_provided_features_list())
+            raise ContractError(
+                f"extractor '{self.name}' has no layer '{layer}'; its layers are {known}"
+                if layer
+                else f"extractor '{self.name}' does not say which layer is meant; name a 'layer', one of {known}"
+            )
+        return layer
+
+
+def check_extractor(name: str, weights: Path | None, sha256: str | None) -> None:
+    """Refuse a name that nothing answers to, and weights that nothing vouches for, before any work is done.
+
+    Raises:
+        ContractError: See above.
+    """
+    if name not in OWN:
+        known = [*OWN, *import_torchvision("torch_fidelity.registry").FEATURE_EXTRACTORS_REGISTRY]
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f" - did you mean '{near[0]}'?" if near else ""
+            raise ContractError(f"there is no extractor '{name}'{hint}; there are {', '.join(known)}")
+    if name in ("classifier", "random") and (weights is not None or sha256 is not None):
+        raise ContractError(f"extractor '{name}' makes its own weights; leave 'weights' and 'sha256' out")
+    if name not in OWN and weights is not None and sha256 is None:
+        raise ContractError(
+            "weights of torch-fidelity are pickles, which can run code; say by 'sha256' which file you trust"
+        )
+
+
+def make_extractor(
+    evaluation: Evaluation,
+    name: str,
+    shape: Size,
+    *,
+    weights: Path | None = None,
+    sha256: str | None = None,
+    layer: str | None = None,
+    dataset: Dataset | None = None,
+) -> Extractor:
+    """Build an extractor.
+
+    Arguments:
+        evaluation: The evaluation: its device, and its data for a classifier.
+        name: ``inception``, ``classifier``, ``random``, or a name registered with torch-fidelity.
+        shape: Shape of the images.
+        weights: File of weights; looked for, then downloaded, where absent.
+        sha256: SHA-256 of that file, or its first figures.
+        layer: A layer wanted beside those that metrics choose by themselves.
+        dataset: Labelled data for the classifier; the recipe's where absent.
+
+    Raises:
+        DataError: Weights are absent or not those wanted.
+        ContractError: The extractor does not fit the images.
+    """
+    cuda = evaluation.device.type == "cuda"
+    if name in ("classifier", "random"):
+        module, facts = _own(evaluation, name, shape, layer, dataset)
+        layers = tuple(module.features_list)
+    else:
+        module, layers, facts = _registered(name, weights, sha256, layer, cuda)
+    module = module.to(evaluation.device if cuda else "cpu").requires_grad_(False).eval()
+    digest = digest_of_tensors(module.state_dict())
+    facts = {"extractor": name, "extractor_weights": digest, **facts}
+    return Extractor(name, module, layers, digest, name not in ("classifier", "random"), facts)
+
+
+def _own(
+    evaluation: Evaluation, name: str, shape: Size, layer: str | None, dataset: Dataset | None
+) -> tuple[Any, dict[str, Any]]:
+    from genfw_plugins.metrics.fidelity.own_extractors import ClassifierExtractor, RandomExtractor
+
+    layers = _layers(RandomExtractor, name, layer)
+    facts = {"resize": "none"}
+    if name == "random":
+        return RandomExtractor(shape, layers), facts
+    data = dataset or evaluation.data
+    if data is None:
+        raise ContractError("extractor 'classifier' is trained on labelled data; name a 'dataset'")
+    # The recipe's seed has no part in it: runs of several seeds are measured by one classifier.
+    cache = cache_folder(evaluation, "classifiers")
+    trained = trained_classifier(data, seed=0, device=evaluation.device, cache=cache)
+    more = {"classifier_accuracy": round(trained.accuracy, 6), "classifier_classes": trained.classes}
+    return ClassifierExtractor(trained, shape, layers), facts | more
+
+
+def _registered(
+    name: str, weights: Path | None, sha256: str | None, layer: str | None, cuda: bool
+) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
+    registered = _REFERENCE if name == "inception" else name
+    registry = import_torchvision("torch_fidelity.registry").FEATURE_EXTRACTORS_REGISTRY
+    layers = _layers(registry[registered], name, layer)
+    if name == "inception" and weights is None:
+        weights = _reference()
+    facts: dict[str, Any] = {"resize": "by the extractor" + (", 299x299 bilinear" if name == "inception" else "")}
+    if weights is not None:
+        facts["weights_sha256"] = proved(weights, sha256 or _REFERENCE_HASH)
+    options = {} if weights is None else {"feature_extractor_weights_path": str(weights)}
+    create = import_torchvision("torch_fidelity.utils").create_feature_extractor
+    try:
+        with kept_apart("cuda" if cuda else "cpu"):
+            module = create(registered, list(layers), cuda=cuda, verbose=False, **options)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300].rstrip(".")
+        raise DataError(
+            f"extractor '{name}' can't be made: {reason}. Where there is no network, fetch its weights elsewhere and "
+            "name the file: 'weights: PATH' and 'sha256: HASH'"
+        ) from error
+    return module, layers, facts
+
+
+def _layers(kind: Any, name: str, layer: str | None) -> tuple[str, ...]:
+    """The layers that any of the metrics reads by default, so that one pass serves them all, and the one named."""
+    provided = list(kind.get_provided_features_list())
+    if layer is not None and layer not in provided:
+        raise ContractError(f"extractor '{name}' has no layer '{layer}'; its layers are {', '.join(provided)}")
+    wanted = {layer, *(_choice(kind, metric) for metric in ("isc", "fid", "kid", "prc"))}
+    return tuple(one for one in provided if one in wanted)
+
+
+def _choice(kind: Any, metric: str) -> str | None:
+    try:
+        return str(kind.get_default_feature_layer_for_metric(metric))
+    except (KeyError, NotImplementedError):
+        return None
+
+
+def _reference() -> Path:
+    """The reference Inception weights."""
+    return fetched(
+        import_torchvision("torch_fidelity.feature_extractor_inceptionv3").URL_INCEPTION_V3,
+        begins=_REFERENCE_HASH,
+        what="the weights of extractor 'inception' (about 96 MB)",
+        instead="name the file by 'weights'; 'extractor: classifier' needs no download",
+    )

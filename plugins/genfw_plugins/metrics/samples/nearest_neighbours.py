@@ -1,0 +1,173 @@
+"""The training items that samples are most like."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from genfw.errors import ContractError
+from genfw.evaluation.evaluation import Evaluation
+from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import is_image
+from genfw.evaluation.results import Figure, Result
+from genfw.interfaces import Dataset, Split
+from genfw_plugins.metrics.common.classifier import trained_classifier
+from genfw_plugins.metrics.common.content import cache_folder
+from genfw_plugins.metrics.common.sets import draw_index
+
+__all__ = ["NearestNeighbours", "nearest"]
+
+#: Items described at once.
+_BATCH = 1000
+
+Describe = Callable[[Tensor], Tensor]
+
+
+def nearest(x: Tensor, split: Split, index: Tensor, count: int, describe: Describe) -> tuple[Tensor, Tensor]:
+    """The items of a split that are nearest, read a part at a time.
+
+    Arguments:
+        x: Items, with shape ``(N, *)``.
+        split: Where neighbours are looked for.
+        index: Row numbers that are looked at.
+        count: Neighbours of each item.
+        describe: From items ``(B, *)`` to what distances are taken between, ``(B, F)``.
+
+    Returns:
+        Distances, nearest first, and row numbers, both with shape ``(N, count)``.
+    """
+    own = torch.cat([describe(part) for part in x.split(_BATCH)])
+    distances = torch.full((len(x), count), math.inf, dtype=own.dtype)
+    rows = torch.zeros(len(x), count, dtype=torch.int64)
+    for part in index.split(_BATCH):
+        # Differences themselves, not the expanded square: a copy must come out at distance 0.
+        found = torch.cdist(own, describe(split.get(part)[0]), compute_mode="donot_use_mm_for_euclid_dist")
+        both = torch.cat([distances, found], dim=1)
+        distances, best = both.topk(count, dim=1, largest=False)
+        rows = torch.cat([rows, part.expand(len(x), -1)], dim=1).gather(1, best)
+    return distances, rows
+
+
+class NearestNeighbours(Metric):
+    r"""Samples beside their nearest training items, and how near those are.
+
+    ``nn-ratio`` is the median distance from a sample to its nearest training item over that from a test item to its
+    own: about 1 where samples are as new as test items, towards 0 where they are copies. Distances are Euclidean,
+    between pixels or between features of a small classifier of the data, trained on the way.
+
+    References:
+        VAEBM (Xiao et al., 2021), App. I.
+
+    Arguments:
+        spaces: What distances are taken between: ``pixels``, ``classifier``.
+        samples: Samples that are measured.
+        rows: Training items looked at; all where absent.
+        neighbours: Neighbours shown of each sample.
+        show: Samples shown.
+        crop: Side of the centred square that pixels are compared on; the whole image where absent.
+        steps: Batches of 128 that the classifier is trained on.
+        width: Channels of its first convolution.
+        seed: Source of its weights and of the order of its rows.
+    """
+
+    smoke: ClassVar[dict[str, Any]] = {"samples": 16, "rows": 32, "neighbours": 3, "show": 4, "steps": 3, "width": 4}
+
+    def __init__(
+        self,
+        spaces: list[Literal["pixels", "classifier"]] | None = None,
+        samples: int = 200,
+        rows: int | None = None,
+        neighbours: int = 7,
+        show: int = 8,
+        crop: int | None = None,
+        steps: int = 1000,
+        width: int = 16,
+        seed: int = 0,
+    ) -> None:
+        self.spaces = list(dict.fromkeys(spaces or ["pixels"]))
+        if samples < 2 or neighbours < 1 or show < 0 or (rows is not None and rows < neighbours):
+            raise ContractError(
+                "samples is at least 2, neighbours at least 1 and at most rows, show not negative; "
+                f"got {samples}, {neighbours}, {rows} and {show}"
+            )
+        if crop is not None and crop < 1:
+            raise ContractError(f"crop is the side of a square, at least 1, got {crop}")
+        self.samples, self.rows, self.neighbours, self.show, self.crop = samples, rows, neighbours, show, crop
+        self.steps, self.width, self.seed = steps, width, seed
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        """See :meth:`Metric.compute`."""
+        data = evaluation.data
+        if data is None:
+            raise ContractError("neighbours are looked for in the training data, and the recipe has no 'data:' section")
+        split = data.split("train")
+        index = draw_index(len(split), self.rows, "nearest-neighbours")
+        x = evaluation.samples(self.samples).x
+        test = evaluation.rows("test", self.samples).x
+        count = min(self.neighbours, len(index))
+        results: list[Result] = []
+        for space in self.spaces:
+            describe, facts = self._describe(evaluation, data, space)
+            distances, rows = nearest(x, split, index, count, describe)
+            apart, _ = nearest(test, split, index, 1, describe)
+            protocol = evaluation.protocol(
+                samples=self.samples, space=space, rows=len(index), test_rows=len(test), **facts
+            )
+            mine, theirs = float(distances[:, 0].median()), float(apart[:, 0].median())
+            note = f"Median distance to the nearest of {len(index):,} training items, between {space}."
+            figures = [self._figure(evaluation, split, x, rows, space)] if self._shown(x) else []
+            results += [
+                Result(f"nn-distance-{space}", mine, "", protocol, note=f"Of samples. {note}", figures=figures),
+                Result(f"nn-distance-{space}-test", theirs, "", protocol, note=f"Of test items. {note}"),
+                Result(
+                    f"nn-ratio-{space}",
+                    mine / theirs if theirs > 0 else None,
+                    "",
+                    protocol,
+                    note="Samples over test items; towards 0 where samples are copies of training items.",
+                ),
+            ]
+        return results
+
+    def _shown(self, x: Tensor) -> bool:
+        return self.show > 0 and is_image(tuple(x.shape[1:]))
+
+    def _describe(self, evaluation: Evaluation, data: Dataset, space: str) -> tuple[Describe, dict[str, Any]]:
+        if space == "pixels":
+            crop = self.crop
+            if crop is None:
+                return (lambda x: x.flatten(1).float()), {}
+            shape = tuple(data.data_shape)
+            if evaluation.smoke:  # images may be smaller there
+                crop = min(crop, *shape[1:])
+            if len(shape) != 3 or crop > min(shape[1:]):
+                raise ContractError(f"a square of {crop} can't be cut out of items of shape {shape}")
+            top, left = (shape[1] - crop) // 2, (shape[2] - crop) // 2
+            return (lambda x: x[..., top : top + crop, left : left + crop].flatten(1).float()), {"crop": crop}
+        device = evaluation.device
+        classifier = trained_classifier(
+            data,
+            seed=self.seed,
+            device=device,
+            cache=cache_folder(evaluation, "classifiers"),
+            steps=self.steps,
+            width=self.width,
+        )
+        facts = {"classifier": classifier.digest[:16], "classifier_accuracy": round(classifier.accuracy, 6)}
+        return (lambda x: classifier.features(x.to(device)).cpu().float()), facts
+
+    def _figure(self, evaluation: Evaluation, split: Split, x: Tensor, rows: Tensor, space: str) -> Figure:
+        shown = min(self.show, len(x))
+        tiles: list[Tensor] = []
+        for sample, near in zip(x[:shown], rows[:shown], strict=True):
+            # A white bar's worth of nothing between a sample and what it is compared with.
+            tiles += [sample, torch.ones_like(sample), *split.get(near)[0].to(sample.dtype)]
+        caption = f"Samples on the left; their nearest training items beside them, nearest first, between {space}."
+        columns = rows.shape[1] + 2
+        return evaluation.picture(
+            f"neighbours-{space}", f"Nearest neighbours, {space}", caption, torch.stack(tiles), columns=columns
+        )

@@ -1,0 +1,182 @@
+"""Two processes on the CPU, started by genfw itself, by way of a real recipe and a plugin file."""
+
+import json
+import os
+import signal
+from unittest import mock
+
+import pytest
+import torch
+
+from genfw.engine import devices
+from genfw.engine import run as engine
+from genfw.engine.devices import count_processes, first_device, make_fabric, release, tuned
+from genfw.engine.launching import Workers
+from genfw.errors import RunError
+from genfw.runs.checkpoints import Checkpoints
+from genfw.runs.directory import RunDirectory
+from genfw.training.settings import EngineSettings
+from genfw.training.tracker import Tracker
+from run_toys import assert_same
+
+PLUGIN = '''
+"""A stage without randomness of its own, and the optimiser it needs."""
+
+from genfw.plugins.component import Component
+from genfw.plugins.hookspecs import hookimpl
+from genfw.interfaces import OptimizerFactory, Stage
+
+
+@hookimpl
+def genfw_components():
+    return [Component("stage", "fit", f"{__name__}:Fit", "least squares of an energy")]
+
+
+class Fit(Stage):
+    """Fit the energy to the squared length of its points."""
+
+    def __init__(self, model: "Model", steps: int, batch: int, optimizer: OptimizerFactory, die_at: int = -1) -> None:
+        self.model, self.steps, self.batch, self.optimizer, self.die_at = model, steps, batch, optimizer, die_at
+
+    def setup(self) -> None:
+        from genfw.training.updater import Updater
+
+        self.updater = Updater([self.model.energies], self.optimizer, self.run, self.steps)
+        self.register("updater", self.updater)
+
+    def step(self, batch, step):
+        if step == self.die_at and self.run.fabric.global_rank == 1:
+            raise RuntimeError("the second process gives up")
+        loss = (self.model.data_energy(batch.x) - batch.x.square().sum(1)).square().mean()
+        return {"loss": loss.detach(), "gradient": self.updater.update(loss, step)}
+
+
+from genfw.models.model import Model  # noqa: E402
+'''
+
+RECIPE = """
+genfw: 1
+name: fit
+plugins: [./fit.py]
+data: {use: gaussian-grid}
+energy: {use: mlp, on: data, hidden: [16]}
+train: [{use: fit, steps: 12, batch: 16, optimizer: {use: adam, lr: 1e-2}}]
+engine: {accelerator: cpu, log_every: 4, checkpoint_every: 5}
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fit")
+    (folder / "fit.py").write_text(PLUGIN)
+    (folder / "fit.yaml").write_text(RECIPE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_conclude", lambda *_: [])
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield folder / "fit.yaml"
+
+
+@pytest.fixture(scope="module")
+def pair(recipe):
+    environment = dict(os.environ)
+    path = engine.run(recipe, directory=recipe.parent / "two", sets=["engine.devices=2"]).directory
+    assert dict(os.environ) == environment
+    assert not torch.distributed.is_initialized()
+    return path
+
+
+def states(path):
+    store = Checkpoints(path / "checkpoints")
+    last = store.find("best")
+    world = json.loads((last.path / "checkpoint.json").read_text())["world"]
+    return [store.load(last, rank=rank) for rank in range(world)]
+
+
+def test_two_processes_agree_with_each_other_and_with_one(recipe, pair, tmp_path):
+    alone = engine.run(recipe, directory=tmp_path / "one").directory
+    (one,) = states(alone)
+    first, second = states(pair)
+    assert_same(first["model"], second["model"])
+    assert_same(first["stage"], second["stage"])
+    assert not torch.equal(first["generator"], second["generator"])
+    for name, value in one["model"].items():
+        torch.testing.assert_close(first["model"][name], value, rtol=1e-4, atol=1e-5)
+    losses = [[row["loss"] for row in RunDirectory(path).read_metrics()] for path in (alone, pair)]
+    assert len(losses[0]) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_process_that_fails_ends_the_run_and_it_can_be_resumed(recipe, pair, tmp_path, capfd):
+    with pytest.raises(RunError, match="1 of 2 processes failed"):
+        engine.run(recipe, directory=tmp_path / "two", sets=["engine.devices=2", "train.0.die_at=8"])
+    assert "the second process gives up" in capfd.readouterr().err
+    run = RunDirectory.open(tmp_path / "two")
+    assert run.status().state == "failed"
+    assert run.checkpoints.find("last").step == 5
+    run.resolved.write_text(run.resolved.read_text().replace("die_at: 8", "die_at: -1"))
+    assert engine.resume(run.path).status == "finished"
+    for resumed, whole in zip(states(run.path), states(pair), strict=True):
+        assert_same(resumed["model"], whole["model"])
+
+
+@pytest.mark.slow
+def test_a_signal_stops_both_processes_at_one_step(recipe, pair, tmp_path):
+    class Sender(Tracker):
+        def log(self, row):
+            if row["step"] == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(recipe, directory=tmp_path / "two", sets=["engine.devices=2"], trackers=[Sender()])
+    run = RunDirectory.open(tmp_path / "two")
+    assert run.status().state == "interrupted"
+    assert run.checkpoints.find("last").step == 8  # asked after the row of step 4, agreed on at that of step 8
+    assert engine.resume(run.path).status == "finished"
+    for resumed, whole in zip(states(run.path), states(pair), strict=True):
+        assert_same(resumed["model"], whole["model"])
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_absent_accelerator_is_explained(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(RunError, match=r"engine\.accelerator=cpu"):
+        first_device("cuda")
+    assert first_device("auto") == torch.device("cpu")
+    assert count_processes(EngineSettings(devices="auto")) == 1
+    assert count_processes(EngineSettings(devices=3)) == 3
+
+
+def test_a_model_is_loaded_on_the_device_it_was_asked_for(monkeypatch):
+    """A further process of a run may load another run's weights; the current device must stay its own."""
+    made = []
+    monkeypatch.setattr(devices, "Fabric", lambda **given: made.append(given) or mock.Mock())
+    for device in ("cuda:3", "cuda", "cpu"):
+        make_fabric(EngineSettings(), alone=torch.device(device))
+    assert [(one["accelerator"], one["devices"]) for one in made] == [("cuda", [3]), ("cuda", [0]), ("cpu", 1)]
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16), ("64-true", torch.float64)],
+)
+def test_precision(precision, dtype, capfd):
+    settings = EngineSettings(accelerator="cpu", precision=precision, threads=1, deterministic=True)
+    before = torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()
+    with tuned(settings):
+        fabric = make_fabric(settings)
+        assert (fabric.world_size, fabric.global_rank, fabric.device) == (1, 0, torch.device("cpu"))
+        assert torch.are_deterministic_algorithms_enabled()
+        with fabric.autocast():
+            assert torch.nn.Linear(2, 2)(torch.ones(1, 2)).dtype == dtype
+        release()
+    assert (torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled()) == before
+    assert capfd.readouterr() == ("", "")  # Fabric keeps quiet
+
+
+def test_workers_are_not_left_behind(tmp_path):
+    with pytest.raises(ZeroDivisionError), Workers(tmp_path, 2) as workers:
+        raise ZeroDivisionError
+    assert all(process.poll() is not None for process in workers.processes)

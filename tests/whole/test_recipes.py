@@ -1,0 +1,85 @@
+"""Every shipped recipe runs in smoke mode to its report, says what it is, and reads back as it was resolved."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from genfw.engine import run as engine
+from genfw.plugins import load_plugins
+from genfw.recipes.check import check
+from genfw.recipes.find import shipped_names
+from genfw.recipes.recipe import load_recipe
+from places import ROOT
+
+FOLDER = ROOT / "recipes"
+RECIPES = shipped_names([FOLDER])
+
+
+def _names(value: Any, role: str = "") -> Iterator[str]:
+    """Every component that a recipe names, with the place it is named at."""
+    if isinstance(value, dict):
+        if "use" in value:
+            yield f"{role}/{value['use']}"
+        for key, part in value.items():
+            yield from _names(part, key)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _names(part, role)
+
+
+def _smoke_cases() -> list[Any]:
+    """All recipes; those that name no component which an earlier one does not name are left to ``-m slow``."""
+    seen: set[str] = set()
+    cases = []
+    for name in RECIPES:
+        new = set(_names(load_recipe(name, search=[FOLDER]).plain())) - seen
+        seen |= new
+        cases.append(pytest.param(name, marks=() if new else pytest.mark.slow))
+    return cases
+
+
+@pytest.fixture(scope="module")
+def registry():
+    return load_plugins(enabled=False)
+
+
+@pytest.fixture
+def without_data(monkeypatch, tmp_path):
+    """A user who has no data set yet."""
+    monkeypatch.setenv("GENFW_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", _smoke_cases())
+@pytest.mark.usefixtures("without_data")
+def test_it_runs_in_smoke_mode(name, tmp_path, registry):
+    result = engine.run(name, root=tmp_path, smoke=True, registry=registry)
+    assert result.status == "finished"
+    log = result.directory / "metrics.jsonl"  # absent where a recipe trains nothing
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    stages = load_recipe(name, search=registry.recipe_dirs()).plain().get("train", [])
+    assert {row["stage"] for row in rows} == set(range(len(stages)))
+    assert (result.directory / "report.html").stat().st_size > 10_000
+    failed = {one.name: one.note for one in result.results if one.value is None and "failed" in one.note}
+    assert not failed
+    # A paper's number that no metric reports would stand beside nothing.
+    promised = load_recipe(name, search=registry.recipe_dirs()).plain().get("paper", {})
+    expected = {name for name, value in promised.get("expect", {}).items() if value is not None}
+    assert expected <= {one.name for one in result.results}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_name_is_its_file_and_it_says_what_it_is(name, registry):
+    recipe = load_recipe(name, search=registry.recipe_dirs())
+    assert recipe.name == name
+    assert len(recipe.plain()["description"]) > 40
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_resolved_form_resolves_to_itself(name, registry, tmp_path):
+    resolved = check(load_recipe(name, search=registry.recipe_dirs()), registry)
+    (tmp_path / "resolved.yaml").write_text(resolved.dump())
+    again = check(load_recipe(tmp_path / "resolved.yaml"), registry)
+    assert again.plain() == resolved.plain()
