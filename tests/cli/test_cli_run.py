@@ -169,13 +169,13 @@ def test_failed_run_exits_1_and_says_where_it_lies(call, tiny, tmp_path, monkeyp
 def test_interrupted_run_goes_on(call, tiny, monkeypatch):
     from genfw.engine.loop import Training
 
-    step, calls = Training._log_row, []
+    log_row, calls = Training._log_row, []
 
-    def interrupt(self, *arguments):
-        calls.append(self.step)
+    def interrupt(self, progress):
+        calls.append(progress.step)
         if len(calls) == 1:
             self.interrupts.requested = True
-        return step(self, *arguments)
+        return log_row(self, progress)
 
     monkeypatch.setattr(Training, "_log_row", interrupt)
     said = call("run", tiny)

@@ -20,7 +20,7 @@ HELPERS = ROOT / "tests" / "helpers"
 KILLER = """
 import os, signal, sys, time
 from pathlib import Path
-from genfw import engine
+from genfw.engine import run as engine
 engine._conclude = lambda *_: []
 from run_toys import go
 path, waits = Path(sys.argv[1]), [float(wait) for wait in sys.argv[2:]]
