@@ -49,7 +49,7 @@ def networks(channels: int, groups: int, width: float) -> Model:
     with torch.no_grad():
         energy.initialise(torch.rand(16, *SHAPE) * 2 - 1)
         for _ in range(2):  # batch norms see some data
-            model.data(torch.randn(16, model.noise_layout.size))
+            model.decode(torch.randn(16, model.noise_layout.size))
     return model.eval()
 
 
@@ -140,7 +140,7 @@ def iteration(model: Model, start: Tensor, arguments: argparse.Namespace) -> lis
         noise = twin.noise_layout.draw(len(start), generator=source)
         ends = plain_chain(twin.eval(), noise, arguments.steps, source, weights=True)
         with torch.no_grad():
-            negative = twin.data(ends)
+            negative = twin.decode(ends)
         loss = twin.data_energy(x).mean() - twin.data_energy(negative).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -185,7 +185,7 @@ def sampling(model: Model, arguments: argparse.Namespace) -> list[float]:
 
     @torch.no_grad()
     def plain() -> Tensor:
-        return model.eval().data(model.noise_layout.draw(arguments.batch, generator=source))
+        return model.eval().decode(model.noise_layout.draw(arguments.batch, generator=source))
 
     return interleaved((plain, lambda: draw_samples(model, settings, arguments.batch, seed=5)), arguments.repeats)
 

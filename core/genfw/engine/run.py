@@ -41,7 +41,7 @@ from genfw.recipes.yaml_nodes import dump
 from genfw.runs.checkpoints import Checkpoint
 from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.environment import describe_environment, differences
-from genfw.runs.files import write_atomically
+from genfw.runs.files import read_mapping, write_atomically
 from genfw.training.tracker import Tracker
 
 __all__ = ["RunResult", "drive", "resume", "run"]
@@ -189,7 +189,7 @@ def _announce(
     place.write_status(Status("running"))
     now = describe_environment(composition.registry)
     if resumed:
-        before = json.loads(place.environment.read_text()) if place.environment.exists() else {}
+        before = dict(read_mapping(place.environment))
         changed = differences(before, now) if before else []
         now["before"] = [*before.pop("before", []), before]
     write_atomically(place.environment, json.dumps(now, indent=1, default=str))
@@ -297,9 +297,7 @@ def _make_directory(
 
 
 def _read_results(place: RunDirectory) -> Iterator[Result]:
-    if not place.evaluation.exists():
-        return
     names = {field.name for field in attrs.fields(Result)}
-    for record in json.loads(place.evaluation.read_text(encoding="utf-8"))["results"]:
+    for record in read_mapping(place.evaluation).get("results") or ():
         figures = [Figure(**figure) for figure in record.get("figures", ())]
         yield Result(**{**{key: value for key, value in record.items() if key in names}, "figures": figures})

@@ -18,7 +18,7 @@ from genfw.evaluation.results import Result, describe_failure
 from genfw.models.freezing import frozen
 from genfw.randomness import kept_apart
 from genfw.runs.directory import RunDirectory
-from genfw.runs.files import write_atomically
+from genfw.runs.files import read_mapping, write_atomically
 
 __all__ = ["measure"]
 
@@ -119,10 +119,7 @@ def _scalar(value: Any) -> Any:
 
 def _merge(path: Path, records: list[dict[str, Any]], only: Sequence[str]) -> list[dict[str, Any]]:
     """Put new records beside those of an earlier evaluation; a failed attempt leaves the numbers there were."""
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))["results"]
-    except (OSError, ValueError, KeyError):
-        return records
+    earlier = read_mapping(path).get("results") or []
     stood = {record["metric"] for record in earlier if record.get("metric") in only and not record.get("failed")}
     failed = {record["metric"]: record["note"] for record in records if record["failed"] and record["metric"] in stood}
     kept = [record for record in earlier if record.get("metric") not in only or record.get("metric") in failed]

@@ -7,7 +7,7 @@ latent, ``G`` latent groups, ``C, H, W`` channels, height and width of an image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import attrs
@@ -64,6 +64,17 @@ class NoiseLayout:
         """Build a layout from ``name=shape`` pairs, in order."""
         return cls(tuple(NoiseGroup(name, tuple(shape)) for name, shape in shapes.items()))
 
+    @classmethod
+    def of_latents(cls, shapes: Iterable[Sequence[int]], x: Sequence[int] | None = None) -> NoiseLayout:
+        """The noise of a prior, groups ``z.0``, ``z.1``, ..., and of the decoder that reads it.
+
+        Arguments:
+            shapes: Shape of each group of the prior, as :attr:`~genfw.Prior.noise_shapes` has them.
+            x: Shape of the decoder's own noise, group ``x``; ``None`` where it has none.
+        """
+        groups = [NoiseGroup(f"z.{number}", tuple(shape)) for number, shape in enumerate(shapes)]
+        return cls((*groups, *([] if x is None else [NoiseGroup("x", tuple(x))])))
+
     @property
     def size(self) -> int:
         """:math:`D`, the length of a position."""
@@ -99,20 +110,6 @@ class NoiseLayout:
                 f"got {tuple(position.shape)}"
             )
         return {group.name: position[:, where].unflatten(1, group.shape) for group, where in self.slices()}
-
-    def join(self, blocks: Mapping[str, Tensor]) -> Tensor:
-        """Inverse of :meth:`split`: concatenate the blocks into ``(B, D)``."""
-        missing = [name for name in self.names if name not in blocks]
-        if missing:
-            raise ContractError(f"the noise groups {', '.join(missing)} are missing")
-        return torch.cat([blocks[group.name].flatten(1) for group in self.groups], dim=1)
-
-    def select(self, *names: str) -> NoiseLayout:
-        """The layout of some of the groups, in this layout's order."""
-        unknown = [name for name in names if name not in self.names]
-        if unknown:
-            raise ContractError(f"no noise group {', '.join(unknown)}; there are {', '.join(self.names)}")
-        return NoiseLayout(tuple(group for group in self.groups if group.name in names))
 
     def draw(self, count: int, *, generator: torch.Generator | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """Fresh standard-normal positions ``(count, D)`` on the generator's device."""

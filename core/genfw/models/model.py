@@ -18,7 +18,7 @@ from genfw.interfaces.encoder import Encoder
 from genfw.interfaces.energy import Energy
 from genfw.interfaces.likelihood import Likelihood
 from genfw.interfaces.prior import Prior
-from genfw.interfaces.values import Latent, NoiseGroup, NoiseLayout, Size
+from genfw.interfaces.values import Latent, NoiseLayout, Size
 from genfw.models.freezing import frozen
 
 __all__ = ["Model"]
@@ -83,15 +83,13 @@ class Model(nn.Module):
         """The groups ``z.0``, ``z.1``, ... of the prior's noise."""
         if self.prior is None:
             raise ContractError("this model has no prior, so no latent noise; its chains run in space 'data'")
-        return NoiseLayout(tuple(NoiseGroup(f"z.{i}", shape) for i, shape in enumerate(self.prior.noise_shapes)))
+        return NoiseLayout.of_latents(self.prior.noise_shapes)
 
     @property
     def noise_layout(self) -> NoiseLayout:
         """All noise of one sample: the latent groups and, where the decoder has noise of its own, ``x``."""
-        groups = self.latent_layout.groups
-        if self.decoder is not None and self.decoder.noise_shape is not None:
-            groups = (*groups, NoiseGroup("x", self.decoder.noise_shape))
-        return NoiseLayout(groups)
+        noise = None if self.decoder is None else self.decoder.noise_shape
+        return NoiseLayout.of_latents([group.shape for group in self.latent_layout.groups], noise)
 
     # -- noise -> latent -> data --------------------------------------------------------------------------------------
 
@@ -109,19 +107,33 @@ class Model(nn.Module):
         likelihood: Likelihood = self.decoder(latent)
         return likelihood
 
-    def data(self, position: Tensor, temperature: float = 1.0) -> Tensor:
-        r"""Walk all the way: :math:`x = T_x(T_z(\epsilon_z), \epsilon_x)`.
+    def decode(
+        self,
+        position: Tensor,
+        temperature: float = 1.0,
+        *,
+        mean: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        r"""From noise to data: :math:`x = T_x(T_z(\epsilon_z), \epsilon_x)`.
 
         Arguments:
-            position: Positions over :attr:`noise_layout`, with shape :math:`(B, D)`.
+            position: Positions over :attr:`noise_layout`, or over the latent groups alone, with shape :math:`(B, D)`.
             temperature: Factor on the scale of the latent groups.
+            mean: Give the decoder's mean and leave its noise out.
+            generator: Source of the decoder's noise where the position does not hold it.
 
         Returns:
             Data, with shape :math:`(B, *)`, differentiable in ``position``.
         """
         width = self.latent_layout.size
         likelihood = self.likelihood(self.latent(position[:, :width], temperature))
-        return likelihood.transform(position[:, width:].unflatten(1, likelihood.noise_shape or (0,)))
+        if mean:
+            return likelihood.mean
+        noise = position[:, width:]
+        if noise.shape[1] == 0 and likelihood.noise_shape is not None:
+            return likelihood.sample(generator=generator)
+        return likelihood.transform(noise.unflatten(1, likelihood.noise_shape or (0,)))
 
     # -- energies -----------------------------------------------------------------------------------------------------
 
@@ -141,6 +153,8 @@ class Model(nn.Module):
 
     def latent_energy(self, latent: Latent) -> Tensor:
         r"""Sum of the energies on the latent, with shape :math:`(B,)`; zero where there is none."""
+        if not self.latent_energies:  # spare the copy of all groups
+            return latent.groups[0].new_zeros(len(latent))
         return _total(self.latent_energies, latent.flat())
 
 

@@ -308,13 +308,7 @@ def _decode(
         return target.to_data(position, mean=settings.mean, generator=generator)
     if settings.space not in ("noise", "prior"):
         raise ContractError(f"a temperature acts on latent noise, which space '{settings.space}' does not have")
-    width = model.latent_layout.size
-    likelihood = model.likelihood(model.latent(position[:, :width], settings.temperature))
-    if settings.mean:
-        return likelihood.mean
-    if "x" in target.layout.names:
-        return likelihood.transform(position[:, width:].unflatten(1, likelihood.noise_shape or (0,)))
-    return likelihood.sample(generator=generator)
+    return model.decode(position, settings.temperature, mean=settings.mean, generator=generator)
 
 
 def _decode_trace(

@@ -25,7 +25,6 @@ import torch
 from torch import Tensor, nn
 
 from genfw.errors import ContractError
-from genfw.interfaces.likelihood import Likelihood
 from genfw.interfaces.target import Target, value_and_grad
 from genfw.interfaces.values import Latent, NoiseGroup, NoiseLayout
 from genfw.models.model import Model
@@ -61,25 +60,19 @@ class NoiseTarget(Target):
 
     def tilt(self, position: Tensor) -> Tensor:
         """See :meth:`Target.tilt`."""
-        if not self.model.energies:  # a generator alone: to walk through it would cost as much as its samples
+        if not self.model.energies:  # a generator alone: decoding would cost as much as its samples
             return position.new_zeros(len(position))
         latent = self.model.latent(position[:, : self._latent_width])
         total = self.model.latent_energy(latent)
         if self.model.data_energies:
-            total = total + self.model.data_energy(self._transform(self.model.likelihood(latent), position))
+            likelihood = self.model.likelihood(latent)
+            noise = position[:, self._latent_width :].unflatten(1, likelihood.noise_shape or (0,))
+            total = total + self.model.data_energy(likelihood.transform(noise))
         return total
-
-    def _transform(self, likelihood: Likelihood, position: Tensor) -> Tensor:
-        return likelihood.transform(position[:, self._latent_width :].unflatten(1, likelihood.noise_shape or (0,)))
 
     def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """See :meth:`Target.to_data`."""
-        likelihood = self.model.likelihood(self.model.latent(position[:, : self._latent_width]))
-        if mean:
-            return likelihood.mean
-        if "x" in self.layout.names or likelihood.noise_shape is None:
-            return self._transform(likelihood, position)
-        return likelihood.sample(generator=generator)
+        return self.model.decode(position, mean=mean, generator=generator)
 
     def modules(self) -> tuple[nn.Module, ...]:
         """See :meth:`Target.modules`."""

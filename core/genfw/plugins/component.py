@@ -64,7 +64,6 @@ class Component:
         tags: Free words to search by.
         aliases: Further names it answers to.
         status: ``stable``, ``experimental`` or ``deprecated``.
-        since: Version of its plugin that first had it.
         needs: Packages beyond genfw's own that it imports -> how to install them.
         provider: Distribution that supplies it; filled by the loader.
         plugin: Entry point that supplies it; filled by the loader.
@@ -83,7 +82,6 @@ class Component:
     status: str = attrs.field(
         default="stable", validator=attrs.validators.in_(("stable", "experimental", "deprecated"))
     )
-    since: str = "0.1.0"
     needs: Mapping[str, str] = attrs.field(factory=dict)
     provider: str = ""
     plugin: str = ""

@@ -14,7 +14,7 @@ import torch
 from genfw.errors import ContractError, DataError
 from genfw.evaluation.metric import Metric
 from genfw.interfaces.dataset import Dataset
-from genfw.interfaces.values import NoiseGroup, NoiseLayout
+from genfw.interfaces.values import NoiseLayout
 from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings
 from genfw.randomness import derive_seed
@@ -186,16 +186,14 @@ class _Builder:
             if section == "data":
                 self.supplies["data_shape"] = tuple(built.data_shape)
             elif section == "prior":
-                groups = tuple(NoiseGroup(f"z.{i}", tuple(shape)) for i, shape in enumerate(built.noise_shapes))
-                self.supplies["latent_layout"] = NoiseLayout(groups)
+                self.supplies["latent_layout"] = NoiseLayout.of_latents(built.noise_shapes)
 
     def _supply_noise_layout(self) -> None:
-        latent, decoder = self.supplies.get("latent_layout"), self.roles.get("decoder")
-        if latent is None or (decoder is None and "decoder" in self.resolved.parts):
+        prior, decoder = self.roles.get("prior"), self.roles.get("decoder")
+        if prior is None or (decoder is None and "decoder" in self.resolved.parts):
             return
         noise = None if decoder is None else decoder.noise_shape
-        own = () if noise is None else (NoiseGroup("x", tuple(noise)),)
-        self.supplies["noise_layout"] = NoiseLayout((*latent.groups, *own))
+        self.supplies["noise_layout"] = NoiseLayout.of_latents(prior.noise_shapes, noise)
 
     def _data(self, data: Dataset, mark: Mark) -> Dataset:
         if not self.resolved.smoke:

@@ -10,7 +10,6 @@ pickled, so a checkpoint from a stranger runs no code.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from genfw.errors import RunError
 from genfw.interfaces.values import StateTree
-from genfw.runs.files import sync_file, sync_folder, write_atomically
+from genfw.runs.files import hash_file, read_mapping, sync_file, sync_folder, write_atomically
 from genfw.runs.state_tree import join_tree, split_tree
 
 __all__ = ["Checkpoint", "Checkpoints", "write_atomically"]
@@ -32,11 +31,6 @@ __all__ = ["Checkpoint", "Checkpoints", "write_atomically"]
 _META = "checkpoint.json"
 _INDEX = "index.json"
 _FORMAT = 1
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @attrs.frozen
@@ -165,7 +159,7 @@ class Checkpoints:
                     f"{checkpoint.path} is of {meta['world']} process(es), so there is no state of number {rank}"
                 )
             for name in (f"{stem}.json", f"{stem}.safetensors"):
-                if _sha256(checkpoint.path / name) != meta["files"][name]:
+                if hash_file(checkpoint.path / name) != meta["files"][name]:
                     raise RunError(
                         f"{checkpoint.path / name} is damaged: its SHA-256 is not the one recorded when it was written"
                     )
@@ -240,7 +234,7 @@ class Checkpoints:
             "healthy": healthy,
             "world": world,
             "info": dict(info or {}),
-            "files": {file.name: _sha256(file) for file in sorted(part.iterdir())},
+            "files": {file.name: hash_file(file) for file in sorted(part.iterdir())},
         }
         write_atomically(part / _META, json.dumps(meta, indent=1))
         if path.exists():  # a damaged one, or one that an interrupted run was not resumed from
@@ -263,11 +257,7 @@ class Checkpoints:
         write_atomically(self.folder / _INDEX, json.dumps(kept, indent=1))
 
     def _marks(self) -> dict[str, dict[str, Any]]:
-        try:
-            marks: dict[str, dict[str, Any]] = json.loads((self.folder / _INDEX).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return marks
+        return dict(read_mapping(self.folder / _INDEX))
 
     # -- clearing up --------------------------------------------------------------------------------------------------
 

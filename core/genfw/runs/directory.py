@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from genfw.errors import RunError
-from genfw.runs.files import write_atomically
+from genfw.runs.files import read_mapping, read_text, write_atomically
 from genfw.runs.lock import hold, is_held
 
 if TYPE_CHECKING:
@@ -156,10 +156,10 @@ class RunDirectory:
 
     def status(self) -> Status:
         """What the ``STATUS`` file says; ``killed`` where it says running and the process is gone."""
+        saved = read_mapping(self._status)
         try:
-            saved = json.loads(self._status.read_text(encoding="utf-8"))
             status = Status(**{field.name: saved[field.name] for field in attrs.fields(Status) if field.name in saved})
-        except (OSError, ValueError, TypeError):
+        except TypeError:  # absent, damaged, or without its state
             return Status("killed", reason="it stopped before it wrote its status", pid=0, time=0.0)
         if status.state == "running" and not is_held(self.path):
             return attrs.evolve(status, state="killed", reason="the process is gone without a last word")
@@ -310,7 +310,7 @@ def list_runs(root: str | Path = "runs") -> list[RunRecord]:
 
 
 def _name(run: RunDirectory) -> str:
-    for line in run.resolved.read_text(encoding="utf-8").splitlines():
+    for line in read_text(run.resolved).splitlines():
         if line.startswith("name:"):
             return line.partition(":")[2].strip().strip("'\"")
     return run.path.parent.name
@@ -318,10 +318,8 @@ def _name(run: RunDirectory) -> str:
 
 def _numbers(path: Path) -> dict[str, float | None]:
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
-        results = saved["results"] if isinstance(saved, dict) else saved
-        return {one["name"]: one.get("value") for one in results}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {record["name"]: record.get("value") for record in read_mapping(path)["results"]}
+    except (KeyError, TypeError, AttributeError):
         return {}
 
 

@@ -1,12 +1,18 @@
-"""Files that are whole after a crash; no torch, so that listing runs is quick."""
+"""Reading and writing the files of a run; no torch, so that listing runs is quick."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-__all__ = ["hash_file", "sync_file", "sync_folder", "write_atomically"]
+import yaml
+
+__all__ = ["hash_file", "read_mapping", "read_text", "replacing", "sync_file", "sync_folder", "write_atomically"]
 
 
 def hash_file(path: Path) -> str:
@@ -15,27 +21,50 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a file by ``text`` in one step: a reader, and whoever comes after a crash, finds the old text or the new.
+def read_text(path: Path) -> str:
+    """A file's text; empty where it is absent or can't be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def read_mapping(path: Path) -> Mapping[str, Any]:
+    """The mapping in a file of YAML (``.yaml``) or JSON; empty where it is absent, damaged or something else."""
+    try:
+        value = yaml.safe_load(read_text(path)) if path.suffix == ".yaml" else json.loads(read_text(path))
+    except (yaml.YAMLError, ValueError):
+        return {}
+    return value if isinstance(value, Mapping) else {}
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Replace a file in one step: a reader, and whoever comes after a crash, finds the old file or the new, whole.
 
     Arguments:
-        path: The file.
-        text: Its new content.
+        path: The file; its folder is there.
         durable: Wait until the disk has it.
+
+    Yields:
+        Where to write the new content. After an exception the old file stays.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(part, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
+        yield part
+        if durable:
+            sync_file(part)
         os.replace(part, path)
-    except BaseException:
+    finally:
         part.unlink(missing_ok=True)
-        raise
     if durable:
         sync_folder(path.parent)
+
+
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace a file by ``text``; see :func:`replacing`."""
+    with replacing(path, durable=durable) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def sync_folder(path: Path) -> None:

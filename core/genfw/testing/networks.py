@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Posterior, Prior
-from genfw.interfaces.values import Latent, NoiseGroup, NoiseLayout, Size
+from genfw.interfaces.values import Latent, NoiseLayout, Size
 from genfw.testing.suite import ComponentSuite, ModuleSuite, generator_of, stored
 
 __all__ = ["AmortizerSuite", "DecoderSuite", "EncoderSuite", "EnergySuite", "PriorSuite"]
@@ -79,7 +79,7 @@ class PriorSuite(ModuleSuite):
 
     def layout(self, prior: Prior) -> NoiseLayout:
         """The noise of the prior, as a model lays it out."""
-        return NoiseLayout(tuple(NoiseGroup(f"z.{i}", shape) for i, shape in enumerate(prior.noise_shapes)))
+        return NoiseLayout.of_latents(prior.noise_shapes)
 
     def item_shape(self, module: Prior) -> Size:
         """See :meth:`ModuleSuite.item_shape`."""
@@ -261,7 +261,7 @@ class EncoderSuite(ModuleSuite):
         if prior is None:
             return
         posterior = self.posterior(encoder, self.inputs(encoder, 3))
-        layout = NoiseLayout(tuple(NoiseGroup(f"z.{i}", shape) for i, shape in enumerate(prior.noise_shapes)))
+        layout = NoiseLayout.of_latents(prior.noise_shapes)
         latent = prior.transform(list(layout.split(posterior.noise).values()))
         self._assert_close(
             latent.flat(), posterior.latent.flat(), "the prior's transform of the noise is not the latent"

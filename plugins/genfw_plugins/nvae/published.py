@@ -13,10 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from genfw.errors import DataError
-from genfw.models.model import Model
 from genfw.weights.importing import Conversion
 
-__all__ = ["arguments", "convert", "load", "read"]
+__all__ = ["arguments", "convert", "read"]
 
 #: Published path of a part -> ours; the rest of the path follows.
 PARTS = (
@@ -185,26 +184,3 @@ def read(tensors: Mapping[str, Tensor], args: Mapping[str, Any]) -> Conversion:
     except KeyError as error:
         raise DataError(f"the checkpoint's argument record has no {error}; an NVAE's says how it was built") from error
     return Conversion(convert(state), {role: {"use": "nvae", **block} for role, block in blocks.items()})
-
-
-def load(model: Model, tensors: Mapping[str, Tensor]) -> None:
-    """Put published weights into a model made from their :func:`arguments`.
-
-    The power-iteration vectors of the spectral penalty, which the published files lack, are left to warm up anew.
-
-    Raises:
-        DataError: The weights are not those of such a model.
-    """
-    state = convert(tensors)
-    own = model.state_dict()
-    vectors = {name for name in own if ".weight_penalty." in name}
-    ours = {name: value for name, value in own.items() if name.startswith(("prior.", "decoder.", "encoder."))}
-    missing = sorted(set(ours) - vectors - set(state))
-    extra = sorted(set(state) - set(ours))
-    unlike = sorted(name for name in set(ours) & set(state) if ours[name].shape != state[name].shape)
-    for problem, names in (("lack", missing), ("also hold", extra), ("have another shape for", unlike)):
-        if names:
-            raise DataError(
-                f"the published weights {problem} {names[0]} and {len(names) - 1} more; is it this model's?"
-            )
-    model.load_state_dict({**own, **state})

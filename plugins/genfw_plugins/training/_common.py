@@ -163,7 +163,7 @@ def generator_loss(
                 noise = model.latent_layout.draw(count, generator=generator, dtype=model.anchor.dtype)
                 x = model.likelihood(model.latent(noise)).mean
             else:
-                x = model.data(model.noise_layout.draw(count, generator=generator, dtype=model.anchor.dtype))
+                x = model.decode(model.noise_layout.draw(count, generator=generator, dtype=model.anchor.dtype))
             return model.data_energy(x).mean()
     finally:
         for part, mode in zip(parts, modes, strict=True):

@@ -128,7 +128,7 @@ class WGAN(Stage):
             if self.mean:
                 negative = model.likelihood(model.latent(noise[:, : model.latent_layout.size])).mean
             else:
-                negative = model.data(noise)
+                negative = model.decode(noise)
         model.energies.train()
         with self.run.fabric.autocast():
             # One pass over both: statistics of the batch, where the energy has any, see data and negatives alike.

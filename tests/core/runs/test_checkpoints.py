@@ -206,7 +206,7 @@ def count_calls(monkeypatch, fail_at):
     for name in ("replace", "fsync"):
         monkeypatch.setattr(module.os, name, wrap(getattr(os, name)))
     monkeypatch.setattr(module, "save_file", wrap(module.save_file))
-    monkeypatch.setattr(module, "_sha256", wrap(module._sha256))
+    monkeypatch.setattr(module, "hash_file", wrap(module.hash_file))
     return lambda: calls
 
 

@@ -49,7 +49,7 @@ class TestEnergy(EnergySuite):
 
 def test_fixtures_give_the_same_each_time(generator, tiny_model):
     position = tiny_model.noise_layout.draw(2, generator=generator)
-    assert tiny_model.data(position).shape == (2, 2)
+    assert tiny_model.decode(position).shape == (2, 2)
     again = torch.Generator().manual_seed(0)
     assert torch.equal(tiny_model.noise_layout.draw(2, generator=again), position)
 

@@ -128,7 +128,7 @@ def test_wgan_gradients_are_the_games():
     stage = WGAN(model, 1, 64, SGD(lr=1e-6), SGD(lr=1e-6), generator_every=1)
     train(stage, x)
     noise = model.noise_layout.draw(64, generator=torch.Generator().manual_seed(0))
-    expected = x.mean(0) - model.data(noise).mean(0).detach()
+    expected = x.mean(0) - model.decode(noise).mean(0).detach()
     torch.testing.assert_close(energy.slope.grad, expected, atol=1e-5, rtol=1e-4)
     # d E(x) / d bias is the energy's slope, as it is after its own update.
     torch.testing.assert_close(decoder.map.bias.grad, energy.slope.detach(), atol=1e-7, rtol=1e-5)

@@ -66,7 +66,7 @@ def test_contrastive_gradient_is_equation_seven():
     with torch.no_grad():
         energy.slope.zero_()
     negative = stage.negatives.run(NoiseTarget(model), 64, generator=generator).position
-    expected = x.mean(0) - model.data(negative).mean(0).detach()
+    expected = x.mean(0) - model.decode(negative).mean(0).detach()
     torch.testing.assert_close(energy.slope.grad, expected, atol=1e-5, rtol=1e-4)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import yaml
 
 from genfw.errors import RunError
 from genfw.runs.directory import RunDirectory
+from genfw.runs.files import read_mapping
 
 __all__ = ["ComparedRun", "Comparison", "Difference", "Number", "PaperNumber", "Row", "compare_runs"]
 
@@ -161,8 +160,8 @@ def compare_runs(directories: Sequence[Path | str], *, across: Sequence[str] = (
     for number, place in enumerate(places):
         if place in places[:number]:
             raise RunError(f"{runs[number].path} is named twice")
-    recipes = [_mapping(_yaml(run.resolved)) for run in runs]
-    evaluations = [_mapping(_json(run.evaluation)) for run in runs]
+    recipes = [read_mapping(run.resolved) for run in runs]
+    evaluations = [read_mapping(run.evaluation) for run in runs]
     names = [str(recipe.get("name") or run.path.parent.name) for recipe, run in zip(recipes, runs, strict=True)]
     labels = _labels(names, [run.path.name for run in runs])
     compared = tuple(
@@ -328,17 +327,3 @@ def _real(value: Any) -> float | None:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None

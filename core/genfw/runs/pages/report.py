@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import yaml
 
 from genfw.runs.directory import RunDirectory, Status
-from genfw.runs.files import write_atomically
+from genfw.runs.files import read_mapping, read_text, write_atomically
 from genfw.runs.pages.charts import HEIGHT, WIDTH, make_charts
 from genfw.runs.pages.layout import Picture, digits, embed, render, words
 
@@ -48,13 +47,13 @@ def write_report(directory: str | Path, out: Path | None = None) -> Path:
 
 
 def _facts(run: RunDirectory) -> dict[str, Any]:
-    recipe = _mapping(_yaml(run.resolved))
-    evaluation = _mapping(_json(run.evaluation))
+    recipe = read_mapping(run.resolved)
+    evaluation = read_mapping(run.evaluation)
     records = [one for one in evaluation.get("results") or [] if isinstance(one, Mapping)]
     results = [_result(record) for record in records]
     status = _status(run)
     rows, events = run.read_metrics(), run.read_events()
-    environment = _mapping(_json(run.environment))
+    environment = read_mapping(run.environment)
     numbers = [one for one in results if one["value"] is not None or one["failed"] or not one["pictured"]]
     return {
         "name": recipe.get("name") or run.path.parent.name,
@@ -76,35 +75,11 @@ def _facts(run: RunDirectory) -> dict[str, Any]:
         "events": [_event(event) for event in events],
         "troubles": sum(event.get("kind") in ("warning", "rollback", "stop") for event in events),
         "rows": len(rows),
-        "recipe": _text(run.recipe),
-        "resolved": _text(run.resolved),
+        "recipe": read_text(run.recipe),
+        "resolved": read_text(run.resolved),
         "environment": environment,
         "version": environment.get("genfw", ""),
     }
-
-
-# -- reading ----------------------------------------------------------------------------------------------------------
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(_text(path))
-    except ValueError:
-        return None
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(_text(path))
-    except yaml.YAMLError:
-        return None
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

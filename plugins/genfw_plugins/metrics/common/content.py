@@ -16,7 +16,7 @@ from torch import Tensor
 from genfw.errors import DataError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Split
-from genfw.runs.files import sync_file
+from genfw.runs.files import replacing
 
 __all__ = [
     "cache_folder",
@@ -61,13 +61,8 @@ def digest_of_settings(settings: Mapping[str, Any]) -> str:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file that is whole, or is not there; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as part:
         save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part)
-        sync_file(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_split(split: Split) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from genfw.interfaces.values import Size
 from genfw.models.sampling import stateful_parts
 from genfw.plugins.signature import summarise
 from genfw.runs.environment import code_digest
+from genfw.runs.files import replacing
 from genfw.runs.state_tree import split_tree
 from genfw_plugins.metrics.common.content import digest_of_settings, digest_of_tensors
 
@@ -194,24 +194,19 @@ class FilePixels:
             count: How many there are in all.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         seen, written = None, 0
-        try:
-            with open(part, "wb") as file:
-                for batch in batches:
-                    pixels = to_pixels(batch).contiguous()
-                    if seen is None:
-                        seen = _hasher(count, tuple(pixels.shape[1:]))
-                        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *pixels.shape[1:])}
-                        np.lib.format.write_array_header_1_0(file, header)
-                    seen.update(pixels.numpy().data)
-                    file.write(pixels.numpy().data)
-                    written += len(pixels)
+        with replacing(path, durable=False) as part, open(part, "wb") as file:
+            for batch in batches:
+                pixels = to_pixels(batch).contiguous()
+                if seen is None:
+                    seen = _hasher(count, tuple(pixels.shape[1:]))
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *pixels.shape[1:])}
+                    np.lib.format.write_array_header_1_0(file, header)
+                seen.update(pixels.numpy().data)
+                file.write(pixels.numpy().data)
+                written += len(pixels)
             if seen is None or written != count:
                 raise ContractError(f"{count} images were announced and {written} came")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
         return cls(path, seen.hexdigest())
 
 
