@@ -19,9 +19,11 @@ __all__ = [
     "Fault",
     "GenfwError",
     "LostProcessError",
+    "NoSuchComponentError",
     "PluginError",
     "RecipeError",
     "RunError",
+    "article",
     "closest",
     "did_you_mean",
     "quoted",
@@ -86,6 +88,19 @@ class PluginError(GenfwError):
     exit_code = 4
 
 
+class NoSuchComponentError(PluginError):
+    """A name is that of no component, of one of another kind, or of several.
+
+    Arguments:
+        code: The code of the fault where a recipe names it (``docs/errors.md``).
+        message: What was named, and what there is.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class ContractError(GenfwError):
     """A component was given, or gave, something its interface rules out (a shape, a range, a missing ability)."""
 
@@ -106,6 +121,11 @@ class RunError(GenfwError):
 
 class LostProcessError(RunError):
     """A further process of the run is gone: what it was asked for will not come."""
+
+
+def article(noun: str) -> str:
+    """A noun with its article."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
 def closest(word: str, options: Iterable[str]) -> str | None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pluggy
 
 from genfw.plugins.hookspecs import RunInfo
+from genfw.plugins.registry import Registry
 from genfw.training.tracker import Tracker
-
-if TYPE_CHECKING:
-    import pluggy
-
-    from genfw.plugins.registry import Registry
 
 __all__ = ["Observers", "hook_trackers"]
 

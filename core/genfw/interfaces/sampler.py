@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from genfw.interfaces.target import Target
 from genfw.interfaces.values import StateTree
-
-if TYPE_CHECKING:
-    from genfw.interfaces.target import Target
 
 __all__ = ["Info", "Sampler", "SamplerState"]
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING
 
 import attrs
 import torch
 from torch import Tensor
 
+from genfw.interfaces.target import Target
 from genfw.interfaces.values import StateTree
-
-if TYPE_CHECKING:
-    from genfw.interfaces.target import Target
 
 __all__ = ["Start", "StartRequest"]
 

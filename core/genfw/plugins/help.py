@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import re
@@ -12,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from genfw.errors import PluginError
+from genfw.errors import PluginError, closest
 from genfw.plugins.component import KINDS, Component
 from genfw.plugins.registry import Registry
 from genfw.plugins.signature import Parameter, alternatives, interface_kind, is_settings, parameters, type_name
@@ -102,11 +101,9 @@ def components_named(text: str, registry: Registry) -> tuple[Component, ...]:
     if not found:
         names = {f"{component.kind}/{component.name}" for component in registry.components}
         bare = {component.name for component in registry.components}
-        near = difflib.get_close_matches(text, sorted(names | bare), n=1)
-        raise PluginError(
-            f"there is no component '{text}'"
-            + (f" - did you mean '{near[0]}'?" if near else "; 'genfw list' shows them all")
-        )
+        near = closest(text, sorted(names | bare))
+        hint = f" - did you mean '{near}'?" if near else "; 'genfw list' shows them all"
+        raise PluginError(f"there is no component '{text}'{hint}")
     return found
 
 

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 import pluggy
 
-if TYPE_CHECKING:
-    from genfw.plugins.component import Component, Importer
+from genfw.plugins.component import Component, Importer
 
 __all__ = ["RunInfo", "hookimpl", "hookspec"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import inspect
@@ -15,7 +14,7 @@ import attr
 import attrs
 import pluggy
 
-from genfw.errors import PluginError
+from genfw.errors import NoSuchComponentError, PluginError, article, did_you_mean, quoted
 from genfw.plugins import hookspecs
 from genfw.plugins.component import KINDS, Component, Importer
 
@@ -115,15 +114,21 @@ class Registry:
             name: A name or alias, or ``distribution/name``.
 
         Raises:
-            PluginError: There is none, or the bare name is offered by several distributions.
+            NoSuchComponentError: There is none, or the bare name is offered by several distributions.
         """
+        if kind not in KINDS:
+            raise PluginError(f"there is no kind of component '{kind}'; the kinds are {quoted(KINDS)}")
         found = [component for component in self.search(name) if component.kind == kind]
         if len(found) == 1:
             return found[0]
-        if not found:
-            raise PluginError(self._unknown(kind, name))
-        offers = ", ".join(f"{_full(component)} (version {component.version})" for component in found)
-        raise PluginError(f"{kind} '{name}' is offered by {len(found)} plugins: {offers}; write one of them in full")
+        if found:
+            offers = quoted(f"{_full(component)} (version {component.version})" for component in found)
+            several = f"{kind} '{name}' is offered by {len(found)} plugins: {offers}; write one of them in full"
+            raise NoSuchComponentError("GF215", several)
+        other = dict.fromkeys(article(component.kind) for component in self.search(name))
+        if other:
+            raise NoSuchComponentError("GF202", f"'{name}' is {' and '.join(other)}, not {article(kind)}")
+        raise NoSuchComponentError("GF201", self._unknown(kind, name))
 
     def search(self, name: str) -> tuple[Component, ...]:
         """Every component of any kind that answers to ``name`` (a name, an alias, or ``distribution/name``)."""
@@ -155,31 +160,19 @@ class Registry:
             )
         if found:
             return found
-        names = sorted({one.name for one in self.importers})
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f" - did you mean '{near[0]}'?" if near else f"; there are {', '.join(names) or 'none'}"
-        raise PluginError(f"there is no importer '{name}'{hint}")
+        names = sorted({importer.name for importer in self.importers})
+        raise PluginError(f"there is no importer '{name}'{did_you_mean(name, names)}")
 
     def _unknown(self, kind: str, name: str) -> str:
-        if kind not in KINDS:
-            return f"there is no kind of component '{kind}'; the kinds are {', '.join(KINDS)}"
-        text = f"there is no {kind} '{name}'"
-        other = sorted({component.kind for component in self.search(name)})
-        names = sorted({n for c in self.components if c.kind == kind for n in (c.name, *c.aliases, _full(c))})
-        near = difflib.get_close_matches(name, names, n=1)
-        if other:
-            text = f"'{name}' is {_article(other[0])}, not {_article(kind)}"
-        elif near:
-            text += f" - did you mean '{near[0]}'?"
-        elif names:
-            bare = sorted({component.name for component in self.components if component.kind == kind})
-            text += f"; there {'is' if len(bare) == 1 else 'are'} {', '.join(bare)}"
-        else:
-            text += f"; no plugin offers any {kind}"
+        of_kind = [component for component in self.components if component.kind == kind]
+        names = [option for component in of_kind for option in (component.name, *component.aliases)]
+        if "/" in name:
+            names = [_full(component) for component in of_kind]
+        text = f"there is no {kind} '{name}'{did_you_mean(name, names) or f'; no plugin offers any {kind}'}"
         if self.broken:
-            text += f" (plugins that did not load: {', '.join(broken.name for broken in self.broken)})"
+            text += f" (plugins that did not load: {quoted(broken.name for broken in self.broken)})"
         if self.disabled:
-            text += f" (plugins that are disabled: {', '.join(self.disabled)})"
+            text += f" (plugins that are disabled: {quoted(self.disabled)})"
         return text
 
     def load_class(self, component: Component, *, check_needs: bool = True) -> type:
@@ -274,7 +267,3 @@ def canonical(name: str) -> str:
 
 def _full(component: Component) -> str:
     return f"{component.provider}/{component.name}"
-
-
-def _article(kind: str) -> str:
-    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from importlib import resources
 from pathlib import Path
 from string import Template
 
-from genfw.errors import PluginError
+from genfw.errors import PluginError, article, closest, quoted
 from genfw.plugins.component import KINDS
 
 __all__ = ["new_plugin"]
@@ -100,9 +99,9 @@ def new_plugin(kind: str, name: str, directory: Path | str = ".") -> Path:
         PluginError: There is no such kind, the name is not well formed, or the folder exists and is not empty.
     """
     if kind not in KINDS:
-        near = difflib.get_close_matches(kind, KINDS, n=1)
-        hint = f" - did you mean '{near[0]}'?" if near else ""
-        raise PluginError(f"there is no kind '{kind}'{hint}; the kinds are {', '.join(KINDS)}")
+        near = closest(kind, KINDS)
+        hint = f" - did you mean '{near}'?" if near else ""
+        raise PluginError(f"there is no kind '{kind}'{hint}; the kinds are {quoted(KINDS)}")
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
         raise PluginError(
             f"a component's name is lower-case words joined by '-', such as 'quadratic-well'; got '{name}'"
@@ -117,7 +116,7 @@ def new_plugin(kind: str, name: str, directory: Path | str = ".") -> Path:
         "package": f"genfw_{name.replace('-', '_')}",
         "Class": "".join(word.capitalize() for word in name.split("-")),
         "summary": _SUMMARIES[kind],
-        "article": "an" if kind[0] in "aeiou" else "a",
+        "article": article(kind).partition(" ")[0],
     }
     words["use"] = Template(_USES.get(kind, "$kind: {use: $name}")).substitute(words)
     package = folder / words["package"]

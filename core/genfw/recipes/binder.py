@@ -5,15 +5,17 @@ The only widening is int to float. Nothing is built here; the outcome is a tree 
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import attrs
 
-from genfw.errors import ContractError, closest, did_you_mean, quoted
-from genfw.plugins.component import KINDS
+from genfw.errors import ContractError, NoSuchComponentError, PluginError, article, closest, did_you_mean, quoted
+from genfw.plugins.component import KINDS, Component
+from genfw.plugins.registry import Registry
 from genfw.plugins.signature import (
     INJECTED,
     Parameter,
@@ -25,12 +27,8 @@ from genfw.plugins.signature import (
 )
 from genfw.recipes.bound_values import Block, Bound, Items, Ref, Table, Value
 from genfw.recipes.faults import FaultList, Mark
-from genfw.recipes.lookup import Lookup, article, shown
 from genfw.recipes.recipe import folder
 from genfw.recipes.yaml_nodes import BAD, Node
-
-if TYPE_CHECKING:
-    from genfw.plugins.registry import Registry
 
 __all__ = ["Binder", "Scope"]
 
@@ -77,7 +75,7 @@ class Binder:
         pinned: Mapping[str, str] | None = None,
         written_paths: bool = False,
     ) -> None:
-        self.lookup = Lookup(registry, faults, pinned or {})
+        self.registry, self.pinned = registry, pinned or {}
         self.faults, self.smoke, self.written_paths = faults, smoke, written_paths
 
     # -- blocks -------------------------------------------------------------------------------------------------------
@@ -92,21 +90,46 @@ class Binder:
         use: Node = node.value["use"]
         if use.value is BAD:
             return None
-        component = self.lookup.find(kind, use)
-        cls = None if component is None else self.lookup.load(component, use)
-        if component is None or cls is None:
+        found = self._component(kind, use)
+        if found is None:
             return None
+        component, cls = found
         if expected is not None and not issubclass(cls, expected):
             self.faults.add("GF205", f"{what} takes {expected.__name__}; {cls.__name__} is none", use.mark)
             return None
         keys = {key: child for key, child in node.value.items() if key != "use"}
         hint = f"genfw show {kind}/{component.name}"
-        found = self._arguments(cls, keys, node.mark, use.mark, scope, hint)
-        if found is None:
+        filled = self._arguments(cls, keys, node.mark, use.mark, scope, hint)
+        if filled is None:
             return None
         prefix = use.value.rpartition("/")[0]
         name = f"{prefix}/{component.name}" if prefix else component.name
-        return Block(cls, found[0], found[1], node.mark, component, name, _origin(use))
+        return Block(cls, filled[0], filled[1], node.mark, component, name, _origin(use))
+
+    def _component(self, kind: str, use: Node) -> tuple[Component, type] | None:
+        """The component that ``use`` names, and its class; ``None`` after a fault."""
+        name = use.value
+        if not isinstance(name, str):
+            self.faults.add("GF208", f"'use' names {article(kind)}, got {use.shown()}", use.mark)
+            return None
+        provider, _, bare = name.rpartition("/")
+        if re.search(r"[.:]", bare) or "/" in provider:
+            say = f"'{name}' looks like an import path; a recipe names components and runs no code"
+            hint = f"genfw list {kind}; or offer the class from a plugin file under 'plugins:'"
+            self.faults.add("GF207", say, use.mark, hint)
+            return None
+        # The distribution that had supplied it when the recipe was resolved, as long as it still does.
+        pinned = f"{self.pinned.get(f'{kind}/{name}')}/{bare}"
+        if not provider and any(component.kind == kind for component in self.registry.search(pinned)):
+            name = pinned
+        try:
+            component = self.registry.find(kind, name)
+            return component, self.registry.load_class(component)
+        except NoSuchComponentError as error:
+            self.faults.add(error.code, str(error), use.mark, f"genfw list {kind}")
+        except PluginError as error:
+            self.faults.add("GF211", str(error), use.mark)
+        return None
 
     def settings(self, node: Node, cls: type, scope: Scope) -> Block | None:
         """Bind a mapping to a Settings class; ``None`` after a fault."""
@@ -123,7 +146,7 @@ class Binder:
             self.faults.add("GF208", f"{what} must be {a_kind} block, got '{node.value}'", node.mark, hint)
         elif not node.is_map:
             self.faults.add(
-                "GF208", f"{what} must be {a_kind} block such as {{use: NAME}}, got {shown(node)}", node.mark
+                "GF208", f"{what} must be {a_kind} block such as {{use: NAME}}, got {node.shown()}", node.mark
             )
         else:
             slip = closest("use", node.value) or closest("ref", node.value)
@@ -244,9 +267,8 @@ class Binder:
         return None
 
     def _fresh(self) -> Binder:
-        known = self.lookup
         return Binder(
-            known.registry, FaultList(), smoke=self.smoke, pinned=known.pinned, written_paths=self.written_paths
+            self.registry, FaultList(), smoke=self.smoke, pinned=self.pinned, written_paths=self.written_paths
         )
 
     def _one(self, node: Node, option: Any, annotation: Any, scope: Scope, what: str) -> Bound | None:
@@ -296,7 +318,7 @@ class Binder:
         words = [choice for choice in choices if isinstance(choice, str)]
         likely = closest(node.value, words) if isinstance(node.value, str) else None
         say = f" - did you mean '{likely}'?" if likely else ""
-        self.faults.add("GF206", f"{what} must be {type_name(annotation)}, got {shown(node)}{say}", node.mark)
+        self.faults.add("GF206", f"{what} must be {type_name(annotation)}, got {node.shown()}{say}", node.mark)
         return None
 
     def _path(self, node: Node) -> Path:
@@ -340,7 +362,7 @@ class Binder:
             hint = "quote it to make it a string"
         elif any(typing.get_origin(option) in (list, Sequence, tuple) for option in options) and not node.is_list:
             hint = "write a list: [ ... ]"
-        self.faults.add("GF205", f"{what} must be {type_name(annotation)}, got {shown(node)}", node.mark, hint)
+        self.faults.add("GF205", f"{what} must be {type_name(annotation)}, got {node.shown()}", node.mark, hint)
 
 
 def _fits(node: Node, option: Any) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from genfw.errors import PluginError, RecipeError
 from genfw.models.sampling import SampleSettings
+from genfw.plugins.registry import Registry
 from genfw.recipes.binder import Binder, Scope
 from genfw.recipes.bound_values import Bound, components
 from genfw.recipes.faults import FaultList
@@ -20,9 +21,6 @@ from genfw.recipes.recipe import FORMAT, Recipe, load_recipe
 from genfw.recipes.yaml_nodes import BAD, Node, dump
 from genfw.training.health import HealthSettings
 from genfw.training.settings import EngineSettings
-
-if TYPE_CHECKING:
-    from genfw.plugins.registry import Registry
 
 __all__ = ["LISTS", "ROLES", "SETTINGS", "Resolved", "check", "open_recipe"]
 

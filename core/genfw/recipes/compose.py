@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import attrs
 import torch
@@ -17,6 +17,7 @@ from genfw.interfaces.dataset import Dataset
 from genfw.interfaces.values import NoiseLayout
 from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings
+from genfw.plugins.registry import Registry
 from genfw.randomness import derive_seed
 from genfw.recipes.bound_values import Block, Bound, Items, Ref, Table, Value
 from genfw.recipes.check import ROLES, Resolved, check, open_recipe
@@ -28,9 +29,6 @@ from genfw.training.settings import EngineSettings
 from genfw.training.stage import Stage
 from genfw.training.synthetic import Synthetic
 from genfw.training.tracker import Tracker
-
-if TYPE_CHECKING:
-    from genfw.plugins.registry import Registry
 
 __all__ = ["Composition", "Resolved", "check", "compose", "open_recipe"]
 

@@ -41,13 +41,14 @@ def locate(name: str, base: Path, search: Sequence[Path]) -> Path | str | None:
         base: The folder of whoever asks.
         search: Folders of shipped recipes, the first with a hit decides.
     """
-    for root in (base, *search):
-        # A bare name is a shipped recipe even where a file of that name (without suffix) lies about.
-        whole = name.endswith(_SUFFIXES) or "/" in name
-        for path in ([root / name] if whole else []) + [root / (name + suffix) for suffix in _SUFFIXES]:
-            if path.is_file() and (whole or root == base):
-                return path
-        hits = _below(root, name.removesuffix(".yaml")) if root != base and "/" not in name else []
+    # A bare name is a shipped recipe even where a file of that name (without suffix) lies about.
+    whole = name.endswith(_SUFFIXES) or "/" in name
+    for root, shipped in ((base, False), *((folder, True) for folder in search)):
+        if not shipped or whole:
+            for path in (root / (name + suffix) for suffix in (("",) if whole else ()) + _SUFFIXES):
+                if path.is_file():
+                    return path
+        hits = _below(root, name.removesuffix(".yaml")) if shipped and "/" not in name else []
         if len(hits) > 1:
             names = (path.relative_to(root).with_suffix("").as_posix() for path in hits)
             return f"'{name}' is the name of {len(hits)} recipes: {quoted(names)}; write one of them in full"

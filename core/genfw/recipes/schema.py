@@ -10,17 +10,15 @@ import math
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from genfw.errors import ContractError, PluginError
 from genfw.plugins.component import KINDS, Component
+from genfw.plugins.registry import Registry
 from genfw.plugins.signature import Parameter, alternatives, interface_kind, is_settings, parameters
 from genfw.recipes.bound_values import Value
 from genfw.recipes.check import LISTS, ROLES, SETTINGS
 from genfw.recipes.recipe import FORMAT, SECTIONS
-
-if TYPE_CHECKING:
-    from genfw.plugins.registry import Registry
 
 __all__ = ["export"]
 

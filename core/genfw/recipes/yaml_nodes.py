@@ -98,6 +98,23 @@ class Node:
         """Whether the value is a list."""
         return isinstance(self.value, tuple)
 
+    def shown(self) -> str:
+        """The value in the words of an error message."""
+        value = self.value
+        if self.is_map:
+            return "a mapping"
+        if self.is_list:
+            return f"a list of {len(value)}"
+        match value:
+            case None:
+                return "null"
+            case bool():
+                return str(value).lower()
+            case str():
+                return f"the string '{value}'"
+            case _:
+                return f"{value!r}"
+
     def plain(self) -> Any:
         """The value without places: scalars, lists and dicts."""
         if isinstance(self.value, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import hashlib
 import json
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from genfw.errors import RunError
+from genfw.errors import RunError, closest
 from genfw.runs.files import read_mapping, read_text, write_atomically
 from genfw.runs.lock import hold, is_held
 
@@ -344,6 +343,6 @@ def find_run(name: str | Path, root: Path | str = "runs") -> Path:
     if not found:
         raise RunError(f"'{name}' is no run directory, and there are no runs in {root}; 'genfw run' makes one")
     names = sorted({run.name for run in found} | {run.path.name for run in found})
-    near = difflib.get_close_matches(str(name), names, n=1)
-    what = f" - did you mean '{near[0]}'?" if near else "; 'genfw runs' lists the runs there are"
+    near = closest(str(name), names)
+    what = f" - did you mean '{near}'?" if near else "; 'genfw runs' lists the runs there are"
     raise RunError(f"there is no run '{name}' in {root}{what}")

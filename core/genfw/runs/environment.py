@@ -11,14 +11,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from genfw import __version__
-
-if TYPE_CHECKING:
-    from genfw.plugins.registry import Registry
+from genfw.plugins.registry import Registry
 
 __all__ = ["code_digest", "describe_environment", "differences"]
 

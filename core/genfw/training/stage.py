@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genfw.interfaces.values import Batch, Stateful, StateTree
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # `genfw check` reads stages, and does not wait for Fabric
     from lightning_fabric import Fabric
 
 __all__ = ["Stage", "StageRun"]

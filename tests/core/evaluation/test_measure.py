@@ -124,7 +124,7 @@ def test_a_failure_is_recorded_and_the_others_go_on(evaluation):
     first, second, third = saved(evaluation)["results"]
     assert (first["failed"], second["failed"], third["failed"]) == (True, True, False)
     assert first["note"] == "this model has no encoder"
-    assert second["note"].startswith("ZeroDivisionError: division by zero (test_evaluate.py:")
+    assert second["note"].startswith("ZeroDivisionError: division by zero (test_measure.py:")
 
 
 def test_an_interrupt_is_no_failure_of_a_metric(evaluation):

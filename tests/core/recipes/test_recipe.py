@@ -261,8 +261,8 @@ def test_parents_are_found_beside_the_file_and_among_the_shipped(tmp_path):
 def test_a_shipped_name_is_found_in_any_folder_unless_two_have_it(tmp_path):
     root = tmp_path / "shipped"
     write(root / "damc", cifar="seed: 1", small="seed: 2")
-    write(root / "vaebm", small="seed: 3", child="extends: cifar", torn="extends: small")
-    write(root, top="extends: vaebm/small")
+    write(root / "vaebm", small="seed: 3", child="extends: cifar")
+    write(root, top="extends: vaebm/small", torn="extends: small")
     assert shipped_names([root]) == ["child", "cifar", "damc/small", "top", "torn", "vaebm/small"]
     assert load_recipe("child", search=[root]).seed == 1  # of another folder
     assert load_recipe("top", search=[root]).seed == 3
