@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run the README's two commands as a newcomer would, each in a fresh copy of the committed tree, and print how long they took.
 #
-#     bash benchmarks/readme_commands.sh [quickstart|test]
+#     bash benchmarks/speed/readme_commands.sh [quickstart|test]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 place=$(mktemp -d)
