@@ -69,10 +69,8 @@ class Restless(Stage):
         self.updater = Updater([self.model], AdamFactory(self.lr), self.run, self.steps, Clip(sigmas=3.0))
         self.replay, self.average = Replay(), WeightAverage(self.model, 0.9)
         for name in ("updater", "replay", "average"):
-            if name in self.__dict__.get("_parts", {}):
-                self._parts[name] = getattr(self, name)
-            else:
-                self.register(name, getattr(self, name))
+            self._parts.pop(name, None)
+            self.register(name, getattr(self, name))
 
     def step(self, batch, step):
         self.hook(step)

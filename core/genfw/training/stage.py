@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import attrs
 import torch
@@ -16,6 +17,16 @@ if TYPE_CHECKING:  # `genfw check` reads stages, and does not wait for Fabric
     from lightning_fabric import Fabric
 
 __all__ = ["Stage", "StageRun"]
+
+P = TypeVar("P", bound=Stateful)
+
+
+@runtime_checkable
+class Finishing(Protocol):
+    """A part of a stage that leaves something in the model when the stage ends, such as averaged weights."""
+
+    def finish(self) -> None:
+        """The stage ends."""
 
 
 @attrs.define(eq=False)
@@ -87,23 +98,30 @@ class Stage(abc.ABC):
         """Train on one batch; return scalars to log (0-dim tensors on the device), named ``group/name`` or ``name``."""
 
     def finish(self) -> None:
-        """Leave in the model the weights that later stages and evaluation should use (the average, where there is one).
+        """Leave in the model the weights that later stages and evaluation should use: finishes registered parts.
 
         Told once after the last step, and on a copy of an unfinished run that is sampled from.
         """
+        for part in self._parts.values():
+            if isinstance(part, Finishing):
+                part.finish()
 
-    def register(self, name: str, part: Stateful) -> None:
-        """Have ``part`` saved and restored with the stage, under ``name``."""
-        parts: dict[str, Stateful] = self.__dict__.setdefault("_parts", {})
-        if name in parts:
+    @functools.cached_property
+    def _parts(self) -> dict[str, Stateful]:
+        return {}
+
+    def register(self, name: str, part: P) -> P:
+        """Have ``part`` saved and restored with the stage, under ``name``, and finished with it; gives ``part``."""
+        if name in self._parts:
             raise ValueError(f"the stage already has a part named '{name}'")
-        parts[name] = part
+        self._parts[name] = part
+        return part
 
     def state_dict(self) -> StateTree:
         """State of every registered part."""
-        return {name: part.state_dict() for name, part in self.__dict__.get("_parts", {}).items()}
+        return {name: part.state_dict() for name, part in self._parts.items()}
 
     def load_state_dict(self, state: StateTree) -> None:
         """Inverse of :meth:`state_dict`; called after :meth:`setup`."""
-        for name, part in self.__dict__.get("_parts", {}).items():
+        for name, part in self._parts.items():
             part.load_state_dict(state[name])

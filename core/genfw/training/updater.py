@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Clip(Settings):
 
 
 class Updater:
-    """An optimiser over some networks for one stage.
+    """An optimiser over some networks for one stage, and the average of their weights that the stage ends with.
 
     Arguments:
         networks: Whose parameters move; each parameter once.
@@ -43,15 +43,19 @@ class Updater:
         run: The stage's run: processes to average gradients over, and the health monitor's cut of the learning rate.
         steps: Length of the stage, for the schedule.
         clip: Gradient clipping.
+        average: Decay of the average of the networks' weights, which :meth:`finish` leaves in them; 0 keeps none.
+        average_every: Updates between updates of the average.
     """
 
     def __init__(
         self,
-        networks: Iterable[nn.Module],
+        networks: Sequence[nn.Module],
         factory: OptimizerFactory,
         run: StageRun,
         steps: int,
         clip: Clip | None = None,
+        average: float = 0.0,
+        average_every: int = 1,
     ) -> None:
         self.parameters = list(
             dict.fromkeys(p for network in networks for p in network.parameters() if p.requires_grad)
@@ -60,6 +64,11 @@ class Updater:
             raise ContractError("there is nothing to train: the networks of this stage have no parameters")
         self.factory, self.run, self.steps, self.clip = factory, run, steps, clip
         self.optimizer = factory.build(self.parameters)
+        _check_decay(average)
+        self.decay, self.average_every = average, average_every
+        self._network = networks[0] if len(networks) == 1 else nn.ModuleList(networks)
+        #: Begins with the weights that the first update finds: a stage may set them in its ``prepare``.
+        self.average: WeightAverage | None = None
 
     def update(self, loss: Tensor, step: int) -> Tensor:
         """Descend ``loss`` once.
@@ -71,6 +80,8 @@ class Updater:
         Returns:
             Norm of the gradient before clipping, 0-dim, on the device.
         """
+        if self.decay and self.average is None:
+            self.average = WeightAverage(self._network, self.decay)
         self.optimizer.zero_grad(set_to_none=True)
         # Only these parameters get gradients, whatever else the loss was computed through.
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
@@ -85,6 +96,8 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
+        if self.average is not None and (step + 1) % self.average_every == 0:
+            self.average.update()
         return norm
 
     def _clip(self, clip: Clip, norm: Tensor) -> None:
@@ -117,18 +130,36 @@ class Updater:
             parameter.grad = flat[offset : offset + parameter.numel()].view_as(parameter)
             offset += parameter.numel()
 
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the block the networks carry the weights that :meth:`finish` would leave in them."""
+        return contextlib.nullcontext() if self.average is None else self.average.applied()
+
+    def finish(self) -> None:
+        """Leave the average in the networks, where there is one."""
+        if self.average is not None:
+            self.average.apply()
+
     def state_dict(self) -> StateTree:
-        """State of the optimiser; its parameters are saved with the model."""
-        return self.optimizer.state_dict()
+        """State of the optimiser and of the average; the parameters are saved with the model."""
+        average = {} if self.average is None else {"average": self.average.state_dict()}
+        return {**self.optimizer.state_dict(), **average}
 
     def load_state_dict(self, state: StateTree) -> None:
         """Inverse of :meth:`state_dict`."""
-        self.optimizer.load_state_dict(state)
+        self.optimizer.load_state_dict({name: part for name, part in state.items() if name != "average"})
+        self.average = WeightAverage(self._network, self.decay) if "average" in state else None
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
 
 
 def _grad(parameter: nn.Parameter) -> Tensor:
     assert parameter.grad is not None  # set by Updater.update for every parameter
     return parameter.grad
+
+
+def _check_decay(decay: float) -> None:
+    if not 0.0 <= decay < 1.0:
+        raise ContractError(f"the decay of a weight average lies in [0, 1), got {decay}")
 
 
 class WeightAverage:
@@ -143,17 +174,9 @@ class WeightAverage:
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        if not 0.0 <= decay < 1.0:
-            raise ContractError(f"the decay of a weight average lies in [0, 1), got {decay}")
+        _check_decay(decay)
         self.network, self.decay, self.updates = network, decay, 0
         self.average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-
-    @torch.no_grad()
-    def restart(self) -> None:
-        """Begin again at the network's weights, after they were set by other means than steps."""
-        for name, value in self.network.state_dict().items():
-            self.average[name].copy_(value)
-        self.updates = 0
 
     @torch.no_grad()
     def update(self) -> None:

@@ -15,7 +15,7 @@ from genfw.models.freezing import frozen
 from genfw.models.model import Model
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
-from genfw.training.updater import Updater, WeightAverage
+from genfw.training.updater import Updater
 from genfw_plugins.stylegan.critic import Critic
 from genfw_plugins.stylegan.decoder import StyleGANDecoder
 from genfw_plugins.stylegan.prior import StyleGANPrior
@@ -99,13 +99,11 @@ class GAN(Stage):
         self.critic.to(self.run.device, self.model.anchor.dtype)
         self._flags = [(parameter, parameter.requires_grad) for parameter in self.decoder.parameters()]
         self._train_all()
-        self.updater = Updater([self.decoder], self.optimizer, self.run, self.steps)
-        self.critic_updater = Updater([self.critic], self.discriminator_optimizer, self.run, self.steps)
-        self.averaged = WeightAverage(self.decoder, self.average) if self.average else None
-        for name in ("critic", "updater", "critic_updater"):
-            self.register(name, getattr(self, name))
-        if self.averaged is not None:
-            self.register("average", self.averaged)
+        self.register("critic", self.critic)
+        updater = Updater([self.decoder], self.optimizer, self.run, self.steps, average=self.average)
+        self.updater = self.register("updater", updater)
+        critic_updater = Updater([self.critic], self.discriminator_optimizer, self.run, self.steps)
+        self.critic_updater = self.register("critic_updater", critic_updater)
 
     def _train_all(self) -> None:
         """Let a decoder that is frozen for later stages be trained in this one; the features it may have are not."""
@@ -153,16 +151,13 @@ class GAN(Stage):
         with self.run.fabric.autocast(), frozen(self.critic):
             loss = functional.softplus(-self.critic(self._draw(len(batch)))).mean()
         report["gradient"] = self.updater.update(loss, step)
-        if self.averaged is not None:
-            self.averaged.update()
         return report | {"loss": loss.detach()}
 
     def finish(self) -> None:
         """See :meth:`Stage.finish`."""
         for parameter, flag in self._flags:
             parameter.requires_grad_(flag)
-        if self.averaged is not None:
-            self.averaged.apply()
+        super().finish()
         if isinstance(self.model.prior, StyleGANPrior):
             generator = torch.Generator(self.model.anchor.device).manual_seed(0)
             self.model.prior.standardise(*self.mapping.statistics(DRAWS, generator))

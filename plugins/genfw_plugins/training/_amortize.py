@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -14,7 +13,7 @@ from genfw.interfaces.amortizer import Amortizer
 from genfw.plugins.component import Settings
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater, WeightAverage
+from genfw.training.updater import Clip, Updater
 
 __all__ = ["Amortization", "Amortize"]
 
@@ -52,7 +51,7 @@ class Amortize(Settings):
 class Amortization:
     r"""The fit of one amortizer in one stage: :math:`M` descents of its loss per training step (DAMC Eq. 8).
 
-    Its optimiser and weight average are registered with the stage, under ``amortizer`` and ``amortizer_average``.
+    Its optimiser is registered with the stage, under ``amortizer``; the average of the weights moves once a step.
 
     Arguments:
         amortizer: :math:`q_\phi`.
@@ -63,13 +62,9 @@ class Amortization:
     def __init__(self, amortizer: Amortizer, settings: Amortize, stage: Stage) -> None:
         self.amortizer, self.settings, self.run = amortizer, settings, stage.run
         # Its schedule counts its own updates: M to a step.
-        total = stage.steps * settings.updates
-        self.updater = Updater([amortizer], settings.optimizer, stage.run, total, settings.clip)
-        stage.register("amortizer", self.updater)
-        self.average: WeightAverage | None = None
-        if settings.average:
-            self.average = WeightAverage(amortizer, settings.average)
-            stage.register("amortizer_average", self.average)
+        total, every = stage.steps * settings.updates, settings.updates
+        updater = Updater([amortizer], settings.optimizer, stage.run, total, settings.clip, settings.average, every)
+        self.updater = stage.register("amortizer", updater)
 
     def fit(self, position: Tensor, x: Tensor | None, step: int) -> dict[str, Tensor]:
         r"""Move the amortizer towards the law of ``position``, then the average of its weights.
@@ -94,15 +89,4 @@ class Amortization:
                 loss = self.amortizer.loss(position, x, generator=generator, hidden=hidden).mean()
             self.updater.update(loss, step * settings.updates + update)
             total = total + loss.detach()
-        if self.average is not None:
-            self.average.update()
         return {"amortizer/loss": total / settings.updates}
-
-    def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """The amortizer carries the weights that :meth:`finish` would leave in it, inside the block."""
-        return contextlib.nullcontext() if self.average is None else self.average.applied()
-
-    def finish(self) -> None:
-        """Leave the average in the amortizer, where there is one."""
-        if self.average is not None:
-            self.average.apply()

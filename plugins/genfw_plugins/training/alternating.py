@@ -15,7 +15,7 @@ from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget, PriorTarget
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater, WeightAverage
+from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._amortize import Amortization, Amortize
 from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, reconstruction
 
@@ -90,33 +90,20 @@ class Alternating(Stage):
         """See :meth:`Stage.setup`."""
         model = self.model
         self.generator = nn.ModuleList([part for part in (model.prior, model.decoder) if part is not None])
-        self.averages: list[WeightAverage] = []
         self.register("posterior", self.posterior)
-        self.generator_updater = self._updater("generator", self.generator, self.optimizer, self.clip, self.average)
+        self.generator_updater = self._updater("generator", self.generator, self.optimizer)
         self.energy_updater: Updater | None = None
         if self.prior is not None:
             self.register("prior", self.prior)
-            self.energy_updater = self._updater(
-                "energy", model.energies, self.energy_optimizer, self.clip, self.average
-            )
+            self.energy_updater = self._updater("energy", model.energies, self.energy_optimizer)
         self.amortization: Amortization | None = None
         if self.amortize is not None and model.amortizer is not None:
             self.amortization = Amortization(model.amortizer, self.amortize, self)
 
-    def _updater(
-        self, name: str, network: nn.Module, factory: OptimizerFactory | None, clip: Clip | None, average: float
-    ) -> Updater | None:
+    def _updater(self, name: str, network: nn.Module, factory: OptimizerFactory | None) -> Updater | None:
         if factory is None:
             return None
-        updater = Updater([network], factory, self.run, self.steps, clip)
-        self.register(name, updater)
-        self._average(name, network, average)
-        return updater
-
-    def _average(self, name: str, network: nn.Module, decay: float) -> None:
-        if decay:
-            self.averages.append(WeightAverage(network, decay))
-            self.register(f"{name}_average", self.averages[-1])
+        return self.register(name, Updater([network], factory, self.run, self.steps, self.clip, self.average))
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """See :meth:`Stage.step`."""
@@ -137,8 +124,6 @@ class Alternating(Stage):
         report.update(self._train_generator(positive, batch, step))
         if self.amortization is not None:
             report.update(self.amortization.fit(positive.position, batch.x, step))
-        for average in self.averages:
-            average.update()
         for chain in (self.posterior, self.prior):
             if chain is not None:
                 chain.after_update(step)
@@ -178,10 +163,3 @@ class Alternating(Stage):
         if self.generator_updater is not None:
             report["gradient"] = self.generator_updater.update(loss, step)
         return report
-
-    def finish(self) -> None:
-        """See :meth:`Stage.finish`."""
-        for average in self.averages:
-            average.apply()
-        if self.amortization is not None:
-            self.amortization.finish()

@@ -13,7 +13,7 @@ from genfw.interfaces.values import Batch
 from genfw.models.model import Model
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater, WeightAverage
+from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._common import check_schedule, need
 
 __all__ = ["Autoencoder"]
@@ -66,11 +66,8 @@ class Autoencoder(Stage):
         """See :meth:`Stage.setup`."""
         model = self.model
         self.networks = nn.ModuleList([p for p in (model.prior, model.decoder, model.encoder) if p is not None])
-        self.updater = Updater([self.networks], self.optimizer, self.run, self.steps, self.clip)
-        self.register("updater", self.updater)
-        self.averaged = WeightAverage(self.networks, self.average) if self.average else None
-        if self.averaged is not None:
-            self.register("average", self.averaged)
+        updater = Updater([self.networks], self.optimizer, self.run, self.steps, self.clip, self.average)
+        self.updater = self.register("updater", updater)
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """See :meth:`Stage.step`."""
@@ -85,8 +82,6 @@ class Autoencoder(Stage):
             weights = torch.stack([weight.square().sum() for weight in model.decoder.parameters()]).sum()
             loss = error.sum(1).mean() + 0.5 * self.latent_l2 * size.mean() + self.decoder_l2 * weights
         gradient = self.updater.update(loss, step)
-        if self.averaged is not None:
-            self.averaged.update()
         return {
             "loss": loss.detach(),
             "mse": error.detach().mean(),
@@ -94,8 +89,3 @@ class Autoencoder(Stage):
             "latent/square": size.detach().mean(),
             "gradient": gradient,
         }
-
-    def finish(self) -> None:
-        """See :meth:`Stage.finish`."""
-        if self.averaged is not None:
-            self.averaged.apply()

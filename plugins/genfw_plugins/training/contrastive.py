@@ -16,7 +16,7 @@ from genfw.models.model import Model
 from genfw.models.targets import Space, make_target
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater, WeightAverage
+from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._common import (
     chain_health,
     check_schedule,
@@ -115,22 +115,17 @@ class Contrastive(Stage):
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""
-        self.updater = Updater([self.model.energies], self.optimizer, self.run, self.steps, self.clip)
-        self.register("updater", self.updater)
+        updater = Updater([self.model.energies], self.optimizer, self.run, self.steps, self.clip, self.average)
+        self.updater = self.register("updater", updater)
         self.register("negatives", self.negatives)
-        self.averaged = WeightAverage(self.model.energies, self.average) if self.average else None
-        if self.averaged is not None:
-            self.register("average", self.averaged)
         self.generator_updater: Updater | None = None
         if self.generator_optimizer is not None:
-            self.generator_updater = generator_updater(self.model, self.generator_optimizer, self.run, self.steps)
-            self.register("generator_updater", self.generator_updater)
+            updater = generator_updater(self.model, self.generator_optimizer, self.run, self.steps)
+            self.generator_updater = self.register("generator_updater", updater)
 
     def prepare(self, batch_at: Callable[[int], Batch]) -> None:
         """See :func:`initialise_energies`."""
         initialise_energies(self.model, self.run.fabric, batch_at, self.init_batches)
-        if self.averaged is not None:
-            self.averaged.restart()
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """See :meth:`Stage.step`."""
@@ -152,8 +147,6 @@ class Contrastive(Stage):
                 value = penalties(model.data_energies)
                 loss = loss if value is None else loss + self.penalty * value
         gradient = self.updater.update(loss, step)
-        if self.averaged is not None:
-            self.averaged.update()
         report = {"loss": loss.detach(), "gradient": gradient, **energy_health(data, chain), **chain_health(result)}
         if self.generator_updater is not None:
             loss = generator_loss(model, len(batch), generator, self.run.fabric)
@@ -165,8 +158,3 @@ class Contrastive(Stage):
             # Only noise has a base whose expected square is 1.
             report["chain/drift"] = negative.square().mean() / positive.square().mean().clamp_min(1e-12)
         return report
-
-    def finish(self) -> None:
-        """See :meth:`Stage.finish`."""
-        if self.averaged is not None:
-            self.averaged.apply()

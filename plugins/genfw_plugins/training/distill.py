@@ -123,7 +123,12 @@ class Distill(Stage):
         # A generator of its own: whoever watches trains the same amortizer as who does not.
         generator = torch.Generator(ends.position.device).manual_seed(step)
         count = len(ends.position)
-        with self.amortization.averaged(), frozen(self.amortizer), frozen_for_chain(*target.modules()), torch.no_grad():
+        with (
+            self.amortization.updater.averaged(),
+            frozen(self.amortizer),
+            frozen_for_chain(*target.modules()),
+            torch.no_grad(),
+        ):
             if x is None:
                 drawn = self.amortizer.sample(count, generator=generator)
             else:
@@ -132,7 +137,3 @@ class Distill(Stage):
             along = directions(drawn.shape[1], _DIRECTIONS, generator)
             apart = sliced_wasserstein(drawn, ends.position, along)
         return {"watch/sliced-wasserstein": apart, "watch/energy-gap": gap}
-
-    def finish(self) -> None:
-        """See :meth:`Stage.finish`."""
-        self.amortization.finish()

@@ -17,7 +17,7 @@ from genfw.models.model import Model
 from genfw.models.targets import PriorTarget
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater, WeightAverage
+from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, noisy, penalties
 
 __all__ = ["ELBO", "balance_weights"]
@@ -132,15 +132,12 @@ class ELBO(Stage):
         model = self.model
         parts = [part for part in (model.prior, model.decoder, model.encoder) if part is not None]
         self.networks = nn.ModuleList(parts)
-        self.updater = Updater([self.networks], self.optimizer, self.run, self.steps, self.clip)
-        self.register("updater", self.updater)
-        self.averaged = WeightAverage(self.networks, self.average) if self.average else None
-        if self.averaged is not None:
-            self.register("average", self.averaged)
+        updater = Updater([self.networks], self.optimizer, self.run, self.steps, self.clip, self.average)
+        self.updater = self.register("updater", updater)
         self.energy_updater: Updater | None = None
         if self.energy_optimizer is not None and self.negatives is not None:
-            self.energy_updater = Updater([model.energies], self.energy_optimizer, self.run, self.steps, self.clip)
-            self.register("energy_updater", self.energy_updater)
+            updater = Updater([model.energies], self.energy_optimizer, self.run, self.steps, self.clip)
+            self.energy_updater = self.register("energy_updater", updater)
             self.register("negatives", self.negatives)
 
     def kl_weight(self, step: int) -> float:
@@ -176,8 +173,6 @@ class ELBO(Stage):
                 value = penalties([model.prior, model.decoder, model.encoder])
                 loss = loss if value is None else loss + self.penalty_weight(step) * value
         gradient = self.updater.update(loss, step)
-        if self.averaged is not None:
-            self.averaged.update()
         report = {
             "loss": loss.detach(),
             "elbo": -(negative_log + kl.sum(1)).detach().mean(),
@@ -204,8 +199,3 @@ class ELBO(Stage):
         self.energy_updater.update(loss, step)
         self.negatives.after_update(step)
         return {**energy_health(data, chain), **chain_health(result)}
-
-    def finish(self) -> None:
-        """See :meth:`Stage.finish`."""
-        if self.averaged is not None:
-            self.averaged.apply()

@@ -17,7 +17,7 @@ from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget, PriorTarget
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater, WeightAverage
+from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, reconstruction
 
 __all__ = ["NoiseContrastive"]
@@ -106,7 +106,6 @@ class NoiseContrastive(Stage):
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""
         self.generator = nn.ModuleList([part for part in (self.model.prior, self.model.decoder) if part is not None])
-        self.averages: list[WeightAverage] = []
         self.energy_updater = self._updater("energy", self.energy, self.optimizer)
         self.generator_updater: Updater | None = None
         if self.generator_optimizer is not None:
@@ -116,12 +115,7 @@ class NoiseContrastive(Stage):
                 self.register(name, chain)
 
     def _updater(self, name: str, network: nn.Module, factory: OptimizerFactory) -> Updater:
-        updater = Updater([network], factory, self.run, self.steps, self.clip)
-        self.register(name, updater)
-        if self.average:
-            self.averages.append(WeightAverage(network, self.average))
-            self.register(f"{name}_average", self.averages[-1])
-        return updater
+        return self.register(name, Updater([network], factory, self.run, self.steps, self.clip, self.average))
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """See :meth:`Stage.step`."""
@@ -136,8 +130,6 @@ class NoiseContrastive(Stage):
         report["gradient"] = self.energy_updater.update(loss, step)
         if self.generator_updater is not None:
             report.update(self._train_generator(positive, batch, step))
-        for average in self.averages:
-            average.update()
         for chains in (self.noise, self.posterior):
             if chains is not None:
                 chains.after_update(step)
@@ -172,8 +164,3 @@ class NoiseContrastive(Stage):
         self.generator.train()
         loss, report = reconstruction(self.model, positive, batch.x, self.run.fabric)
         return {**report, "generator/gradient": self.generator_updater.update(loss, step)}
-
-    def finish(self) -> None:
-        """See :meth:`Stage.finish`."""
-        for average in self.averages:
-            average.apply()

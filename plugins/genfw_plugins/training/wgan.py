@@ -111,10 +111,10 @@ class WGAN(Stage):
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""
-        self.updater = Updater([self.model.energies], self.optimizer, self.run, self.steps, self.clip)
-        self.generator_updater = generator_updater(self.model, self.generator_optimizer, self.run, self.steps)
-        self.register("updater", self.updater)
-        self.register("generator_updater", self.generator_updater)
+        updater = Updater([self.model.energies], self.optimizer, self.run, self.steps, self.clip)
+        self.updater = self.register("updater", updater)
+        updater = generator_updater(self.model, self.generator_optimizer, self.run, self.steps)
+        self.generator_updater = self.register("generator_updater", updater)
 
     def prepare(self, batch_at: Callable[[int], Batch]) -> None:
         """See :func:`initialise_energies`."""

@@ -95,6 +95,38 @@ def test_weight_average_follows_its_formula_and_restores():
     assert torch.equal(restored.average["weight"], average.average["weight"])
 
 
+def test_an_updater_averages_the_weights_it_moves_and_leaves_the_average_at_the_end():
+    def updater(network, every=1):
+        return Updater([network], SGD(lr=1.0), stage_run(), 10, average=0.5, average_every=every)
+
+    networks = [nn.Linear(1, 1, bias=False) for _ in range(2)]
+    moved, other = (updater(network) for network in networks)
+    with torch.no_grad():
+        networks[0].weight.fill_(3.0)  # set after the updater was made, as an initialisation by data does
+    expected = 3.0
+    for step in range(3):  # the loss is the weight itself: each step takes 1 off
+        moved.update(networks[0].weight.sum(), step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * (2.0 - step)
+    assert networks[0].weight.item() == 0.0
+    with moved.averaged():
+        assert networks[0].weight.item() == pytest.approx(expected)
+    other.load_state_dict(moved.state_dict())
+    for one, network in ((moved, networks[0]), (other, networks[1])):
+        one.finish()
+        assert network.weight.item() == pytest.approx(expected)
+    rare = updater(networks[0], every=2)
+    for step in range(3):
+        rare.update(networks[0].weight.sum(), step)
+        assert rare.average.updates == (step + 1) // 2
+    fresh = updater(networks[0])
+    fresh.finish()  # nothing to leave
+    rare.load_state_dict(fresh.state_dict())
+    assert rare.average is None
+    with pytest.raises(ContractError, match=r"decay of a weight average lies in \[0, 1\), got 1.0"):
+        Updater([networks[0]], SGD(lr=1.0), stage_run(), 10, average=1.0)
+
+
 @pytest.mark.parametrize(
     ("decay", "final", "halfway", "last"),
     [("none", 0.0, 1.0, 1.0), ("linear", 0.1, 0.55, 0.1), ("cosine", 0.1, 0.55, 0.1), ("exponential", 0.01, 0.1, 0.01)],
