@@ -33,6 +33,7 @@ _PACKAGES = (
     "torch-fidelity",
     "torchvision",
     "scikit-learn",
+    "arviz-stats",
 )
 
 
