@@ -14,7 +14,6 @@ from genfw_cli.commands import NAMES
 from genfw_cli.main import main
 
 PAGE = Path(__file__).parent / "cli.md"
-GROUPS = {"registry": ("check", "docs")}
 
 
 def text() -> str:
@@ -22,8 +21,6 @@ def text() -> str:
     parts = ["# The command line\n", "Written by `python docs/write_cli.py`; do not edit.\n", _block([])]
     for name in NAMES:
         parts += [f"## genfw {name}\n", _block([name])]
-        for further in GROUPS.get(name, ()):
-            parts += [f"### genfw {name} {further}\n", _block([name, further])]
     return "\n".join(parts)
 
 

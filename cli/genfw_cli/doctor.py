@@ -32,6 +32,7 @@ _PACKAGES = (
     "rich",
     "numpy",
     "scikit-learn",
+    "arviz-stats",
     "matplotlib",
     "jinja2",
     "torch-fidelity",

@@ -139,23 +139,6 @@ def test_words_after_two_dashes_are_left_alone(call):
     assert "'--debug'" in said.err
 
 
-def test_registry_check_finds_no_problem_that_is_not_there(call, write):
-    assert call("registry", "check").code == 2  # no checkout
-    write("tests/test_nothing.py", "")
-    write("recipes/nothing.yaml", "")
-    said = call("registry", "check", "--json")
-    assert said.code == 5
-    problems = json.loads(said.out)["problems"]
-    assert any(problem["component"] == "prior/standard-normal" for problem in problems)
-
-
-def test_registry_docs_go_to_stdout_or_a_file(call, tmp_path):
-    page = call("registry", "docs").out
-    assert "standard-normal" in page
-    assert call("registry", "docs", "--out", "page.md").out == "page.md\n"
-    assert (tmp_path / "page.md").read_text() == page
-
-
 def test_schema_is_json_schema(call, tmp_path):
     schema = json.loads(call("schema").out)
     assert "$schema" in schema

@@ -16,7 +16,8 @@ try:
     main(sys.argv[1:])
 except SystemExit:
     pass
-heavy = [name for name in ("torch", "numpy", "matplotlib", "sklearn", "lightning_fabric") if name in sys.modules]
+names = ("torch", "numpy", "scipy", "matplotlib", "sklearn", "arviz_stats", "lightning_fabric")
+heavy = [name for name in names if name in sys.modules]
 print("imported", *heavy, file=sys.stderr)
 """
 

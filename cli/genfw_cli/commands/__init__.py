@@ -1,8 +1,8 @@
 """One file per command, each read only when its command is asked for.
 
-A module is named after its command (``import_``: Python keeps the word itself). It has either ``command``, a function
-for Typer, or ``app``, a group of further commands. At its top it imports nothing heavy: what the command needs, its
-function imports, so that ``--help`` and completion never wait for torch.
+A module is named after its command (``import_``: Python keeps the word itself). Its function ``command`` is for Typer.
+At its top it imports nothing heavy: what the command needs, its function imports, so that ``--help`` and completion
+never wait for torch.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ NAMES = (
     "new",
     "verify",
     "doctor",
-    "registry",
 )
 
 
@@ -55,8 +54,6 @@ class Lazy(TyperGroup):
 
 def _command(name: str) -> Any:
     module = importlib.import_module(f"{__name__}.{name}{'_' if keyword.iskeyword(name) else ''}")
-    app: typer.Typer | None = getattr(module, "app", None)
-    if app is None:
-        app = typer.Typer(add_completion=False, rich_markup_mode=None)
-        app.command(name)(module.command)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name)(module.command)
     return typer.main.get_command(app)

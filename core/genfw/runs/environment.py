@@ -31,6 +31,7 @@ _PACKAGES = (
     "torch-fidelity",
     "torchvision",
     "scikit-learn",
+    "arviz-stats",
 )
 
 

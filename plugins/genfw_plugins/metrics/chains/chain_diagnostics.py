@@ -15,10 +15,10 @@ from genfw.evaluation.pictures import SERIES, Canvas, is_image
 from genfw.evaluation.results import Figure, Result
 from genfw.interfaces.target import Target
 from genfw.models.chains import ChainResult, run_chain
-from genfw.models.diagnostics import ess_bulk, split_rhat
 from genfw.models.freezing import frozen_for_chain
 from genfw.models.sampling import draw_starts, preserved
 from genfw.models.targets import make_target
+from genfw_plugins.metrics.chains.convergence import ess_bulk, split_rhat
 
 __all__ = ["ChainDiagnostics"]
 
@@ -31,7 +31,8 @@ class ChainDiagnostics(Metric):
 
     The recipe's kernel is run from the recipe's starts for ``steps`` moves; the first half is left out. The numbers
     are the worst over the potential and up to ``coordinates`` coordinates of the position. Short-run chains, as many
-    recipes train with, are not meant to mix: their :math:`\hat R` then says by how much they do not.
+    recipes train with, are not meant to mix: their :math:`\hat R` then says by how much they do not. It is infinite
+    where no chain moves.
 
     References:
         Vehtari et al., Rank-normalization, folding, and localization: an improved R-hat (Bayesian Analysis, 2021).
@@ -43,11 +44,11 @@ class ChainDiagnostics(Metric):
         show: Chains in the pictures, at most 8.
     """
 
-    smoke: ClassVar[dict[str, Any]] = {"chains": 4, "steps": 16, "show": 4}
+    smoke: ClassVar[dict[str, Any]] = {"chains": 4, "steps": 20, "show": 4}
 
     def __init__(self, chains: int = 64, steps: int = 200, coordinates: int = 64, show: int = 6) -> None:
-        if chains < 2 or steps < 16 or coordinates < 0 or not 0 <= show <= 8:
-            raise ContractError("chains is at least 2, steps at least 16, show lies in 0 to 8")
+        if chains < 2 or steps < 20 or coordinates < 0 or not 0 <= show <= 8:
+            raise ContractError("chains is at least 2, steps at least 20, show lies in 0 to 8")
         self.chains, self.steps, self.coordinates, self.show = chains, steps, coordinates, show
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
@@ -58,7 +59,7 @@ class ChainDiagnostics(Metric):
             return [Result("r-hat", None, protocol=evaluation.protocol(), note=note)]
         target = make_target(evaluation.model, settings.space)
         every = max(1, -(-self.steps * self.chains * target.layout.size // _BUDGET))
-        every = min(every, self.steps // 16)
+        every = min(every, self.steps // 20)  # the second half of a chain needs ten states
         generator = evaluation.generator("chain-diagnostics")
         with preserved(settings.sampler, *settings.starts), frozen_for_chain(*target.modules()), torch.no_grad():
             start = draw_starts(target, settings.starts, self.chains, generator)
@@ -66,7 +67,8 @@ class ChainDiagnostics(Metric):
             figures = self._figures(evaluation, target, chain)
         warm = len(chain.kept) // 2
         values, names = self._quantities(chain)
-        rhat, ess = split_rhat(values[warm:]).cpu(), ess_bulk(values[warm:]).cpu()
+        late = values[warm:].cpu()
+        rhat, ess = split_rhat(late), ess_bulk(late)
         draws = (len(chain.kept) - warm) * self.chains
         facts = evaluation.protocol(samples=self.chains) | {
             "samples": None, "chains": self.chains, "chain_steps": self.steps, "thinning": every,
@@ -74,12 +76,14 @@ class ChainDiagnostics(Metric):
         }  # fmt: skip
         protocol = {key: value for key, value in facts.items() if value is not None}
         acceptance = float(chain.acceptance.mean())
-        constant = "Some quantities did not move at all." if rhat.isnan().any() else ""
-        worst = f"Worst of {len(names)}: {names[_worst(rhat)]}. Below 1.01 where chains agree. {constant}".strip()
-        least = f"Of {draws:,} draws. Least of {len(names)}: {names[_worst(-ess)]}. {constant}".strip()
+        # The extreme of several numbers is ``nan`` where one of them is: none is passed over.
+        worst, least = int(rhat.argmax()), int(ess.argmin())
+        remarks = _remarks(late)
+        high = f"Worst of {len(names)}: {names[worst]}. Below 1.01 where chains agree. {remarks}".strip()
+        low = f"Of {draws:,} draws. Least of {len(names)}: {names[least]}. {remarks}".strip()
         return [
-            Result("r-hat", _extreme(rhat), "", protocol, better="lower", note=worst, figures=figures),
-            Result("ess-bulk", _lowest(ess), "draws", protocol, better="higher", note=least),
+            Result("r-hat", float(rhat[worst]), "", protocol, better="lower", note=high, figures=figures),
+            Result("ess-bulk", float(ess[least]), "draws", protocol, better="higher", note=low),
             Result("acceptance", acceptance, "", protocol, note="1 for kernels that do not reject."),
         ]
 
@@ -129,19 +133,17 @@ class ChainDiagnostics(Metric):
         return figures
 
 
-def _extreme(values: Tensor) -> float | None:
-    """Largest of the finite values."""
-    finite = values[values.isfinite()]
-    return float(finite.max()) if len(finite) else None
-
-
-def _lowest(values: Tensor) -> float | None:
-    finite = values[values.isfinite()]
-    return float(finite.min()) if len(finite) else None
-
-
-def _worst(values: Tensor) -> int:
-    return int(values.nan_to_num(nan=-torch.inf).argmax())
+def _remarks(values: Tensor) -> str:
+    """Why numbers of these draws, with shape (K, n, Q), can be infinite or absent; empty where all moved."""
+    moved = (values != values[0]).any(0)
+    chains, quantities = int((~moved.any(1)).sum()), int((~moved.any(0)).sum())
+    lost = int((~values.isfinite()).any(0).any(0).sum())
+    remarks = [
+        f"{chains} of {len(moved)} chains never moved." if chains else "",
+        f"In {quantities} of {moved.shape[1]} quantities no chain moved." if quantities else "",
+        f"{lost} of {moved.shape[1]} quantities are not finite." if lost else "",
+    ]
+    return " ".join(remark for remark in remarks if remark)
 
 
 def _draw_trace(canvas: Canvas, kept: Sequence[int], potentials: Tensor) -> None:

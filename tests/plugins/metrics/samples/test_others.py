@@ -1,5 +1,8 @@
 """Reconstruction, speed, grids and chain diagnostics, on models whose answers are known."""
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,9 @@ from matplotlib.image import imread
 from genfw.errors import ContractError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.measure import measure
-from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Split
+from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Sampler, Split, Start
 from genfw.interfaces.likelihood import Gaussian
+from genfw.interfaces.sampler import Info
 from genfw.interfaces.values import Latent
 from genfw.models.chains import Chain
 from genfw.models.model import Model
@@ -165,6 +169,63 @@ def test_chains_that_are_trapped_are_called_out(tmp_path):
     figures = [figure.path for figure in results["r-hat"].figures]
     assert figures == ["figures/energy-trace.png", "figures/chain.png"]
     assert all((tmp_path / path).stat().st_size > 500 for path in figures)
+
+
+class State(NamedTuple):
+    position: torch.Tensor
+    potential: torch.Tensor
+
+
+class Still(Sampler):
+    """Moves only the first ``moving`` chains."""
+
+    def __init__(self, moving=0):
+        self.steps, self.moving = 10, moving
+
+    def init(self, target, position, generator):
+        return State(position, target.potential(position))
+
+    def step(self, target, state, generator):
+        position = state.position.clone()
+        position[: self.moving].normal_(generator=generator)
+        moved = torch.arange(len(position)) < self.moving
+        return self.init(target, position, generator), Info(moved.float(), moved)
+
+
+class Together(Start):
+    def draw(self, request):
+        return torch.full((request.count, request.target.layout.size), 0.1)
+
+
+@pytest.mark.parametrize("start", ["apart", "together"])
+def test_chains_that_never_move_are_called_out(tmp_path, start):
+    begin = NoiseStart() if start == "apart" else Together()
+    metric = ChainDiagnostics(chains=4, steps=40, coordinates=2, show=0)
+    setup = evaluation(tmp_path, Model(Normal(), Identity()), sampler=Still(), start=begin, space="prior")
+    results = {result.name: result for result in measure(setup, [("chain-diagnostics", metric)])}
+    assert results["r-hat"].value is None
+    assert "4 of 4 chains never moved. In 3 of 3 quantities no chain moved. The value is inf." in results["r-hat"].note
+    assert "In 3 of 3 quantities no chain moved." in results["ess-bulk"].note
+    if start == "together":
+        assert results["ess-bulk"].value is None
+    else:
+        assert results["ess-bulk"].value < 10  # of 84 draws
+
+
+def test_some_chains_that_never_move_are_counted(tmp_path):
+    metric = ChainDiagnostics(chains=8, steps=100, coordinates=2, show=0)
+    results = take(metric, tmp_path, Model(Normal(), Identity()), sampler=Still(moving=6), space="prior")
+    assert 1.1 < results["r-hat"].value < 100
+    assert results["r-hat"].note.endswith("2 of 8 chains never moved.")
+
+
+def test_a_chain_that_diverged_is_not_passed_over(tmp_path):
+    model = Model(Normal(), Identity(), energy=Wells())
+    metric = ChainDiagnostics(chains=4, steps=40, coordinates=2, show=0)
+    sampler = Langevin(step_size=1e6, steps=10)
+    results = take(metric, tmp_path, model, sampler=sampler, space="prior")
+    assert math.isnan(results["r-hat"].value)
+    assert "3 of 3 quantities are not finite." in results["r-hat"].note
 
 
 def test_diagnostics_leave_an_adapting_kernel_alone(tmp_path):

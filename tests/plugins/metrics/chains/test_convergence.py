@@ -1,13 +1,14 @@
-"""Chain diagnostics against closed forms and against another implementation's numbers."""
+"""R-hat, effective counts and standard errors against closed forms and against numbers of ArviZ's older package."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from arviz_stats.base.array import array_stats
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.models.diagnostics import autocovariance, ess_bulk, ess_mean, ess_tail, mcse_mean, split_rhat
+from genfw_plugins.metrics.chains.convergence import ess_bulk, ess_mean, ess_tail, mcse_mean, split_rhat
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -75,7 +76,7 @@ def test_autocovariance_is_the_plain_sum() -> None:
     draws = torch.randn(30, 2, generator=generator(), dtype=torch.float64)
     centred = draws - draws.mean(0)
     plain = torch.stack([(centred[: 30 - lag] * centred[lag:]).sum(0) / 30 for lag in range(30)])
-    torch.testing.assert_close(autocovariance(draws), plain)
+    torch.testing.assert_close(torch.from_numpy(array_stats.autocov(draws.T.numpy())).T, plain)
 
 
 def test_rhat_sees_each_way_of_not_having_converged() -> None:
@@ -105,15 +106,45 @@ def test_every_quantity_is_measured_apart() -> None:
         torch.testing.assert_close(found, alone)
 
 
-def test_chains_that_say_nothing_get_nan() -> None:
-    draws = torch.randn(50, 3, 3, generator=generator())
+def test_chains_that_say_nothing_get_no_number() -> None:
+    draws = torch.randn(50, 3, 4, generator=generator())
     draws[:, :, 1] = 2.0
     draws[7, 1, 2] = torch.nan
-    for measure in (split_rhat, ess_bulk, ess_tail):
-        assert measure(draws).isfinite().tolist() == [True, False, False]
+    draws[:, :, 3] = torch.inf
+    for measure in (split_rhat, ess_bulk, ess_tail, ess_mean, mcse_mean):
+        assert measure(draws).isfinite().tolist() == [True, False, False, False]
 
 
-@pytest.mark.parametrize("shape", [(50,), (3, 4), (50, 0)])
+@pytest.mark.parametrize("starts", [[0.3, -1.2, 0.7, 0.1], [1.0, -1.0, 1.0, -1.0], [0.1, 0.1, 0.1, 0.1]])
+def test_rhat_of_chains_that_never_move_is_infinite(starts) -> None:
+    draws = torch.tensor(starts).expand(100, 4)
+    assert split_rhat(draws) == torch.inf
+    # A chain that jumps once, between its halves, has moved within neither.
+    assert split_rhat(draws + (torch.arange(100) >= 50)[:, None]) == torch.inf
+    assert split_rhat(draws + (torch.arange(100) == 70)[:, None]) < torch.inf
+
+
+@pytest.mark.parametrize("share", [0.5, 0.02, 0.98])
+def test_tails_of_draws_with_two_values_are_counted(share) -> None:
+    draws = (torch.rand(400, 4, generator=generator()) < share).double() * 2.0 - 1.0
+    # The only indicator that varies says which of the two values a draw has; so do the ranks.
+    assert ess_tail(draws).item() == pytest.approx(ess_bulk(draws).item(), rel=0.05)
+    assert split_rhat(draws).item() == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(50,), (9, 4), (50, 0)])
 def test_too_few_draws_are_refused(shape) -> None:
-    with pytest.raises(ContractError, match="at least 4 steps of at least one chain"):
-        ess_bulk(torch.zeros(shape))
+    for measure in (ess_bulk, ess_tail, ess_mean, mcse_mean):
+        with pytest.raises(ContractError, match="at least 10 steps and 1 chain;"):
+            measure(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(50,), (3, 4), (50, 1)])
+def test_rhat_compares_at_least_two_chains(shape) -> None:
+    with pytest.raises(ContractError, match="at least 4 steps and 2 chains;"):
+        split_rhat(torch.zeros(shape))
+
+
+def test_no_effective_count_is_invented_for_short_chains() -> None:
+    draws = autoregressive(10, 400, 0.9).unflatten(1, (4, 100))
+    assert ess_mean(draws).median() < 20  # of 40 draws

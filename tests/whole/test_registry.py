@@ -1,15 +1,16 @@
 """The list of components is proved against its classes, and each kind of lie is found."""
 
+import runpy
 import sys
 import textwrap
 
 import pytest
 
 from genfw.plugins import load_plugins
-from genfw.plugins.catalogue import registry_check, registry_docs
 from genfw.plugins.component import Component
 from genfw.plugins.registry import Registry
 from places import ROOT
+from registry_check import problems_of
 
 MODULE = '''
     from genfw.interfaces.energy import Energy
@@ -75,8 +76,7 @@ def listed(name="quad", target="shop.energy:Quad", summary="a well", **more):
 
 
 def check(project, *components):
-    found = registry_check(Registry(components), project / "tests", project / "recipes", provider="genfw-shop")
-    return [str(problem) for problem in found]
+    return problems_of(Registry(components), project / "tests", project / "recipes", "genfw-shop")
 
 
 OTHERS = [f"shop.energy:{name}" for name in ("Unexplained", "Undocumented", "Loose")]
@@ -124,8 +124,12 @@ def test_a_class_whose_package_is_absent_is_no_lie_but_a_hidden_one_is(project):
     assert not [problem for problem in problems if problem.startswith("shop.extra")]
 
 
+def page_of(*arguments):
+    return runpy.run_path(str(ROOT / "docs" / "write_components.py"))["text"](*arguments)
+
+
 def test_page_names_every_argument_with_type_default_and_meaning(project):
-    page = registry_docs(Registry([listed(aliases=("well",), reference="a | b")]), provider="genfw-shop")
+    page = page_of(Registry([listed(aliases=("well",), reference="a | b")]), "genfw-shop")
     assert "| energy | [quad](#energy-quad) | a well | a \\| b |" in page
     assert "## energy quad" in page
     assert "Also called `well`." in page
@@ -136,9 +140,9 @@ def test_page_names_every_argument_with_type_default_and_meaning(project):
 def test_every_built_in_component_is_what_registry_yaml_says():
     registry = load_plugins(enabled=False)
     assert [broken.line() for broken in registry.broken] == []
-    assert [str(problem) for problem in registry_check(registry, ROOT / "tests", ROOT / "recipes")] == []
+    assert problems_of(registry, ROOT / "tests", ROOT / "recipes") == []
 
 
 def test_the_page_in_docs_is_up_to_date():
     page = (ROOT / "docs" / "components.md").read_text(encoding="utf-8")
-    assert page == registry_docs(load_plugins(enabled=False)), "run `genfw registry docs`"
+    assert page == page_of(), "run: python docs/write_components.py"
