@@ -3,14 +3,14 @@
 #
 #     bash benchmarks/speed/readme_commands.sh [quickstart|test]
 set -euo pipefail
-cd "$(dirname "$0")/.."
-place=$(mktemp -d)
-trap 'rm -rf "$place"' EXIT
+cd "$(dirname "$0")/../.."
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
 for name in ${1:-quickstart test}; do
     command=$(sed -n "/<!-- ci:$name -->/,/<!-- ci:end -->/p" README.md | grep -v -e '^<!--' -e '^```')
-    git clone -q . "$place/$name"
+    git clone -q . "$folder/$name"
     echo "== $command"
     began=$SECONDS
-    (cd "$place/$name" && bash -euo pipefail -c "$command") 2>&1 | tail -n 20
+    (cd "$folder/$name" && bash -euo pipefail -c "$command") 2>&1 | tail -n 20
     echo "== $name: $((SECONDS - began)) s, installation included"
 done

@@ -34,7 +34,7 @@ def test_the_ten_line_energy_works(tmp_path):
 
 
 def test_every_component_is_in_the_table():
-    table = README.split("## What there is")[1].split("## Beside")[0]
+    table = README.split("## Components")[1].split("## Related")[0]
     missing = [c.name for c in load_plugins(enabled=False).components if f"`{c.name}`" not in table]
     assert not missing
 
