@@ -37,7 +37,6 @@ from genfw_plugins.ddpm.published import convert
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.starts.amortizer import AmortizerStart
 from genfw_plugins.mcmc.starts.noise import NoiseStart
-from genfw_plugins.mcmc.starts.shared import SharedStart
 from genfw_plugins.mlp_energy.energy import MLPEnergy
 from genfw_plugins.training.alternating import Alternating, Amortize
 from genfw_plugins.training.optimizers import Adam, AdamW
@@ -239,7 +238,8 @@ def iteration(arguments: argparse.Namespace) -> list[Timed]:
         energy_optimizer=Adam(**{**optimizer, "lr": 1e-4}),
         clip=Clip(norm=100.0),
         posterior=Chain(Langevin(STEP**2 / 2, 30), AmortizerStart(ours, ema=0.005, every=10)),
-        prior=Chain(Langevin(STEP**2 / 2, 60), [SharedStart(), NoiseStart()], count=2 * batch),
+        prior=Chain(Langevin(STEP**2 / 2, 60), NoiseStart(), count=2 * batch),
+        share_start=True,
         amortize=Amortize(AdamW(**optimizer, weight_decay=1e-4), updates=6, clip=Clip(norm=100.0)),
     )
     stage.run = StageRun(Fabric(accelerator="cpu"), torch.device("cpu"), generator(), 1000)

@@ -1,6 +1,5 @@
 """The starts that need a model or data, and the alternating stage, under the laws of their interfaces."""
 
-import attrs
 import torch
 
 from genfw.models.chains import Chain
@@ -15,7 +14,6 @@ from genfw_plugins.mcmc.starts.generator import GeneratorStart
 from genfw_plugins.mcmc.starts.mixture import MixtureStart
 from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.mcmc.starts.replay import ReplayStart
-from genfw_plugins.mcmc.starts.shared import SharedStart
 from genfw_plugins.mcmc.starts.warm import WarmStart
 from genfw_plugins.mlp_energy.energy import MLPEnergy
 from genfw_plugins.training.alternating import Alternating
@@ -72,18 +70,6 @@ class TestMixtureStart(StartSuite):
         return MixtureStart([NoiseStart(), ReplayStart(size=20)], weights=[1.0, 2.0])
 
 
-class TestSharedStart(StartSuite):
-    def make(self):
-        return SharedStart()
-
-    def target(self):
-        return PosteriorTarget(model(), torch.zeros(1, 2))
-
-    def request(self, target, count=6, step=0):
-        shared = torch.randn(count, target.layout.size, generator=torch.Generator().manual_seed(step))
-        return attrs.evolve(super().request(target, count, step), shared=shared)
-
-
 class TestAlternating(StageSuite):
     def make_model(self):
         prior = TinyPrior()
@@ -99,7 +85,8 @@ class TestAlternating(StageSuite):
             steps=4,
             batch=8,
             posterior=chain(WarmStart()),
-            prior=chain(NoiseStart(), ReplayStart(size=16), SharedStart()),
+            prior=chain(NoiseStart(), ReplayStart(size=16)),
+            share_start=True,
             optimizer=Adam(),
             energy_optimizer=Adam(),
             average=0.9,

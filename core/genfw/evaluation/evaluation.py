@@ -17,6 +17,7 @@ from genfw.evaluation.pictures import Canvas, save_figure, save_samples
 from genfw.evaluation.results import Figure, Pairs
 from genfw.interfaces.dataset import Dataset, Split
 from genfw.interfaces.values import Batch
+from genfw.models.chains import chain_protocol
 from genfw.models.model import Model
 from genfw.models.sampling import Samples, SampleSettings, count_batches, draw_batch, join_batches
 from genfw.plugins.signature import summarise
@@ -185,13 +186,7 @@ class Evaluation:
     def _sampling(self) -> dict[str, Any]:
         settings = self.settings
         written = self.recipe.get("sample") or {}
-        facts: dict[str, Any] = {"space": settings.space, "sampler": "none"}
-        if settings.sampler is not None:
-            facts["sampler"] = summarise(written.get("sampler") or settings.sampler)
-            facts["chain_steps"] = settings.sampler.steps
-        starts = written.get("start") or settings.starts
-        starts = starts if isinstance(starts, list) else [starts]
-        facts["start"] = ", ".join(summarise(start) for start in starts) or "fresh draws of the base"
+        facts = {"space": settings.space, **chain_protocol(settings.sampler, settings.starts, written)}
         facts["decoder"] = "mean" if settings.mean else "sample"
         facts["temperature"] = settings.temperature
         facts["sample_batch"] = settings.batch

@@ -25,8 +25,6 @@ class StartRequest:
         x: Data the chains are conditioned on or may start from, with shape :math:`(B, *)`, or ``None``.
         index: Row numbers of ``x`` in the data set, with shape :math:`(B,)`, or ``None``.
         step: Training step, counted from 0; schedules read it.
-        shared: Where other chains of the same training step began, one position for each chain wanted, with shape
-            :math:`(B, D)`; ``None`` where there are none to share.
     """
 
     count: int
@@ -35,7 +33,6 @@ class StartRequest:
     x: Tensor | None = None
     index: Tensor | None = None
     step: int = 0
-    shared: Tensor | None = None
 
 
 class Start(abc.ABC):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 import torch
@@ -16,8 +17,9 @@ from genfw.interfaces.values import StateTree
 from genfw.models.freezing import frozen_for_chain
 from genfw.nn.batch_norm import alone
 from genfw.plugins.component import Settings
+from genfw.plugins.signature import summarise
 
-__all__ = ["Chain", "ChainResult", "run_chain"]
+__all__ = ["Chain", "ChainResult", "chain_protocol", "draw_starts", "run_chain", "share_out"]
 
 
 @attrs.frozen(eq=False)
@@ -100,6 +102,78 @@ def run_chain(
     )
 
 
+def share_out(
+    starts: Sequence[Start],
+    target: Target,
+    count: int,
+    generator: torch.Generator,
+    *,
+    x: Tensor | None = None,
+    index: Tensor | None = None,
+    step: int = 0,
+    first: int = 0,
+) -> list[tuple[Start, StartRequest]]:
+    r"""Starts with what each is asked for: an even share of the chains, in order.
+
+    Arguments:
+        starts: The starts.
+        target: The chains' target.
+        count: Chains in all.
+        generator: Source of all randomness.
+        x: Data to condition on or start from, with shape :math:`(N, *)`.
+        index: Their row numbers, with shape :math:`(N,)`.
+        step: Training step, for the starts' schedules.
+        first: Chains that come before these.
+    """
+    requests = []
+    ends = [(count * number) // len(starts) for number in range(len(starts) + 1)]
+    for start, begin, end in zip(starts, ends, ends[1:], strict=False):
+        if begin == end:
+            continue
+        # Item i of x belongs to chains i, i + N, i + 2N, ...: the order PosteriorTarget repeats its data in.
+        rows = None if x is None else torch.arange(first + begin, first + end, device=x.device) % x.shape[0]
+        own_x = None if x is None else x[rows]
+        own_index = None if index is None or rows is None else index[rows]
+        requests.append((start, StartRequest(end - begin, target, generator, own_x, own_index, step)))
+    return requests
+
+
+def draw_starts(target: Target, starts: Sequence[Start], count: int, generator: torch.Generator) -> Tensor:
+    r"""First positions of ``count`` chains, shared out over ``starts``; fresh draws of the base where there are none.
+
+    Arguments:
+        target: The chains' target.
+        starts: Where chains begin, in order.
+        count: Chains.
+        generator: Source of all randomness.
+
+    Returns:
+        Positions, with shape :math:`(B, D)`.
+    """
+    if not starts:
+        return target.draw_base(count, generator)
+    return torch.cat([start.draw(request) for start, request in share_out(starts, target, count, generator)])
+
+
+def chain_protocol(
+    sampler: Sampler | None, starts: Sequence[Start], written: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a chain is, for the protocol of a number: ``sampler``, ``chain_steps``, ``start``.
+
+    Arguments:
+        sampler: The kernel, if there is one.
+        starts: Where its chains begin.
+        written: The chain as the resolved recipe has it, which says in full what the objects say in part.
+    """
+    written = written or {}
+    said = written.get("start") or starts
+    facts: dict[str, Any] = {"sampler": "none" if sampler is None else summarise(written.get("sampler") or sampler)}
+    if sampler is not None:
+        facts["chain_steps"] = sampler.steps
+    start = ", ".join(summarise(each) for each in (said if isinstance(said, Sequence) else [said]))
+    return {**facts, "start": start or "fresh draws of the base"}
+
+
 class Chain(Settings):
     """A kernel and where it begins, as a recipe gives them.
 
@@ -128,7 +202,7 @@ class Chain(Settings):
         step: int = 0,
         steps: int | None = None,
         keep_every: int = 0,
-        shared: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> ChainResult:
         r"""Draw starts, run the chains, and tell the starts where they ended.
 
@@ -141,55 +215,25 @@ class Chain(Settings):
             step: Training step, for the starts' schedules.
             steps: Moves; the sampler's own where absent.
             keep_every: See :func:`run_chain`.
-            shared: Where other chains of the same training step began, with shape :math:`(N, D)`, for the start
-                ``shared``; chain i is offered row i, and from chain N on they begin again at row 0.
+            first: Where the first chains begin, with shape :math:`(N, D)`; the starts have the others.
         """
-        requests = self._requests(target, self.count or count, generator, x, index, step, shared)
+        count = self.count or count
+        begun = [] if first is None else [first[:count]]
+        given = sum(map(len, begun))
+        requests = share_out(self.starts, target, count - given, generator, x=x, index=index, step=step, first=given)
         # Chance may have a start draw in one process and not in another: nothing here may wait for the others.
         with alone(*target.modules()):
-            position = torch.cat([start.draw(request) for start, request in requests])
+            position = torch.cat([*begun, *(start.draw(request) for start, request in requests)])
             result = run_chain(target, self.sampler, position, generator=generator, steps=steps, keep_every=keep_every)
-        row = 0
+        row = given
         for start, request in requests:
             start.store(request, result.position[row : row + request.count])
             row += request.count
         return result
 
-    def _requests(
-        self,
-        target: Target,
-        count: int,
-        generator: torch.Generator,
-        x: Tensor | None,
-        index: Tensor | None,
-        step: int,
-        shared: Tensor | None,
-    ) -> list[tuple[Start, StartRequest]]:
-        requests, row = [], 0
-        for number, start in enumerate(self.starts):
-            share = (count * (number + 1)) // len(self.starts) - (count * number) // len(self.starts)
-            if share == 0:
-                continue
-            # Item i of x belongs to chains i, i + n, i + 2n, ...: the order PosteriorTarget repeats its data in.
-            rows = None if x is None else torch.arange(row, row + share, device=x.device) % x.shape[0]
-            requests.append(
-                (
-                    start,
-                    StartRequest(
-                        share,
-                        target,
-                        generator,
-                        None if x is None else x[rows],
-                        None if index is None or rows is None else index[rows],
-                        step,
-                        None
-                        if shared is None
-                        else shared[torch.arange(row, row + share, device=shared.device) % shared.shape[0]],
-                    ),
-                )
-            )
-            row += share
-        return requests
+    def protocol(self, written: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """See :func:`chain_protocol`."""
+        return chain_protocol(self.sampler, self.starts, written)
 
     def after_update(self, step: int) -> None:
         """Tell every start that the networks have moved."""

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces.sampler import Sampler
-from genfw.interfaces.start import Start, StartRequest
+from genfw.interfaces.start import Start
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import Stateful
-from genfw.models.chains import Chain, run_chain
+from genfw.models.chains import Chain, draw_starts, run_chain
 from genfw.models.freezing import frozen_for_chain
 from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget, Space, make_target
@@ -30,7 +30,6 @@ __all__ = [
     "count_batches",
     "draw_batch",
     "draw_samples",
-    "draw_starts",
     "join_batches",
     "preserved",
     "reconstruct",
@@ -244,31 +243,6 @@ def _draw_batch(
         potentials=chain.potentials.cpu(),
         kept=chain.kept,
         seconds=0.0,
-    )
-
-
-def draw_starts(target: Target, starts: Sequence[Start], count: int, generator: torch.Generator) -> Tensor:
-    r"""First positions of ``count`` chains, shared out over ``starts``; fresh draws of the base where there are none.
-
-    Arguments:
-        target: The chains' target.
-        starts: Where chains begin, in order.
-        count: Chains.
-        generator: Source of all randomness.
-
-    Returns:
-        Positions, with shape :math:`(B, D)`.
-    """
-    if not starts:
-        return target.draw_base(count, generator)
-    ends = [(count * (number + 1)) // len(starts) for number in range(len(starts))]
-    shares = [end - begin for begin, end in zip([0, *ends], ends, strict=False)]
-    return torch.cat(
-        [
-            start.draw(StartRequest(share, target, generator))
-            for start, share in zip(starts, shares, strict=True)
-            if share
-        ]
     )
 
 

@@ -15,7 +15,6 @@ from genfw.evaluation.metric import Metric
 from genfw.evaluation.results import Figure, Pairs, Result
 from genfw.models.chains import Chain
 from genfw.models.sampling import reconstruct
-from genfw.plugins.signature import summarise
 from genfw_plugins.stylegan.features import FeatureNetwork, Features
 from genfw_plugins.stylegan.perceptual import feature_error
 
@@ -73,9 +72,7 @@ class Inversion(Metric):
             split=self.split,
             count=len(rows),
             latent="encoder" if self.chain is None else "posterior chain",
-            sampler=None if self.chain is None else summarise(self.chain.sampler),
-            chain_steps=None if self.chain is None else self.chain.sampler.steps,
-            start=None if self.chain is None else ", ".join(summarise(start) for start in self.chain.starts),
+            **({} if self.chain is None else self.chain.protocol()),
             features=None if self.features is None else self.features.digest(),
             range="[-1, 1]",
         )

@@ -41,9 +41,11 @@ class Alternating(Stage):
         batch: Rows per step over all processes.
         optimizer: How the weights of prior and decoder move; absent, the generator stays as it is.
         posterior: Kernel and start of the posterior chains.
-        prior: Kernel and start of the prior chains; needed with an energy on the latent. The start ``shared`` begins
-            them where the posterior chains of the same step began.
+        prior: Kernel and start of the prior chains; needed with an energy on the latent.
         energy_optimizer: How the energy's weights move; needed with an energy on the latent.
+        share_start: Prior chains begin where the posterior chains of the same step began, item by item, and ``prior``'s
+            start has only those that its ``count`` asks for beyond. DAMC's Algorithm 1, line 3: one draw of the
+            amortizer for each item begins both its chains, so that it is sampled once in a step.
         amortize: How the amortizer is fitted; needed with one, unless another stage does it.
         l2: Weight of the mean squared energies.
         clip: Gradient clipping of generator and energy.
@@ -66,6 +68,7 @@ class Alternating(Stage):
         l2: float = 0.0,
         clip: Clip | None = None,
         average: float = 0.0,
+        share_start: bool = False,
     ) -> None:
         check_schedule(steps, batch)
         need(model, "alternating", "prior", "decoder")
@@ -77,12 +80,14 @@ class Alternating(Stage):
             raise ContractError(
                 "an energy on the latent goes with prior (its chains) and energy_optimizer: give all three or none"
             )
+        if share_start and prior is None:
+            raise ContractError("share_start lends the prior chains where the posterior chains begin; there are none")
         if amortize is not None and model.amortizer is None:
             raise ContractError("amortize needs an amortizer in the recipe")
         if optimizer is None and energy_optimizer is None and amortize is None:
             raise ContractError("this stage would train nothing: give optimizer, energy_optimizer or amortize")
         self.model, self.steps, self.batch = model, steps, batch
-        self.posterior, self.prior = posterior, prior
+        self.posterior, self.prior, self.share_start = posterior, prior, share_start
         self.optimizer, self.energy_optimizer, self.amortize = optimizer, energy_optimizer, amortize
         self.l2, self.clip, self.average = l2, clip, average
 
@@ -117,7 +122,7 @@ class Alternating(Stage):
         )
         report = {f"posterior/{name.removeprefix('chain/')}": value for name, value in chain_health(positive).items()}
         # Prior chains run before anything moves: both expectations are of the model as it is now.
-        negative = self._prior_chains(batch, step, positive.start)
+        negative = self._prior_chains(batch, step, positive.start if self.share_start else None)
         if negative is not None:
             report.update(chain_health(negative))
             report.update(self._train_energy(positive, negative, step))
@@ -129,7 +134,7 @@ class Alternating(Stage):
                 chain.after_update(step)
         return report
 
-    def _prior_chains(self, batch: Batch, step: int, shared: Tensor) -> ChainResult | None:
+    def _prior_chains(self, batch: Batch, step: int, first: Tensor | None) -> ChainResult | None:
         if self.prior is None:
             return None
         return self.prior.run(
@@ -139,7 +144,7 @@ class Alternating(Stage):
             x=batch.x,
             index=batch.index,
             step=step,
-            shared=shared,
+            first=first,
         )
 
     def _train_energy(self, positive: ChainResult, negative: ChainResult, step: int) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import attrs
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -21,9 +20,7 @@ from genfw.training.stage import StageRun
 from genfw_plugins.ddpm.amortizer import DDPM
 from genfw_plugins.mcmc.langevin import Langevin, LangevinState
 from genfw_plugins.mcmc.starts.amortizer import AmortizerStart
-from genfw_plugins.mcmc.starts.mixture import MixtureStart
 from genfw_plugins.mcmc.starts.noise import NoiseStart
-from genfw_plugins.mcmc.starts.shared import SharedStart
 from genfw_plugins.mlp_energy.energy import MLPEnergy
 from genfw_plugins.training.alternating import Alternating, Amortize
 from genfw_plugins.training.optimizers import Adam
@@ -65,7 +62,7 @@ class Counted(DDPM):
 
 
 def build():
-    """A DAMC stage in small, as a recipe with the start `shared` composes it."""
+    """A DAMC stage in small, as a recipe with `share_start: true` composes it."""
     torch.manual_seed(0)
     prior = TinyPrior()
     layout = Model(prior).latent_layout
@@ -83,7 +80,8 @@ def build():
         steps=20,
         batch=ITEMS,
         posterior=Chain(sampler, AmortizerStart(amortizer, ema=0.5, every=2)),
-        prior=Chain(sampler, [SharedStart(), NoiseStart()], count=2 * ITEMS),
+        prior=Chain(sampler, NoiseStart(), count=2 * ITEMS),
+        share_start=True,
         optimizer=Adam(lr=1e-2),
         energy_optimizer=Adam(lr=1e-2),
         amortize=Amortize(Adam(lr=0.05), updates=2),
@@ -140,38 +138,27 @@ def test_goes_on_bit_for_bit(stop) -> None:
         assert torch.equal(value, model_again.state_dict()[name]), name
 
 
-def shared_request(count: int, shared: Tensor | None) -> StartRequest:
-    return StartRequest(count, make_target(build()[0], "prior"), torch.Generator().manual_seed(0), shared=shared)
+def test_the_starts_have_the_chains_beyond_those_that_are_given() -> None:
+    given, target = torch.randn(3, 2), make_target(build()[0], "prior")
+
+    class Asked(NoiseStart):
+        def draw(self, request):
+            asked.append((request.count, request.index.tolist()))
+            return super().draw(request)
+
+    x, index = torch.zeros(3, 2), torch.tensor([10, 11, 12])
+    for count, expected in ((8, [(2, [10, 11]), (3, [12, 10, 11])]), (4, [(1, [10])]), (3, []), (2, [])):
+        asked: list[tuple[int, list[int]]] = []
+        chain = Chain(Langevin(step_size=1e-2, steps=1), [Asked(), Asked()], count=count)
+        generator = torch.Generator().manual_seed(0)
+        result = chain.run(target, 5, generator=generator, x=x, index=index, first=given)
+        assert torch.equal(result.start[:3], given[:count])
+        assert len(result.start) == count
+        assert asked == expected
 
 
-def test_more_chains_than_draws_begin_again_at_the_first() -> None:
-    draws = torch.randn(3, 2)
-    chain = Chain(Langevin(step_size=1e-2, steps=1), [SharedStart(), SharedStart()])
-    target = make_target(build()[0], "prior")
-    result = chain.run(target, 8, generator=torch.Generator().manual_seed(0), shared=draws)
-    assert torch.equal(result.start, draws[[0, 1, 2, 0, 1, 2, 0, 1]])
-
-
-def test_a_mixture_hands_each_chain_its_own_draw() -> None:
-    draws = torch.randn(40, 2)
-    position = MixtureStart([SharedStart(), NoiseStart()]).draw(shared_request(40, draws))
-    same = (position == draws).all(1)
-    assert 8 < int(same.sum()) < 32
-    assert not (position == draws)[~same].any()
-
-
-def test_completes_positions_with_the_decoders_noise() -> None:
-    model = build()[0]
-    target = make_target(Model(model.prior, model.decoder, energy=MLPEnergy((2,), on="data", hidden=(4,))), "noise")
-    asked = attrs.evolve(shared_request(3, torch.ones(3, 2)), target=target)
-    position = SharedStart().draw(asked)
-    assert position.shape == (3, 4)
-    assert (position[:, :2] == 1.0).all()
-    assert position[:, 2:].unique().numel() == 6
-
-
-def test_refuses_where_there_is_nothing_to_share() -> None:
-    with pytest.raises(ContractError, match=r"here there are none; it goes under prior in the stage 'alternating'"):
-        SharedStart().draw(shared_request(3, None))
-    with pytest.raises(ContractError, match=r"start 'shared' gives positions of shape \(3, 5\)"):
-        SharedStart().draw(shared_request(3, torch.zeros(3, 5)))
+def test_there_must_be_chains_to_share_with() -> None:
+    model = Model(TinyPrior(), TinyDecoder())
+    chain = Chain(Langevin(step_size=1e-2), NoiseStart())
+    with pytest.raises(ContractError, match="share_start lends the prior chains where the posterior chains begin"):
+        Alternating(model, 1, 1, chain, optimizer=Adam(lr=1e-2), share_start=True)

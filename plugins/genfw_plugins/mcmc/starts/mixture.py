@@ -51,7 +51,6 @@ class MixtureStart(Start):
                 count=rows.numel(),
                 x=None if request.x is None else request.x[rows.to(request.x.device)],
                 index=None if request.index is None else request.index[rows.to(request.index.device)],
-                shared=None if request.shared is None else request.shared[rows.to(request.shared.device)],
             )
             self._routes.append((start, part, rows))
             parts.append(start.draw(part))

@@ -192,11 +192,7 @@ class AmortizationGap(Metric):
     # -- results ------------------------------------------------------------------------------------------------------
 
     def _protocol(self, evaluation: Evaluation, ending: str) -> dict[str, Any]:
-        sampler = self.reference.sampler
         written = _block(evaluation.recipe)
-        chain: Mapping[str, Any] = written.get("reference") or {}
-        starts = chain.get("start") or self.reference.starts
-        starts = starts if isinstance(starts, list | tuple) else [starts]
         refine = written.get("refine") or self.refine
         return evaluation.protocol(
             space=self.space,
@@ -204,9 +200,7 @@ class AmortizationGap(Metric):
             count=self.items if ending else self.count,
             draws=self.draws if ending else 1,
             references=self.references,
-            sampler=summarise(chain.get("sampler") or sampler),
-            chain_steps=sampler.steps,
-            start=", ".join(summarise(start) for start in starts),
+            **self.reference.protocol(written.get("reference")),
             refine=None if refine is None else summarise(refine),
             refine_steps=None if self.refine is None else self.refine.steps,
             projections=self.projections,

@@ -14,9 +14,9 @@ from genfw.evaluation.metric import Metric
 from genfw.evaluation.pictures import SERIES, Canvas, is_image
 from genfw.evaluation.results import Figure, Result
 from genfw.interfaces.target import Target
-from genfw.models.chains import ChainResult, run_chain
+from genfw.models.chains import ChainResult, draw_starts, run_chain
 from genfw.models.freezing import frozen_for_chain
-from genfw.models.sampling import draw_starts, preserved
+from genfw.models.sampling import preserved
 from genfw.models.targets import make_target
 from genfw_plugins.metrics.chains.convergence import ess_bulk, split_rhat
 

@@ -17,11 +17,10 @@ from genfw.evaluation.pictures import SERIES, Canvas, is_image
 from genfw.evaluation.results import Figure, Result
 from genfw.interfaces.sampler import Sampler
 from genfw.interfaces.target import Target
-from genfw.models.chains import run_chain
+from genfw.models.chains import chain_protocol, draw_starts, run_chain
 from genfw.models.freezing import frozen_for_chain
-from genfw.models.sampling import draw_starts, preserved
+from genfw.models.sampling import preserved
 from genfw.models.targets import make_target
-from genfw.plugins.signature import summarise
 
 __all__ = ["LongRun", "drift", "look"]
 
@@ -128,12 +127,12 @@ class LongRun(Metric):
         walk = Walk.join(walks)
         with frozen_for_chain(*target.modules()), torch.no_grad():
             views = self._views(evaluation, target, walk)
-        written = summarise(sampler)
+        chain = chain_protocol(sampler, starts)
         protocol = evaluation.protocol(
             chains=self.chains,
             space=settings.space,
-            sampler=written,
-            start="fresh draws of the base" if not starts else ", ".join(summarise(start) for start in starts),
+            sampler=chain["sampler"],
+            start=chain["start"],
             decoder="mean",
             thinning=every,
             chain_batch=self.batch,

@@ -20,7 +20,6 @@ from genfw.interfaces.values import Batch
 from genfw.models.chains import Chain
 from genfw.models.sampling import preserved
 from genfw.models.targets import PosteriorTarget
-from genfw.plugins.signature import summarise
 from genfw.runs.directory import RunDirectory
 from genfw_plugins.metrics.detection.detection import Detection, detect, draw_scores
 
@@ -197,9 +196,7 @@ class Anomaly(Metric):
             inliers=f"{self.split} ({len(inliers)})",
             outliers=f"{self.outliers} ({len(outliers)})",
             latent="encoder" if chain is None else "posterior chain",
-            sampler=None if chain is None else summarise(chain.sampler),
-            chain_steps=None if chain is None else chain.sampler.steps,
-            start=None if chain is None else ", ".join(summarise(start) for start in chain.starts),
+            **({} if chain is None else chain.protocol()),
             error_weight="likelihood" if self.weight is None else self.weight,
             trials=self.trials,
             weights="finished model" if weights == ["finished"] else ", ".join(weights),

@@ -114,13 +114,14 @@ class LogLikelihood(Metric):
         highs = [high for _, high in below_and_above if high is not None]
         upper = torch.cat(highs) if len(highs) == len(parts) else None
         log_z = self._log_z(evaluation) if sampler is not None and model.latent_energies else None
+        posterior = {} if chain is None else chain.protocol()
         protocol = evaluation.protocol(
             split=self.split,
             count=len(rows),
             proposal="encoder" if chain is None else f"normal law fitted to {self.fits} posterior chains",
             draws=self.draws,
-            posterior_sampler=None if chain is None else summarise(chain.sampler),
-            posterior_start=None if chain is None else ", ".join(summarise(start) for start in chain.starts),
+            posterior_sampler=posterior.get("sampler"),
+            posterior_start=posterior.get("start"),
             sampler=None if sampler is None else summarise(sampler),
             temperatures=None if log_z is None else self.temperatures,
             chains=None if log_z is None else self.chains,

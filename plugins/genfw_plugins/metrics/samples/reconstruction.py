@@ -16,7 +16,6 @@ from genfw.evaluation.pictures import SERIES, Canvas, draw_samples_2d, is_image
 from genfw.evaluation.results import Figure, Pairs, Result
 from genfw.models.chains import Chain
 from genfw.models.sampling import reconstruct
-from genfw.plugins.signature import summarise
 
 __all__ = ["Reconstruction"]
 
@@ -74,9 +73,7 @@ class Reconstruction(Metric):
             count=len(rows),
             latent="encoder" if self.chain is None else "posterior chain",
             temperature=self.temperature if self.chain is None else None,
-            sampler=None if self.chain is None else summarise(self.chain.sampler),
-            chain_steps=None if self.chain is None else self.chain.sampler.steps,
-            start=None if self.chain is None else ", ".join(summarise(start) for start in self.chain.starts),
+            **({} if self.chain is None else self.chain.protocol()),
             decoder="mean",
             range="[-1, 1]" if is_image(tuple(rows.x.shape[1:])) else "the data's own",
         )
