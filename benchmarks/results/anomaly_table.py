@@ -18,7 +18,7 @@ from pathlib import Path
 
 from genfw.engine import run as engine
 from genfw.evaluation.results import Result
-from genfw.recipes.check import open_recipe
+from genfw.recipes.recipe import open_recipe
 
 #: Table 3 of DAMC (arXiv 2310.03218): held-out digits 1, 4, 5, 7, 9.
 PAPER = {

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from genfw.engine import run as engine
 from genfw.errors import DivergenceError
-from genfw.recipes.check import open_recipe
+from genfw.recipes.recipe import open_recipe
 from genfw.runs.directory import RunDirectory
 
 

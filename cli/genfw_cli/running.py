@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,24 +11,25 @@ from genfw_cli.output import lines, note, number, show_json, table
 
 if TYPE_CHECKING:
     from genfw.engine.run import RunResult
-    from genfw.training.tracker import Tracker
 
 __all__ = ["drive"]
 
 
-def drive(start: Callable[[Tracker], RunResult], as_json: bool) -> None:
+def drive(start: Callable[..., RunResult], as_json: bool, *arguments: Any, **more: Any) -> None:
     """Run ``start`` under a display, print how it ended, and leave with the exit code that says so.
 
     Arguments:
-        start: Trains, given the display as a tracker.
+        start: Trains; given the arguments, and the display among its ``trackers``.
         as_json: Print JSON instead of lines.
+        arguments: Of ``start``.
+        more: Further ones, by name.
     """
     from genfw.runs.directory import RunDirectory
     from genfw_cli.progress import progress
 
     display = progress()
     try:
-        result = start(display)
+        result = start(*arguments, trackers=[display], **more)
     except KeyboardInterrupt:
         display.end("")
         note(

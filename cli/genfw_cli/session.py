@@ -42,7 +42,7 @@ def open_recipe(
     ctx: typer.Context, source: str | Path, sets: Sequence[str] | None = None, unsets: Sequence[str] | None = None
 ) -> tuple[Recipe, Registry]:
     """A recipe as it was read, and the components there are for it: its own local plugins among them."""
-    from genfw.recipes.check import open_recipe
+    from genfw.recipes.recipe import open_recipe
 
     session = _session(ctx)
     recipe, registry = open_recipe(

@@ -60,13 +60,7 @@ def resolves(dotted):
     return all(re.search(rf"\b{name}\b", text) for name in parts)
 
 
-def _parameter(page):
-    pending = pytest.mark.xfail(strict=False, reason="sections 3, 4 and 7 are being rewritten; then this mark goes")
-    name = page.relative_to(ROOT).as_posix()
-    return pytest.param(page, id=name, marks=pending if name == "docs/design.md" else ())
-
-
-@pytest.fixture(params=[_parameter(page) for page in PAGES])
+@pytest.fixture(params=PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def page(request):
     return request.param
 

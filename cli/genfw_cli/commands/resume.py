@@ -18,4 +18,4 @@ def command(ctx: typer.Context, run: RunName, root: Root = Path("runs"), as_json
 
     directory = find_run(run, root)
     registry = registry_of_run(ctx, directory)
-    drive(lambda display: engine.resume(directory, trackers=[display], registry=registry), as_json)
+    drive(engine.resume, as_json, directory, registry=registry)

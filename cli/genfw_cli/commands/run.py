@@ -37,9 +37,4 @@ def command(
     read, registry = open_recipe(ctx, recipe, sets, unsets)
     for text in read.notes:
         note(f"note: {text}")
-    drive(
-        lambda display: engine.run(
-            read, root=root, smoke=smoke, trackers=[display], registry=registry, directory=directory
-        ),
-        as_json,
-    )
+    drive(engine.run, as_json, read, root=root, smoke=smoke, registry=registry, directory=directory)

@@ -9,22 +9,18 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from safetensors.torch import save_file
 
 from genfw import randomness
 from genfw.engine.devices import is_first, make_fabric, own_device, tuned
 from genfw.engine.launching import gathered
 from genfw.engine.recovery import begin, put_back
-from genfw.errors import RunError
 from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.measure import measure
-from genfw.evaluation.pictures import save_samples
+from genfw.evaluation.measure import measure, write_samples
 from genfw.evaluation.pool import pooled, serve
 from genfw.evaluation.results import Result
 from genfw.plugins.registry import Registry
-from genfw.recipes.check import open_recipe
 from genfw.recipes.compose import Composition, compose
-from genfw.recipes.recipe import Recipe
+from genfw.recipes.recipe import Recipe, open_recipe
 from genfw.runs.directory import RunDirectory
 
 __all__ = [
@@ -38,7 +34,6 @@ __all__ = [
     "prepare",
     "sample_run",
     "serve_evaluation",
-    "write_samples",
 ]
 
 
@@ -132,40 +127,6 @@ def sample_run(
         if evaluation is not None:
             write_samples(evaluation, folder, count=count, seed=used, share=share)
     return folder
-
-
-def write_samples(
-    evaluation: Evaluation, folder: Path, *, count: int | None = None, seed: int, share: tuple[int, int] = (0, 1)
-) -> None:
-    """Draw from the model and write what was drawn; see :func:`sample_run`.
-
-    Arguments:
-        evaluation: The model, trained, and the processes that draw.
-        folder: Where to write.
-        count: Samples; the recipe's count where absent.
-        seed: Source of all randomness.
-        share: See :func:`sample_run`.
-
-    Raises:
-        RunError: There is nothing in the share.
-    """
-    settings, (number, shares) = evaluation.settings, share
-    count = count or settings.count
-    batches = list(evaluation.sample_batches(count, seed=seed, share=share))
-    if not batches:
-        raise RunError(
-            f"share {number + 1} of {shares} is empty: {count} samples in batches of {settings.batch} make "
-            f"{-(-count // settings.batch)} shares at most; take fewer, or set a smaller sample.batch"
-        )
-    tensors = {name: torch.cat([getattr(one, name) for one in batches]) for name in ("x", "position", "potential")}
-    stem = "samples"
-    if shares > 1:
-        stem = f"samples-{number + 1}of{shares}"
-        every = torch.arange(count).split(settings.batch)
-        tensors["index"] = torch.cat(every[number::shares])
-    folder.mkdir(parents=True, exist_ok=True)
-    save_samples(folder / f"{stem}.png", tensors["x"])
-    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / f"{stem}.safetensors")
 
 
 def evaluate_run(

@@ -21,7 +21,6 @@ from genfw.engine.finished import (
     local_plugins,
     open_evaluation,
     serve_evaluation,
-    write_samples,
 )
 from genfw.engine.interrupts import Interrupts
 from genfw.engine.launching import gathered
@@ -29,14 +28,13 @@ from genfw.engine.loop import Training
 from genfw.engine.observers import Observers, hook_trackers
 from genfw.errors import ContractError, GenfwError, RunError
 from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.measure import measure
+from genfw.evaluation.measure import measure, write_samples
 from genfw.evaluation.results import Figure, Result
 from genfw.plugins import load_plugins
 from genfw.plugins.hookspecs import RunInfo
 from genfw.plugins.registry import Registry
-from genfw.recipes.check import open_recipe
 from genfw.recipes.compose import Composition, compose
-from genfw.recipes.recipe import Recipe, parse_recipe
+from genfw.recipes.recipe import Recipe, open_recipe, parse_recipe
 from genfw.recipes.yaml_nodes import dump
 from genfw.runs.checkpoints import Checkpoint
 from genfw.runs.directory import RunDirectory, Status

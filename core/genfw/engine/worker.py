@@ -15,8 +15,8 @@ from genfw.engine.finished import serve_evaluation
 from genfw.engine.interrupts import Interrupts
 from genfw.engine.loop import Training
 from genfw.engine.observers import Observers
-from genfw.recipes.check import open_recipe
 from genfw.recipes.compose import compose
+from genfw.recipes.recipe import open_recipe
 from genfw.runs.directory import RunDirectory
 
 __all__ = ["main"]

@@ -1,4 +1,4 @@
-"""Take the numbers of a finished model: each with its protocol, the paper's value beside it."""
+"""Take the numbers of a finished model, each with its protocol and the paper's value; write its samples."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import torch
+from safetensors.torch import save_file
 
-from genfw.errors import ContractError, LostProcessError
+from genfw.errors import ContractError, LostProcessError, RunError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.metric import Metric
+from genfw.evaluation.pictures import save_samples
 from genfw.evaluation.results import Result, describe_failure
 from genfw.models.freezing import frozen
 from genfw.randomness import kept_apart
 from genfw.runs.directory import RunDirectory
 from genfw.runs.files import read_mapping, write_atomically
 
-__all__ = ["measure"]
+__all__ = ["measure", "write_samples"]
 
 #: Begins what the note of a number says of an attempt to take it again.
 _FAILED = "A later attempt failed: "
@@ -64,6 +67,40 @@ def measure(evaluation: Evaluation, metrics: Sequence[tuple[str, Metric]], *, on
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
     return results
+
+
+def write_samples(
+    evaluation: Evaluation, folder: Path, *, count: int | None = None, seed: int, share: tuple[int, int] = (0, 1)
+) -> None:
+    """Draw from the model and write what was drawn; see :func:`~genfw.engine.finished.sample_run`.
+
+    Arguments:
+        evaluation: The model, trained, and the processes that draw.
+        folder: Where to write.
+        count: Samples; the recipe's count where absent.
+        seed: Source of all randomness.
+        share: See :func:`~genfw.engine.finished.sample_run`.
+
+    Raises:
+        RunError: There is nothing in the share.
+    """
+    settings, (number, shares) = evaluation.settings, share
+    count = count or settings.count
+    batches = list(evaluation.sample_batches(count, seed=seed, share=share))
+    if not batches:
+        raise RunError(
+            f"share {number + 1} of {shares} is empty: {count} samples in batches of {settings.batch} make "
+            f"{-(-count // settings.batch)} shares at most; take fewer, or set a smaller sample.batch"
+        )
+    tensors = {name: torch.cat([getattr(one, name) for one in batches]) for name in ("x", "position", "potential")}
+    stem = "samples"
+    if shares > 1:
+        stem = f"samples-{number + 1}of{shares}"
+        every = torch.arange(count).split(settings.batch)
+        tensors["index"] = torch.cat(every[number::shares])
+    folder.mkdir(parents=True, exist_ok=True)
+    save_samples(folder / f"{stem}.png", tensors["x"])
+    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / f"{stem}.safetensors")
 
 
 def _take(evaluation: Evaluation, name: str, metric: Metric) -> tuple[list[Result], bool]:

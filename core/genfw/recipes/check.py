@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import attrs
@@ -16,13 +15,12 @@ from genfw.plugins.registry import Registry
 from genfw.recipes.binder import Binder, Scope
 from genfw.recipes.bound_values import Bound, components
 from genfw.recipes.faults import FaultList
-from genfw.recipes.find import find_recipe
-from genfw.recipes.recipe import FORMAT, Recipe, load_recipe
+from genfw.recipes.recipe import FORMAT, Recipe
 from genfw.recipes.yaml_nodes import BAD, Node, dump
 from genfw.training.health import HealthSettings
 from genfw.training.settings import EngineSettings
 
-__all__ = ["LISTS", "ROLES", "SETTINGS", "Resolved", "check", "open_recipe"]
+__all__ = ["LISTS", "ROLES", "SETTINGS", "Resolved", "check"]
 
 #: Role -> kind, in the order in which roles are built.
 ROLES: Mapping[str, str] = {
@@ -112,44 +110,6 @@ class Resolved:
         for part, bound in self.parts.items():
             result.extend(bound.leaves("energy" if single and part == "energy.0" else part))
         return result
-
-
-def open_recipe(
-    source: str | Path,
-    *,
-    sets: Sequence[str] = (),
-    unsets: Sequence[str] = (),
-    plugins: Sequence[str | Path] = (),
-    enabled: bool = True,
-    disable: Sequence[str] = (),
-    registry: Registry | None = None,
-) -> tuple[Recipe, Registry]:
-    """Find and read a recipe, and load the plugins it needs: those installed, and the local files it names.
-
-    Faults that leave something to go on with wait in the recipe, so that :func:`check` reports all in one pass.
-
-    Arguments:
-        source: A file, or the name of a shipped recipe.
-        sets: Overrides ``path=VALUE``.
-        unsets: Paths to remove.
-        plugins: Further local plugin files.
-        enabled: Load plugins other than the built-in ones.
-        disable: Plugins to leave out.
-        registry: Use this one; plugins are loaded anew only for local files that the recipe names and it does not have.
-
-    Raises:
-        RecipeError: The recipe can't be read at all.
-    """
-    from genfw.plugins import load_plugins
-
-    known = registry or load_plugins(local=plugins, enabled=enabled, disable=disable)
-    search = known.recipe_dirs()
-    recipe = load_recipe(find_recipe(source, search), sets=sets, unsets=unsets, search=search, strict=False)
-    loaded = [Path(plugin.file).resolve() for plugin in known.plugins if plugin.source == "local"]
-    own = [path for path in recipe.plugins if path.is_file() and path.resolve() not in loaded]
-    if own and enabled:
-        known = load_plugins(local=[*loaded, *own], disable=[*disable, *known.disabled])
-    return recipe, known
 
 
 def check(recipe: Recipe, registry: Registry, *, smoke: bool = False) -> Resolved:

@@ -20,9 +20,9 @@ from genfw.models.sampling import SampleSettings
 from genfw.plugins.registry import Registry
 from genfw.randomness import derive_seed
 from genfw.recipes.bound_values import Block, Bound, Items, Ref, Table, Value
-from genfw.recipes.check import ROLES, Resolved, check, open_recipe
+from genfw.recipes.check import ROLES, Resolved, check
 from genfw.recipes.faults import FaultList, Mark
-from genfw.recipes.recipe import Recipe, parse_recipe
+from genfw.recipes.recipe import Recipe, open_recipe, parse_recipe
 from genfw.recipes.yaml_nodes import dump
 from genfw.training.health import HealthSettings
 from genfw.training.settings import EngineSettings

@@ -14,12 +14,14 @@ from typing import Any
 import attrs
 
 from genfw.errors import Fault, did_you_mean
+from genfw.plugins.loading import load_plugins
+from genfw.plugins.registry import Registry
 from genfw.recipes.faults import FaultList, Mark
 from genfw.recipes.find import find_recipe, locate, shipped_names
 from genfw.recipes.overlay import apply_sets, apply_unsets, merge, resolve_references
 from genfw.recipes.yaml_nodes import BAD, Node, read_yaml
 
-__all__ = ["SECTIONS", "Recipe", "load_recipe", "parse_recipe"]
+__all__ = ["SECTIONS", "Recipe", "load_recipe", "open_recipe", "parse_recipe"]
 
 #: Version of the format that this genfw reads and writes.
 FORMAT = 1
@@ -135,6 +137,42 @@ def _plugin_path(item: Node) -> Path:
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def open_recipe(
+    source: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    unsets: Sequence[str] = (),
+    plugins: Sequence[str | Path] = (),
+    enabled: bool = True,
+    disable: Sequence[str] = (),
+    registry: Registry | None = None,
+) -> tuple[Recipe, Registry]:
+    """Find and read a recipe, and load the plugins it needs: those installed, and the local files it names.
+
+    Faults that leave something to go on with wait in the recipe: :func:`genfw.recipes.check.check` reports all at once.
+
+    Arguments:
+        source: A file, or the name of a shipped recipe.
+        sets: Overrides ``path=VALUE``.
+        unsets: Paths to remove.
+        plugins: Further local plugin files.
+        enabled: Load plugins other than the built-in ones.
+        disable: Plugins to leave out.
+        registry: Use this one; plugins are loaded anew only for local files that the recipe names and it does not have.
+
+    Raises:
+        RecipeError: The recipe can't be read at all.
+    """
+    known = registry or load_plugins(local=plugins, enabled=enabled, disable=disable)
+    search = known.recipe_dirs()
+    recipe = load_recipe(find_recipe(source, search), sets=sets, unsets=unsets, search=search, strict=False)
+    loaded = [Path(plugin.file).resolve() for plugin in known.plugins if plugin.source == "local"]
+    own = [path for path in recipe.plugins if path.is_file() and path.resolve() not in loaded]
+    if own and enabled:
+        known = load_plugins(local=[*loaded, *own], disable=[*disable, *known.disabled])
+    return recipe, known
 
 
 def load_recipe(

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from genfw.errors import DataError, RecipeError
-from genfw.recipes.check import check, open_recipe
+from genfw.recipes.check import check
 from genfw.recipes.compose import compose
-from genfw.recipes.recipe import load_recipe, parse_recipe
+from genfw.recipes.recipe import load_recipe, open_recipe, parse_recipe
 from genfw.training.synthetic import Synthetic
 from recipe_parts import RECIPE, ToyData, ToyEnergy, ToyStage, component, toys
 
