@@ -78,20 +78,20 @@ def run_chain(
     with frozen_for_chain(*target.modules()), torch.no_grad():
         sampler.plan(count)
         state = sampler.init(target, start, generator)
-        acceptance = torch.zeros_like(state.potential)
+        acceptance = start.new_zeros(len(start))
         for step in range(count + 1):
             if step:
-                move = sampler.step if step < count else sampler.last_step
-                state, info = move(target, state, generator)
+                state, info = sampler.step(target, state, generator)
                 acceptance += info.acceptance
             if keep_every and step % keep_every == 0:
                 trace.append(state.position)
                 potentials.append(state.potential)
                 kept.append(step)
+        potential = state.potential.detach()
         sampler.finish(state)
     return ChainResult(
         position=state.position.detach(),
-        potential=state.potential.detach(),
+        potential=potential,
         acceptance=acceptance / max(count, 1),
         start=start,
         trace=torch.stack(trace) if trace else start.new_empty(0, *start.shape),

@@ -41,8 +41,8 @@ class Ex2(Sampler):
 
     The global move carries mass between modes, the local one settles it within a mode. The target is exactly
     invariant where the local kernel leaves it so (MALA, HMC; not Langevin). A step costs :math:`N` potentials, one
-    gradient at the place the global move chose, and those of the local moves; the tilt of the state is read off its
-    potential.
+    gradient at the place the global move chose (with Langevin a potential alone), and those of the local moves; the
+    tilt of the state is read off its potential.
 
     The acceptance it reports is that of the global move: the probability of leaving one's place for a fresh draw.
 

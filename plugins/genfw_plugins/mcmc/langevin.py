@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from functools import cached_property
+from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -17,12 +19,18 @@ from genfw_plugins.mcmc.moves import normal_like, positive
 __all__ = ["Langevin", "LangevinState"]
 
 
-class LangevinState(NamedTuple):
-    r"""Position :math:`(B, D)`, potential :math:`(B,)` and gradient :math:`(B, D)` of chains."""
+@attrs.frozen(eq=False, slots=False)
+class LangevinState:
+    r"""Position :math:`(B, D)` of chains; a move takes the gradient there when it begins."""
 
+    target: Target
     position: Tensor
-    potential: Tensor
-    gradient: Tensor
+
+    @cached_property
+    def potential(self) -> Tensor:
+        """Potential there in nats, with shape ``(B,)``, computed when it is first read."""
+        with torch.no_grad():
+            return self.target.potential(self.position)
 
 
 class Langevin(Sampler):
@@ -70,28 +78,18 @@ class Langevin(Sampler):
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> LangevinState:
         """See :meth:`Sampler.init`."""
-        return LangevinState(position, *target.potential_and_grad(position))
+        return LangevinState(target, position)
 
     def step(self, target: Target, state: LangevinState, generator: torch.Generator) -> tuple[LangevinState, Info]:
         """See :meth:`Sampler.step`."""
-        return self.init(target, self._moved(state, generator), generator), _certain(state)
-
-    def last_step(self, target: Target, state: LangevinState, generator: torch.Generator) -> tuple[LangevinState, Info]:
-        """See :meth:`Sampler.last_step`: no gradient is computed where the chain ends."""
-        if type(self).step is not Langevin.step:  # a subclass moves in its own way
-            return self.step(target, state, generator)
-        position = self._moved(state, generator)
-        return LangevinState(position, target.potential(position), state.gradient), _certain(state)
-
-    def _moved(self, state: LangevinState, generator: torch.Generator) -> Tensor:
         h = self.step_size
-        gradient = state.gradient if self.clip is None else state.gradient.clamp(-self.clip, self.clip)
+        potential, gradient = target.potential_and_grad(state.position)
+        if self.clip is not None:
+            gradient = gradient.clamp(-self.clip, self.clip)
         position = torch.add(state.position, gradient, alpha=-h)
         if self.noise:
             position.add_(normal_like(position, generator), alpha=self.noise * math.sqrt(2.0 * h))
-        return position if self.bounds is None else position.clamp(*self.bounds)
-
-
-def _certain(state: LangevinState) -> Info:
-    one = torch.ones_like(state.potential)
-    return Info(acceptance=one, moved=one.bool())
+        if self.bounds is not None:
+            position = position.clamp(*self.bounds)
+        one = torch.ones_like(potential)
+        return LangevinState(target, position), Info(acceptance=one, moved=one.bool())

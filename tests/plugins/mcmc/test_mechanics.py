@@ -49,7 +49,7 @@ class Counting(FunctionTarget):
         (HMC(leapfrog_steps=4), 4, 0),
         (ISIR(candidates=5), 0, 5),
         (Ex2(candidates=5, local_steps=3), 1 + 3, 5),
-        (Ex2(candidates=5, local=Langevin(0.1), local_steps=2), 1 + 2, 5),
+        (Ex2(candidates=5, local=Langevin(0.1), local_steps=2), 2, 5 + 1),
         (AnnealedLangevin(0.01), 1, 0),
         (TemperedLangevin(betas=(1.0, 0.5, 0.0)), 3, 0),
     ],
@@ -58,7 +58,9 @@ class Counting(FunctionTarget):
 def test_a_step_costs_what_its_docstring_says(sampler, gradients, values) -> None:
     target, rng, chains = Counting(), generator(), 7
     state = sampler.init(target, torch.zeros(chains, 3), rng)
+    assert len(state.potential) == len(state.potential) == chains
     assert target.gradients + target.values == chains  # evaluated once
+    state = sampler.init(target, torch.zeros(chains, 3), rng)
     target.gradients = target.values = 0
     for _ in range(10):
         state, _ = sampler.step(target, state, rng)
