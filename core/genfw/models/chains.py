@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import attrs
 import torch
 from torch import Tensor
@@ -16,6 +14,7 @@ from genfw.interfaces.values import StateTree
 from genfw.models.freezing import frozen_for_chain
 from genfw.nn.batch_norm import alone
 from genfw.plugins.component import Settings
+from genfw.plugins.validators import at_least
 
 __all__ = ["Chain", "ChainResult", "run_chain"]
 
@@ -100,6 +99,12 @@ def run_chain(
     )
 
 
+def as_starts(start: Start | list[Start]) -> list[Start]:
+    """Starts as a list, whether a recipe gives several or one."""
+    return start if isinstance(start, list) else [start]
+
+
+@attrs.define(eq=False, slots=False)
 class Chain(Settings):
     """A kernel and where it begins, as a recipe gives them.
 
@@ -110,12 +115,13 @@ class Chain(Settings):
             absent.
     """
 
-    def __init__(self, sampler: Sampler, start: Start | list[Start], count: int | None = None) -> None:
-        self.sampler = sampler
-        self.starts: Sequence[Start] = start if isinstance(start, list) else [start]
+    sampler: Sampler
+    starts: list[Start] = attrs.field(converter=as_starts, alias="start")
+    count: int | None = attrs.field(default=None, validator=at_least(1))
+
+    def __attrs_post_init__(self) -> None:
         if not self.starts:
             raise ContractError("a chain needs at least one start")
-        self.count = count
 
     def run(
         self,

@@ -14,7 +14,8 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.interfaces import Info, Sampler
 from genfw.interfaces.target import Target
-from genfw_plugins.mcmc.moves import normal_like, positive
+from genfw.plugins.validators import at_least, positive
+from genfw_plugins.mcmc.moves import normal_like
 
 __all__ = ["Langevin", "LangevinState"]
 
@@ -33,6 +34,7 @@ class LangevinState:
             return self.target.potential(self.position)
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Langevin(Sampler):
     r"""Unadjusted Langevin dynamics:
 
@@ -58,23 +60,15 @@ class Langevin(Sampler):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
-    def __init__(
-        self,
-        step_size: float,
-        steps: int = 20,
-        noise: float = 1.0,
-        clip: float | None = None,
-        bounds: tuple[float, float] | None = None,
-    ) -> None:
-        positive(step_size=step_size, steps=steps)
-        if noise < 0:
-            raise ContractError(f"noise is a factor from 0 up, got {noise}")
-        if clip is not None and clip <= 0:
-            raise ContractError(f"clip is above 0, got {clip}")
-        if bounds is not None and bounds[0] >= bounds[1]:
-            raise ContractError(f"bounds are a lower and an upper end, got {list(bounds)}")
-        self.step_size, self.steps, self.noise = step_size, steps, noise
-        self.clip, self.bounds = clip, bounds
+    step_size: float = attrs.field(validator=positive)
+    steps: int = attrs.field(default=20, validator=positive)
+    noise: float = attrs.field(default=1.0, validator=at_least(0))
+    clip: float | None = attrs.field(default=None, validator=positive)
+    bounds: tuple[float, float] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise ContractError(f"bounds are a lower and an upper end, got {list(self.bounds)}")
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> LangevinState:
         """See :meth:`Sampler.init`."""

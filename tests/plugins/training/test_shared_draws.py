@@ -82,11 +82,11 @@ def build():
         model,
         steps=20,
         batch=ITEMS,
-        posterior=Chain(sampler, AmortizerStart(amortizer, ema=0.5, every=2)),
+        posterior=Chain(sampler, AmortizerStart(amortizer=amortizer, ema=0.5, every=2)),
         prior=Chain(sampler, [SharedStart(), NoiseStart()], count=2 * ITEMS),
         optimizer=Adam(lr=1e-2),
         energy_optimizer=Adam(lr=1e-2),
-        amortize=Amortize(Adam(lr=0.05), updates=2),
+        amortize=Amortize(optimizer=Adam(lr=0.05), updates=2),
     )
     stage.run = StageRun(Fabric(accelerator="cpu"), torch.device("cpu"), torch.Generator().manual_seed(0), 100)
     stage.setup()
@@ -111,7 +111,7 @@ def test_one_draw_of_the_average_begins_both_chains_of_every_item() -> None:
     assert len(model.amortizer.calls) == 5  # and so the network is walked once in a step
     # They come from the average: the amortizer itself would have drawn others from the same noise.
     x, position = batch_at(9).x, []
-    for start in (stage.posterior.starts[0], AmortizerStart(model.amortizer)):
+    for start in (stage.posterior.starts[0], AmortizerStart(amortizer=model.amortizer)):
         asked = StartRequest(ITEMS, PosteriorTarget(model, x), torch.Generator().manual_seed(1), x)
         position.append(start.draw(asked))
     own = [value.clone() for value in model.amortizer.parameters()]
@@ -154,7 +154,7 @@ def test_more_chains_than_draws_begin_again_at_the_first() -> None:
 
 def test_a_mixture_hands_each_chain_its_own_draw() -> None:
     draws = torch.randn(40, 2)
-    position = MixtureStart([SharedStart(), NoiseStart()]).draw(shared_request(40, draws))
+    position = MixtureStart(starts=[SharedStart(), NoiseStart()]).draw(shared_request(40, draws))
     same = (position == draws).all(1)
     assert 8 < int(same.sum()) < 32
     assert not (position == draws)[~same].any()
