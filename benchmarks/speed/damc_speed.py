@@ -237,10 +237,10 @@ def iteration(arguments: argparse.Namespace) -> list[Timed]:
         optimizer=Adam(**optimizer),
         energy_optimizer=Adam(**{**optimizer, "lr": 1e-4}),
         clip=Clip(norm=100.0),
-        posterior=Chain(Langevin(STEP**2 / 2, 30), AmortizerStart(ours, ema=0.005, every=10)),
-        prior=Chain(Langevin(STEP**2 / 2, 60), NoiseStart(), count=2 * batch),
+        posterior=Chain(Langevin(step_size=STEP**2 / 2, steps=30), AmortizerStart(amortizer=ours, ema=0.005, every=10)),
+        prior=Chain(Langevin(step_size=STEP**2 / 2, steps=60), NoiseStart(), count=2 * batch),
         share_start=True,
-        amortize=Amortize(AdamW(**optimizer, weight_decay=1e-4), updates=6, clip=Clip(norm=100.0)),
+        amortize=Amortize(optimizer=AdamW(**optimizer, weight_decay=1e-4), updates=6, clip=Clip(norm=100.0)),
     )
     stage.run = StageRun(Fabric(accelerator="cpu"), torch.device("cpu"), generator(), 1000)
     stage.setup()

@@ -70,7 +70,7 @@ def measure(count: int) -> None:
     decoder = MLPDecoder(SHAPE, layout, hidden=(32,), output="tanh")
     energy = MLPEnergy(latent_layout=layout, on="latent", hidden=(32,))
     model = Model(prior, decoder, energy=energy)
-    settings = SampleSettings(sampler=Langevin(0.01, 2), batch=500, space="prior")
+    settings = SampleSettings(sampler=Langevin(step_size=0.01, steps=2), batch=500, space="prior")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GENFW_CACHE"] = folder
         evaluation = Evaluation(model, Waves(count), settings, folder)

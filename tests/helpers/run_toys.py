@@ -66,7 +66,7 @@ class Restless(Stage):
         self.hook = lambda step: None
 
     def setup(self):
-        self.updater = Updater([self.model], AdamFactory(self.lr), self.run, self.steps, Clip(sigmas=3.0))
+        self.updater = Updater([self.model], AdamFactory(lr=self.lr), self.run, self.steps, Clip(sigmas=3.0))
         self.replay, self.average = Replay(), WeightAverage(self.model, 0.9)
         for name in ("updater", "replay", "average"):
             self._parts.pop(name, None)

@@ -51,7 +51,7 @@ class TestDataStart(WithData):
 
 class TestEncoderStart(WithData):
     def make(self):
-        return EncoderStart(model().encoder)
+        return EncoderStart(encoder=model().encoder)
 
     def target(self):
         return NoiseTarget(model())
@@ -59,7 +59,7 @@ class TestEncoderStart(WithData):
 
 class TestGeneratorStart(StartSuite):
     def make(self):
-        return GeneratorStart(model())
+        return GeneratorStart(model=model())
 
     def target(self):
         return DataTarget(model())
@@ -67,7 +67,7 @@ class TestGeneratorStart(StartSuite):
 
 class TestMixtureStart(StartSuite):
     def make(self):
-        return MixtureStart([NoiseStart(), ReplayStart(size=20)], weights=[1.0, 2.0])
+        return MixtureStart(starts=[NoiseStart(), ReplayStart(size=20)], weights=[1.0, 2.0])
 
 
 class TestAlternating(StageSuite):

@@ -139,30 +139,20 @@ def test_a_chain_walks_where_autograd_through_the_plain_networks_leads(space: st
     assert float((ends[0].position - start).abs().max()) > 0.1
 
 
-class Steady(Langevin):
-    """Langevin whose last step is like the others."""
-
-    def step(self, target, state, generator):
-        return super().step(target, state, generator)
-
-
-@pytest.mark.parametrize("steps", [1, 4])
-def test_the_last_step_of_a_chain_needs_no_gradient(steps: int, monkeypatch) -> None:
+@pytest.mark.parametrize(("keep_every", "kept"), [(0, 0), (1, 10), (5, 2)])
+def test_ten_moves_of_langevin_cost_ten_gradients(keep_every: int, kept: int, monkeypatch) -> None:
     target = PriorTarget(Model(StandardNormal(SIZE), energy=MLPEnergy(latent_layout=LAYOUT, on="latent")))
-    calls: list[int] = []
-    measured = target.potential_and_grad
-    monkeypatch.setattr(target, "potential_and_grad", lambda position: calls.append(1) or measured(position))
-    ends = []
-    for kind in (Langevin, Steady):
-        source = torch.Generator().manual_seed(1)
-        result = run_chain(
-            target, kind(step_size=0.1, steps=steps), torch.ones(3, SIZE), generator=source, keep_every=1
-        )
-        ends.append(torch.cat([result.trace.flatten(), result.position.flatten(), result.potential]))
-        ends.append(result.potentials)
-    assert len(calls) == steps + steps + 1
-    assert torch.equal(ends[0], ends[2])
-    assert torch.equal(ends[1], ends[3])
+    calls: list[str] = []
+    for name in ("potential", "potential_and_grad"):
+        measured = getattr(target, name)
+        monkeypatch.setattr(target, name, lambda position, n=name, m=measured: calls.append(n) or m(position))
+    source = torch.Generator().manual_seed(1)
+    sampler, start = Langevin(step_size=0.1, steps=10), torch.ones(3, SIZE)
+    result = run_chain(target, sampler, start, generator=source, keep_every=keep_every)
+    assert calls.count("potential_and_grad") == 10
+    # One where the chain ends, and one where a position is kept; the last position is kept, and counted once.
+    assert calls.count("potential") == kept + 1
+    assert torch.equal(result.potential, target.potential(result.position))
 
 
 def test_a_prior_that_maps_its_noise_is_differentiated_through() -> None:

@@ -3,9 +3,8 @@
 import re
 import sys
 
-from places import ROOT
-
 from genfw_cli.main import main
+from places import ROOT
 
 RECIPE = """
 genfw: 1

@@ -23,7 +23,10 @@ class SamplerState(Protocol):
 
     @property
     def potential(self) -> Tensor:
-        r"""Potential there in nats, with shape :math:`(B,)`."""
+        r"""Potential there in nats, with shape :math:`(B,)`.
+
+        A state may compute it when it is first read: read it within the chain, and only where it is needed.
+        """
 
 
 class Info(NamedTuple):
@@ -53,18 +56,11 @@ class Sampler(abc.ABC):
 
     @abc.abstractmethod
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> Any:
-        r"""Begin chains at ``position`` :math:`(B, D)`: a state with potential (and gradient) evaluated once."""
+        r"""Begin chains at ``position`` :math:`(B, D)`; the state evaluates the target there once at most."""
 
     @abc.abstractmethod
     def step(self, target: Target, state: Any, generator: torch.Generator) -> tuple[Any, Info]:
         """Make one move of every chain."""
-
-    def last_step(self, target: Target, state: Any, generator: torch.Generator) -> tuple[Any, Info]:
-        """:meth:`step` where no further one follows.
-
-        Position and potential are the same to the bit; what only a further step would read may be left as it was.
-        """
-        return self.step(target, state, generator)
 
     def relocate(self, target: Target, state: Any, position: Tensor, generator: torch.Generator) -> Any:
         r"""The state after something else moved the chains to ``position`` :math:`(B, D)`; what was adapted is kept.

@@ -18,6 +18,7 @@ from genfw.models.freezing import frozen_for_chain
 from genfw.nn.batch_norm import alone
 from genfw.plugins.component import Settings
 from genfw.plugins.signature import summarise
+from genfw.plugins.validators import at_least
 
 __all__ = ["Chain", "ChainResult", "chain_protocol", "draw_starts", "run_chain", "share_out"]
 
@@ -80,20 +81,20 @@ def run_chain(
     with frozen_for_chain(*target.modules()), torch.no_grad():
         sampler.plan(count)
         state = sampler.init(target, start, generator)
-        acceptance = torch.zeros_like(state.potential)
+        acceptance = start.new_zeros(len(start))
         for step in range(count + 1):
             if step:
-                move = sampler.step if step < count else sampler.last_step
-                state, info = move(target, state, generator)
+                state, info = sampler.step(target, state, generator)
                 acceptance += info.acceptance
             if keep_every and step % keep_every == 0:
                 trace.append(state.position)
                 potentials.append(state.potential)
                 kept.append(step)
+        potential = state.potential.detach()
         sampler.finish(state)
     return ChainResult(
         position=state.position.detach(),
-        potential=state.potential.detach(),
+        potential=potential,
         acceptance=acceptance / max(count, 1),
         start=start,
         trace=torch.stack(trace) if trace else start.new_empty(0, *start.shape),
@@ -174,6 +175,12 @@ def chain_protocol(
     return {**facts, "start": start or "fresh draws of the base"}
 
 
+def as_starts(start: Start | list[Start]) -> list[Start]:
+    """Starts as a list, whether a recipe gives several or one."""
+    return start if isinstance(start, list) else [start]
+
+
+@attrs.define(eq=False, slots=False)
 class Chain(Settings):
     """A kernel and where it begins, as a recipe gives them.
 
@@ -184,12 +191,13 @@ class Chain(Settings):
             absent.
     """
 
-    def __init__(self, sampler: Sampler, start: Start | list[Start], count: int | None = None) -> None:
-        self.sampler = sampler
-        self.starts: Sequence[Start] = start if isinstance(start, list) else [start]
+    sampler: Sampler
+    starts: list[Start] = attrs.field(converter=as_starts, alias="start")
+    count: int | None = attrs.field(default=None, validator=at_least(1))
+
+    def __attrs_post_init__(self) -> None:
         if not self.starts:
             raise ContractError("a chain needs at least one start")
-        self.count = count
 
     def run(
         self,

@@ -17,11 +17,12 @@ from genfw.interfaces.sampler import Sampler
 from genfw.interfaces.start import Start
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import Stateful
-from genfw.models.chains import Chain, draw_starts, run_chain
+from genfw.models.chains import Chain, as_starts, draw_starts, run_chain
 from genfw.models.freezing import frozen_for_chain
 from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget, Space, make_target
 from genfw.plugins.component import Settings
+from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed
 
 __all__ = [
@@ -41,6 +42,11 @@ __all__ = [
 TRACED_CHAINS = 8
 
 
+def _starts(start: Start | list[Start] | None) -> list[Start]:
+    return [] if start is None else as_starts(start)
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
 class SampleSettings(Settings):
     """The recipe's ``sample:`` section: how the finished model is sampled from, for the report and for every metric.
 
@@ -57,26 +63,20 @@ class SampleSettings(Settings):
 
     smoke: ClassVar[Mapping[str, Any]] = {"count": 16, "batch": 16}
 
-    def __init__(
-        self,
-        count: int = 64,
-        space: Space = "noise",
-        sampler: Sampler | None = None,
-        start: Start | list[Start] | None = None,
-        batch: int = 500,
-        mean: bool = False,
-        temperature: float = 1.0,
-        keep_every: int = 0,
-    ) -> None:
-        if space == "posterior":
+    count: int = attrs.field(default=64, validator=at_least(1))
+    space: Space = "noise"
+    sampler: Sampler | None = None
+    starts: list[Start] = attrs.field(default=None, converter=_starts, alias="start")
+    batch: int = attrs.field(default=500, validator=at_least(1))
+    mean: bool = False
+    temperature: float = attrs.field(default=1.0, validator=at_least(0))
+    keep_every: int = attrs.field(default=0, validator=at_least(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.space == "posterior":
             raise ContractError("samples are drawn without data to condition on; space can't be 'posterior'")
-        if temperature != 1.0 and sampler is not None:
+        if self.temperature != 1.0 and self.sampler is not None:
             raise ContractError("a temperature other than 1 goes with plain generation, without a sampler")
-        if count < 1 or batch < 1:
-            raise ContractError("count and batch are at least 1")
-        self.count, self.space, self.sampler = count, space, sampler
-        self.starts: list[Start] = [] if start is None else start if isinstance(start, list) else [start]
-        self.batch, self.mean, self.temperature, self.keep_every = batch, mean, temperature, keep_every
 
 
 @attrs.frozen(eq=False)

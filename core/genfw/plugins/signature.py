@@ -97,9 +97,11 @@ def parameters(cls: type) -> tuple[Parameter, ...]:
 
 
 def _hints(cls: type, init: types.FunctionType) -> dict[str, Any]:
-    module = sys.modules.get(cls.__module__)
+    # The constructor of an attrs class names types of its bases too, each in the words of its own module.
+    modules = [sys.modules[base.__module__] for base in reversed(cls.__mro__) if base.__module__ in sys.modules]
+    names = {name: value for module in modules for name, value in vars(module).items()}
     try:
-        return typing.get_type_hints(init, localns=dict(vars(module)) if module else None)
+        return typing.get_type_hints(init, localns=names)
     except (NameError, TypeError, AttributeError, SyntaxError) as error:
         raise ContractError(
             f"the annotations of {cls.__name__}.__init__ can't be read: {error}; "

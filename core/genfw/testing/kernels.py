@@ -6,6 +6,7 @@ import abc
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -207,6 +208,8 @@ def _tensors(state: Any) -> Iterator[Tensor]:
     elif isinstance(state, tuple | list):
         for part in state:
             yield from _tensors(part)
+    elif attrs.has(type(state)):
+        yield from _tensors([getattr(state, field.name) for field in attrs.fields(type(state))])
 
 
 class StartSuite(ComponentSuite):

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import attrs
 
-from genfw.errors import ContractError
 from genfw.interfaces.values import StateTree
 from genfw.plugins.component import Settings
+from genfw.plugins.validators import at_least, within
 
 __all__ = ["Finding", "HealthSettings", "Monitor", "Verdict"]
 
@@ -25,6 +25,7 @@ Action = Literal["none", "warn", "cut-lr", "rollback", "stop"]
 _PLACE = frozenset({"stage", "name", "step", "time"})
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class HealthSettings(Settings):
     """The recipe's ``health:`` section: what counts as ill, and what is done. On by default.
 
@@ -46,24 +47,15 @@ class HealthSettings(Settings):
             stopping rule) instead of failing.
     """
 
-    def __init__(
-        self,
-        enabled: bool = True,
-        action: Literal["rollback", "cut-lr", "warn", "stop"] = "rollback",
-        energy_gap: float = 100.0,
-        gap_window: int = 3,
-        chain_drift: float = 25.0,
-        saturation: float = 0.98,
-        lr_factor: float = 0.3,
-        rollbacks: int = 3,
-        stop_is_success: bool = False,
-    ) -> None:
-        if not 0.0 < lr_factor <= 1.0:
-            raise ContractError(f"lr_factor lies in (0, 1], got {lr_factor}")
-        self.enabled, self.action = enabled, action
-        self.energy_gap, self.gap_window = energy_gap, gap_window
-        self.chain_drift, self.saturation = chain_drift, saturation
-        self.lr_factor, self.rollbacks, self.stop_is_success = lr_factor, rollbacks, stop_is_success
+    enabled: bool = True
+    action: Literal["rollback", "cut-lr", "warn", "stop"] = "rollback"
+    energy_gap: float = attrs.field(default=100.0, validator=at_least(0))
+    gap_window: int = attrs.field(default=3, validator=at_least(1))
+    chain_drift: float = attrs.field(default=25.0, validator=at_least(0))
+    saturation: float = attrs.field(default=0.98, validator=at_least(0))
+    lr_factor: float = attrs.field(default=0.3, validator=within(0, 1, "(]"))
+    rollbacks: int = attrs.field(default=3, validator=at_least(0))
+    stop_is_success: bool = False
 
 
 @attrs.frozen

@@ -7,16 +7,19 @@ import math
 from collections.abc import Iterable
 from typing import Literal
 
+import attrs
 import torch
 from torch import nn
 
 from genfw.errors import ContractError
+from genfw.plugins.validators import at_least, positive
 
 __all__ = ["Decay", "OptimizerFactory"]
 
 Decay = Literal["none", "linear", "cosine", "exponential"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class OptimizerFactory(abc.ABC):
     r"""Recipe of an optimiser; one factory may build several optimisers.
 
@@ -27,15 +30,18 @@ class OptimizerFactory(abc.ABC):
         lr: Peak learning rate.
         warmup: Steps of linear warm-up.
         decay: Course after the warm-up.
-        final: Factor at the last step.
+        final: Factor on ``lr`` at the last step.
     """
 
-    def __init__(self, lr: float, warmup: int = 0, decay: Decay = "none", final: float = 0.0) -> None:
-        if lr <= 0:
-            raise ContractError(f"lr must be positive, got {lr}")
-        if decay == "exponential" and final <= 0:
-            raise ContractError("exponential decay needs final > 0")
-        self.lr, self.warmup, self.decay, self.final = lr, warmup, decay, final
+    lr: float = attrs.field(validator=positive)
+    warmup: int = 0
+    decay: Decay = "none"
+    final: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        at_least(0).check(warmup=self.warmup, final=self.final)
+        if self.decay == "exponential" and not self.final > 0:
+            raise ContractError(f"exponential decay needs final above 0, got {self.final}")
 
     @abc.abstractmethod
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from genfw.errors import ContractError
+import attrs
+
 from genfw.plugins.component import Settings
+from genfw.plugins.validators import at_least
 
 __all__ = ["EngineSettings"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class EngineSettings(Settings):
     """The recipe's ``engine:`` section.
 
@@ -31,24 +34,13 @@ class EngineSettings(Settings):
 
     smoke: ClassVar[Mapping[str, Any]] = {"log_every": 1, "checkpoint_every": 2}
 
-    def __init__(
-        self,
-        accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-        devices: int | Literal["auto"] = 1,
-        precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true",
-        log_every: int = 50,
-        checkpoint_every: int = 500,
-        keep: int = 3,
-        threads: int = 0,
-        snapshot_every: int = 0,
-        deterministic: bool = False,
-        sync_batch_norm: bool = True,
-    ) -> None:
-        if log_every < 1 or checkpoint_every < 1:
-            raise ContractError("log_every and checkpoint_every are at least 1")
-        if keep < 2:
-            raise ContractError(f"keep at least 2 checkpoints, got {keep}")
-        self.accelerator, self.devices, self.precision = accelerator, devices, precision
-        self.log_every, self.checkpoint_every, self.keep = log_every, checkpoint_every, keep
-        self.threads, self.snapshot_every, self.deterministic = threads, snapshot_every, deterministic
-        self.sync_batch_norm = sync_batch_norm
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    devices: int | Literal["auto"] = 1
+    precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
+    log_every: int = attrs.field(default=50, validator=at_least(1))
+    checkpoint_every: int = attrs.field(default=500, validator=at_least(1))
+    keep: int = attrs.field(default=3, validator=at_least(2))
+    threads: int = attrs.field(default=0, validator=at_least(0))
+    snapshot_every: int = attrs.field(default=0, validator=at_least(0))
+    deterministic: bool = False
+    sync_batch_norm: bool = True

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from genfw.errors import ContractError
 from genfw.interfaces.values import StateTree
 from genfw.plugins.component import Settings
+from genfw.plugins.validators import at_least, positive
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import StageRun
 
 __all__ = ["Clip", "Updater", "WeightAverage"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Clip(Settings):
     r"""How gradients are clipped before a step.
 
@@ -28,10 +31,13 @@ class Clip(Settings):
         offset: Slack added to the clamp.
     """
 
-    def __init__(self, norm: float | None = None, sigmas: float | None = None, offset: float = 0.1) -> None:
-        if norm is None and sigmas is None:
+    norm: float | None = attrs.field(default=None, validator=positive)
+    sigmas: float | None = attrs.field(default=None, validator=positive)
+    offset: float = attrs.field(default=0.1, validator=at_least(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.norm is None and self.sigmas is None:
             raise ContractError("clip needs norm, sigmas or both")
-        self.norm, self.sigmas, self.offset = norm, sigmas, offset
 
 
 class Updater:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genfw import ContractError, Info, Sampler, Target
+from genfw import Info, Sampler, Target
+from genfw.plugins.validators import positive
 
 __all__ = ["Barker", "BarkerState"]
 
@@ -28,6 +30,7 @@ class BarkerState(NamedTuple):
     gradient: Tensor
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Barker(Sampler):
     r"""Metropolis-adjusted Barker proposal; the target is exactly invariant.
 
@@ -56,10 +59,8 @@ class Barker(Sampler):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
-    def __init__(self, scale: float = 0.5, steps: int = 20) -> None:
-        if scale <= 0 or steps < 1:
-            raise ContractError(f"scale is positive and steps at least 1, got scale={scale}, steps={steps}")
-        self.scale, self.steps = scale, steps
+    scale: float = attrs.field(default=0.5, validator=positive)
+    steps: int = attrs.field(default=20, validator=positive)
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> BarkerState:
         """See :meth:`Sampler.init`."""

@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
 from genfw.interfaces import Info, Sampler
 from genfw.interfaces.target import Target
-from genfw_plugins.mcmc.moves import positive
+from genfw.plugins.validators import positive, within
 
 __all__ = ["AdamMode", "AdamState"]
 
@@ -28,6 +28,7 @@ class AdamState(NamedTuple):
     moves: int
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class AdamMode(Sampler):
     r"""Descend the potential by Adam, each chain for itself:
 
@@ -48,19 +49,14 @@ class AdamMode(Sampler):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
-    def __init__(
-        self,
-        lr: float,
-        steps: int = 100,
-        betas: tuple[float, float] = (0.9, 0.999),
-        decay: Literal["constant", "cosine"] = "constant",
-        eps: float = 1e-8,
-    ) -> None:
-        positive(lr=lr, steps=steps, eps=eps)
-        if not all(0.0 <= beta < 1.0 for beta in betas):
-            raise ContractError(f"betas lie in [0, 1), got {list(betas)}")
-        self.lr, self.steps, self.betas, self.decay, self.eps = lr, steps, betas, decay, eps
-        self._planned = steps
+    lr: float = attrs.field(validator=positive)
+    steps: int = attrs.field(default=100, validator=positive)
+    betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), validator=within(0, 1, "[)"))
+    decay: Literal["constant", "cosine"] = "constant"
+    eps: float = attrs.field(default=1e-8, validator=positive)
+
+    def __attrs_post_init__(self) -> None:
+        self._planned = self.steps
 
     def plan(self, steps: int) -> None:
         """See :meth:`Sampler.plan`."""

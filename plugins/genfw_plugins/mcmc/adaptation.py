@@ -13,16 +13,17 @@ References:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
+from genfw.interfaces import Sampler
 from genfw.interfaces.values import StateTree
-from genfw_plugins.mcmc.moves import positive
+from genfw.plugins.validators import positive, within
 
-__all__ = ["StepSize", "StepState"]
+__all__ = ["AdaptiveSampler", "StepSize", "StepState"]
 
 
 class StepState(NamedTuple):
@@ -42,11 +43,12 @@ class StepState(NamedTuple):
         return self.log_step.exp()
 
 
+@attrs.define(eq=False)
 class StepSize:
     r"""The rule, and what one chain hands on to the next.
 
     Arguments:
-        initial: First :math:`h`.
+        step_size: First :math:`h`.
         target: Acceptance :math:`\alpha^\ast` to aim at.
         adapt: Adapt at all.
         adapt_steps: Steps after which adaptation stops, over all chains; ``None`` adapts for ever.
@@ -56,27 +58,19 @@ class StepSize:
     #: Smallest gain :math:`\gamma_{\min}`.
     floor = 0.02
 
-    def __init__(
-        self, initial: float, target: float, adapt: bool = True, adapt_steps: int | None = None, levels: int = 0
-    ) -> None:
-        positive(step_size=initial)
-        if not 0.0 < target < 1.0:
-            raise ContractError(f"the acceptance to aim at lies between 0 and 1, got {target}")
-        self.initial, self.target, self.adapt, self.adapt_steps, self.levels = (
-            initial,
-            target,
-            adapt,
-            adapt_steps,
-            levels,
-        )
-        self._kept: StepState | None = None
+    step_size: float = attrs.field(validator=positive)
+    target: float = attrs.field(validator=within(0, 1, "()"))
+    adapt: bool = True
+    adapt_steps: int | None = None
+    levels: int = 0
+    _kept: StepState | None = attrs.field(default=None, init=False)
 
     def begin(self, position: Tensor) -> StepState:
         """Where the last chain left off, on the device and in the precision of ``position``."""
         if self._kept is not None:
             return StepState(*(value.to(position) for value in self._kept))
         shape = (self.levels,) if self.levels else ()
-        return StepState(position.new_full(shape, math.log(self.initial)), position.new_zeros(()))
+        return StepState(position.new_full(shape, math.log(self.step_size)), position.new_zeros(()))
 
     def update(self, state: StepState, acceptance: Tensor) -> StepState:
         """One step of the rule; ``acceptance`` is averaged over chains and shaped like ``log_step``."""
@@ -98,3 +92,21 @@ class StepSize:
     def load_state_dict(self, state: StateTree) -> None:
         """Inverse of :meth:`state_dict`."""
         self._kept = StepState(state["log_step"].clone(), state["updates"].clone()) if state else None
+
+
+class AdaptiveSampler(Sampler):
+    """A kernel that hands its step size on from one chain to the next."""
+
+    _step_size: StepSize
+
+    def finish(self, state: Any) -> None:
+        """See :meth:`Sampler.finish`."""
+        self._step_size.keep(state.step_size)
+
+    def state_dict(self) -> StateTree:
+        """The adapted step size, or one for each temperature."""
+        return self._step_size.state_dict()
+
+    def load_state_dict(self, state: StateTree) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self._step_size.load_state_dict(state)

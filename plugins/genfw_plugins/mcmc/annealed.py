@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Info, Sampler
 from genfw.interfaces.target import Target
-from genfw_plugins.mcmc.moves import normal_like, positive, share
+from genfw.plugins.validators import positive, within
+from genfw_plugins.mcmc.moves import normal_like
 
 __all__ = ["AnnealedLangevin", "AnnealedState"]
 
@@ -42,6 +44,7 @@ class AnnealedState(NamedTuple):
         return self.base + self.tilt
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class AnnealedLangevin(Sampler):
     r"""Unadjusted Langevin from the base to the target: move :math:`k` walks on :math:`\text{base} + \beta_k
     \text{tilt}` with step :math:`h_k`.
@@ -64,15 +67,18 @@ class AnnealedLangevin(Sampler):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
-    def __init__(self, step_size: float, first_step_size: float = 0.1, steps: int = 60, hold: float = 0.25) -> None:
-        positive(step_size=step_size, first_step_size=first_step_size, steps=steps)
-        share(hold=hold)
-        if first_step_size < step_size:
+    step_size: float = attrs.field(validator=positive)
+    first_step_size: float = attrs.field(default=0.1, validator=positive)
+    steps: int = attrs.field(default=60, validator=positive)
+    hold: float = attrs.field(default=0.25, validator=within(0, 1, "[)"))
+
+    def __attrs_post_init__(self) -> None:
+        if self.first_step_size < self.step_size:
             raise ContractError(
-                f"step sizes fall along the chain: first_step_size {first_step_size} is below step_size {step_size}"
+                f"step sizes fall along the chain: first_step_size {self.first_step_size} is below step_size "
+                f"{self.step_size}"
             )
-        self.step_size, self.first_step_size, self.steps, self.hold = step_size, first_step_size, steps, hold
-        self._planned = steps
+        self._planned = self.steps
 
     def plan(self, steps: int) -> None:
         """See :meth:`Sampler.plan`."""

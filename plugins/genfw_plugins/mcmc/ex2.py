@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
 from genfw.interfaces import Info, Sampler
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import StateTree
+from genfw.plugins.validators import positive
 from genfw_plugins.mcmc.isir import GlobalMove
 from genfw_plugins.mcmc.mala import MALA
-from genfw_plugins.mcmc.moves import positive
 
 __all__ = ["Ex2", "Ex2State"]
 
@@ -36,13 +37,18 @@ class Ex2State(NamedTuple):
         return potential
 
 
+def _or_mala(local: Sampler | None) -> Sampler:
+    return MALA() if local is None else local
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Ex2(Sampler):
     r"""Ex2MCMC, explore and exploit: one i-SIR move, then some moves of a local kernel.
 
     The global move carries mass between modes, the local one settles it within a mode. The target is exactly
     invariant where the local kernel leaves it so (MALA, HMC; not Langevin). A step costs :math:`N` potentials, one
-    gradient at the place the global move chose, and those of the local moves; the tilt of the state is read off its
-    potential.
+    gradient at the place the global move chose (with Langevin a potential alone), and those of the local moves; the
+    tilt of the state is read off its potential.
 
     The acceptance it reports is that of the global move: the probability of leaving one's place for a fresh draw.
 
@@ -59,18 +65,14 @@ class Ex2(Sampler):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2, "candidates": 4}
 
-    def __init__(
-        self,
-        candidates: int = 8,
-        local: Sampler | None = None,
-        local_steps: int = 1,
-        steps: int = 1,
-        chunk: int = 0,
-    ) -> None:
-        positive(steps=steps, local_steps=local_steps)
-        self.move = GlobalMove(candidates, chunk)
-        self.local = MALA() if local is None else local
-        self.local_steps, self.steps = local_steps, steps
+    candidates: int = 8
+    local: Sampler = attrs.field(default=None, converter=_or_mala)
+    local_steps: int = attrs.field(default=1, validator=positive)
+    steps: int = attrs.field(default=1, validator=positive)
+    chunk: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.move = GlobalMove(self.candidates, self.chunk)
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> Ex2State:
         """See :meth:`Sampler.init`.

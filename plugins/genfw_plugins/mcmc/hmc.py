@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
-from genfw.interfaces import Info, Sampler
+from genfw.interfaces import Info
 from genfw.interfaces.target import Target
-from genfw.interfaces.values import StateTree
-from genfw_plugins.mcmc.adaptation import StepSize, StepState
-from genfw_plugins.mcmc.moves import choose, jittered, metropolis, normal_like, positive, share
+from genfw.plugins.validators import positive, within
+from genfw_plugins.mcmc.adaptation import AdaptiveSampler, StepSize, StepState
+from genfw_plugins.mcmc.moves import choose, jittered, metropolis, normal_like
 
 __all__ = ["HMC", "HMCState", "leapfrog"]
 
@@ -51,7 +52,8 @@ def leapfrog(
     return (position, potential, gradient), momentum
 
 
-class HMC(Sampler):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class HMC(AdaptiveSampler):
     r"""Hamiltonian Monte Carlo with unit mass: :math:`L` leapfrog steps of length :math:`\tau`, accepted or rejected
     as a whole, so that the target is exactly invariant.
 
@@ -76,20 +78,16 @@ class HMC(Sampler):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2, "leapfrog_steps": 2}
 
-    def __init__(
-        self,
-        step_size: float = 0.1,
-        leapfrog_steps: int = 5,
-        steps: int = 10,
-        jitter: float = 0.2,
-        target: float = 0.8,
-        adapt: bool = True,
-        adapt_steps: int | None = None,
-    ) -> None:
-        positive(leapfrog_steps=leapfrog_steps, steps=steps)
-        share(jitter=jitter)
-        self.leapfrog_steps, self.steps, self.jitter = leapfrog_steps, steps, jitter
-        self._step_size = StepSize(step_size, target, adapt, adapt_steps)
+    step_size: float = 0.1
+    leapfrog_steps: int = attrs.field(default=5, validator=positive)
+    steps: int = attrs.field(default=10, validator=positive)
+    jitter: float = attrs.field(default=0.2, validator=within(0, 1, "[)"))
+    target: float = 0.8
+    adapt: bool = True
+    adapt_steps: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self._step_size = StepSize(self.step_size, self.target, self.adapt, self.adapt_steps)
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> HMCState:
         """See :meth:`Sampler.init`."""
@@ -109,15 +107,3 @@ class HMC(Sampler):
     def relocate(self, target: Target, state: HMCState, position: Tensor, generator: torch.Generator) -> HMCState:
         """See :meth:`Sampler.relocate`."""
         return HMCState(position, *target.potential_and_grad(position), state.step_size)
-
-    def finish(self, state: HMCState) -> None:
-        """See :meth:`Sampler.finish`."""
-        self._step_size.keep(state.step_size)
-
-    def state_dict(self) -> StateTree:
-        """The adapted step size."""
-        return self._step_size.state_dict()
-
-    def load_state_dict(self, state: StateTree) -> None:
-        """Inverse of :meth:`state_dict`."""
-        self._step_size.load_state_dict(state)

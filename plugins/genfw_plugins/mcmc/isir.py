@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Info, Sampler
 from genfw.interfaces.target import Target
-from genfw_plugins.mcmc.moves import positive
+from genfw.plugins.validators import at_least, positive
 
 __all__ = ["ISIR", "GlobalMove", "ISIRState"]
 
@@ -24,6 +25,7 @@ class ISIRState(NamedTuple):
     tilt: Tensor
 
 
+@attrs.frozen
 class GlobalMove:
     r"""One move of iterated sampling-importance-resampling; see :class:`ISIR`.
 
@@ -32,11 +34,8 @@ class GlobalMove:
         chunk: Candidates per chain that are scored at once; all of them where 0.
     """
 
-    def __init__(self, candidates: int, chunk: int = 0) -> None:
-        positive(candidates=candidates)
-        if chunk < 0:
-            raise ContractError(f"chunk counts candidates, from 1 up, or is 0 for all at once; got {chunk}")
-        self.candidates, self.chunk = candidates, chunk
+    candidates: int = attrs.field(validator=positive)
+    chunk: int = attrs.field(default=0, validator=at_least(0))
 
     def check(self, target: Target) -> None:
         """Refuse a target whose base nothing can be drawn from.
@@ -82,6 +81,7 @@ class GlobalMove:
         )
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class ISIR(Sampler):
     r"""Iterated sampling-importance-resampling.
 
@@ -103,10 +103,12 @@ class ISIR(Sampler):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2, "candidates": 4}
 
-    def __init__(self, candidates: int = 8, steps: int = 1, chunk: int = 0) -> None:
-        positive(steps=steps)
-        self.steps = steps
-        self.move = GlobalMove(candidates, chunk)
+    candidates: int = 8
+    steps: int = attrs.field(default=1, validator=positive)
+    chunk: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        self.move = GlobalMove(self.candidates, self.chunk)
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> ISIRState:
         """See :meth:`Sampler.init`.

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from functools import cached_property
+from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Info, Sampler
 from genfw.interfaces.target import Target
-from genfw_plugins.mcmc.moves import normal_like, positive
+from genfw.plugins.validators import at_least, positive
+from genfw_plugins.mcmc.moves import normal_like
 
 __all__ = ["Langevin", "LangevinState"]
 
 
-class LangevinState(NamedTuple):
-    r"""Position :math:`(B, D)`, potential :math:`(B,)` and gradient :math:`(B, D)` of chains."""
+@attrs.frozen(eq=False, slots=False)
+class LangevinState:
+    r"""Position :math:`(B, D)` of chains; a move takes the gradient there when it begins."""
 
+    target: Target
     position: Tensor
-    potential: Tensor
-    gradient: Tensor
+
+    @cached_property
+    def potential(self) -> Tensor:
+        """Potential there in nats, with shape ``(B,)``, computed when it is first read."""
+        with torch.no_grad():
+            return self.target.potential(self.position)
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Langevin(Sampler):
     r"""Unadjusted Langevin dynamics:
 
@@ -50,48 +60,30 @@ class Langevin(Sampler):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
-    def __init__(
-        self,
-        step_size: float,
-        steps: int = 20,
-        noise: float = 1.0,
-        clip: float | None = None,
-        bounds: tuple[float, float] | None = None,
-    ) -> None:
-        positive(step_size=step_size, steps=steps)
-        if noise < 0:
-            raise ContractError(f"noise is a factor from 0 up, got {noise}")
-        if clip is not None and clip <= 0:
-            raise ContractError(f"clip is above 0, got {clip}")
-        if bounds is not None and bounds[0] >= bounds[1]:
-            raise ContractError(f"bounds are a lower and an upper end, got {list(bounds)}")
-        self.step_size, self.steps, self.noise = step_size, steps, noise
-        self.clip, self.bounds = clip, bounds
+    step_size: float = attrs.field(validator=positive)
+    steps: int = attrs.field(default=20, validator=positive)
+    noise: float = attrs.field(default=1.0, validator=at_least(0))
+    clip: float | None = attrs.field(default=None, validator=positive)
+    bounds: tuple[float, float] | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
+            raise ContractError(f"bounds are a lower and an upper end, got {list(self.bounds)}")
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> LangevinState:
         """See :meth:`Sampler.init`."""
-        return LangevinState(position, *target.potential_and_grad(position))
+        return LangevinState(target, position)
 
     def step(self, target: Target, state: LangevinState, generator: torch.Generator) -> tuple[LangevinState, Info]:
         """See :meth:`Sampler.step`."""
-        return self.init(target, self._moved(state, generator), generator), _certain(state)
-
-    def last_step(self, target: Target, state: LangevinState, generator: torch.Generator) -> tuple[LangevinState, Info]:
-        """See :meth:`Sampler.last_step`: no gradient is computed where the chain ends."""
-        if type(self).step is not Langevin.step:  # a subclass moves in its own way
-            return self.step(target, state, generator)
-        position = self._moved(state, generator)
-        return LangevinState(position, target.potential(position), state.gradient), _certain(state)
-
-    def _moved(self, state: LangevinState, generator: torch.Generator) -> Tensor:
         h = self.step_size
-        gradient = state.gradient if self.clip is None else state.gradient.clamp(-self.clip, self.clip)
+        potential, gradient = target.potential_and_grad(state.position)
+        if self.clip is not None:
+            gradient = gradient.clamp(-self.clip, self.clip)
         position = torch.add(state.position, gradient, alpha=-h)
         if self.noise:
             position.add_(normal_like(position, generator), alpha=self.noise * math.sqrt(2.0 * h))
-        return position if self.bounds is None else position.clamp(*self.bounds)
-
-
-def _certain(state: LangevinState) -> Info:
-    one = torch.ones_like(state.potential)
-    return Info(acceptance=one, moved=one.bool())
+        if self.bounds is not None:
+            position = position.clamp(*self.bounds)
+        one = torch.ones_like(potential)
+        return LangevinState(target, position), Info(acceptance=one, moved=one.bool())

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
-from genfw.interfaces import Info, Sampler
+from genfw.interfaces import Info
 from genfw.interfaces.target import Target
-from genfw.interfaces.values import StateTree
-from genfw_plugins.mcmc.adaptation import StepSize, StepState
-from genfw_plugins.mcmc.moves import choose, jittered, metropolis, normal_like, positive, share
+from genfw.plugins.validators import positive, within
+from genfw_plugins.mcmc.adaptation import AdaptiveSampler, StepSize, StepState
+from genfw_plugins.mcmc.moves import choose, jittered, metropolis, normal_like
 
 __all__ = ["MALA", "MALAState", "log_ratio", "propose"]
 
@@ -55,7 +56,8 @@ def log_ratio(old: tuple[Tensor, Tensor], new: tuple[Tensor, Tensor, Tensor], xi
     return old[1] - new[1] + 0.5 * (xi.square() - back.square()).sum(1)
 
 
-class MALA(Sampler):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class MALA(AdaptiveSampler):
     r"""Metropolis-adjusted Langevin: a Langevin proposal, accepted so that the target is exactly invariant.
 
     One gradient per step: that of the state is kept. A proposal where the potential is not a number is rejected. The
@@ -77,19 +79,15 @@ class MALA(Sampler):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
-    def __init__(
-        self,
-        step_size: float = 0.1,
-        steps: int = 20,
-        target: float = 0.574,
-        adapt: bool = True,
-        adapt_steps: int | None = None,
-        jitter: float = 0.0,
-    ) -> None:
-        positive(steps=steps)
-        share(jitter=jitter)
-        self.steps, self.jitter = steps, jitter
-        self._step_size = StepSize(step_size, target, adapt, adapt_steps)
+    step_size: float = 0.1
+    steps: int = attrs.field(default=20, validator=positive)
+    target: float = 0.574
+    adapt: bool = True
+    adapt_steps: int | None = None
+    jitter: float = attrs.field(default=0.0, validator=within(0, 1, "[)"))
+
+    def __attrs_post_init__(self) -> None:
+        self._step_size = StepSize(self.step_size, self.target, self.adapt, self.adapt_steps)
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> MALAState:
         """See :meth:`Sampler.init`."""
@@ -115,15 +113,3 @@ class MALA(Sampler):
     def relocate(self, target: Target, state: MALAState, position: Tensor, generator: torch.Generator) -> MALAState:
         """See :meth:`Sampler.relocate`."""
         return MALAState(position, *target.potential_and_grad(position), state.step_size)
-
-    def finish(self, state: MALAState) -> None:
-        """See :meth:`Sampler.finish`."""
-        self._step_size.keep(state.step_size)
-
-    def state_dict(self) -> StateTree:
-        """The adapted step size."""
-        return self._step_size.state_dict()
-
-    def load_state_dict(self, state: StateTree) -> None:
-        """Inverse of :meth:`state_dict`."""
-        self._step_size.load_state_dict(state)

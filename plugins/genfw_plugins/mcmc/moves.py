@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-
-__all__ = ["choose", "jittered", "metropolis", "normal_like", "positive", "share"]
+__all__ = ["choose", "jittered", "metropolis", "normal_like"]
 
 
 def normal_like(position: Tensor, generator: torch.Generator) -> Tensor:
@@ -48,25 +46,3 @@ def metropolis(log_ratio: Tensor, generator: torch.Generator) -> tuple[Tensor, T
 def choose(accept: Tensor, new: Tensor, old: Tensor) -> Tensor:
     r"""Rows of ``new`` where ``accept`` :math:`(B,)` says so, of ``old`` elsewhere."""
     return torch.where(accept if new.ndim == 1 else accept[:, None], new, old)
-
-
-def positive(**values: float) -> None:
-    """Refuse settings that are not above zero.
-
-    Raises:
-        ContractError: Names the setting and its value.
-    """
-    for name, value in values.items():
-        if not value > 0:
-            raise ContractError(f"{name} must be above 0, got {value}")
-
-
-def share(**values: float) -> None:
-    """Refuse settings that do not lie in [0, 1).
-
-    Raises:
-        ContractError: Names the setting and its value.
-    """
-    for name, value in values.items():
-        if not 0.0 <= value < 1.0:
-            raise ContractError(f"{name} lies in [0, 1), got {value}")

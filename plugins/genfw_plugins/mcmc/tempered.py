@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.interfaces import Info, Sampler
+from genfw.interfaces import Info
 from genfw.interfaces.target import Target
-from genfw.interfaces.values import StateTree
-from genfw_plugins.mcmc.adaptation import StepSize, StepState
+from genfw.plugins.validators import positive
+from genfw_plugins.mcmc.adaptation import AdaptiveSampler, StepSize, StepState
 from genfw_plugins.mcmc.mala import log_ratio, propose
-from genfw_plugins.mcmc.moves import choose, metropolis, positive
+from genfw_plugins.mcmc.moves import choose, metropolis
 
 __all__ = ["Replicas", "TemperedLangevin", "TemperedState"]
 
@@ -75,7 +76,8 @@ class TemperedState(NamedTuple):
         return self.replicas.base[: self._count] + self.replicas.tilt[: self._count]
 
 
-class TemperedLangevin(Sampler):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class TemperedLangevin(AdaptiveSampler):
     r"""Parallel tempering of the tilt: replica :math:`t` walks on :math:`\text{base} + \beta_t \text{tilt}`, and
     neighbours swap places with probability
 
@@ -103,22 +105,19 @@ class TemperedLangevin(Sampler):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
-    def __init__(
-        self,
-        step_size: float = 0.1,
-        betas: tuple[float, ...] = (1.0, 0.55, 0.25, 0.06, 0.0),
-        local: Literal["mala", "langevin"] = "mala",
-        steps: int = 20,
-        target: float = 0.574,
-        adapt: bool = True,
-        adapt_steps: int | None = None,
-    ) -> None:
-        positive(steps=steps)
-        betas = tuple(betas)
-        if len(betas) < 2 or betas[0] != 1.0 or betas[-1] < 0 or any(a <= b for a, b in pairwise(betas)):
+    step_size: float = 0.1
+    betas: tuple[float, ...] = (1.0, 0.55, 0.25, 0.06, 0.0)
+    local: Literal["mala", "langevin"] = "mala"
+    steps: int = attrs.field(default=20, validator=positive)
+    target: float = 0.574
+    adapt: bool = True
+    adapt_steps: int | None = None
+
+    def __attrs_post_init__(self) -> None:
+        betas, adapt = self.betas, self.adapt and self.local == "mala"
+        if len(betas) < 2 or betas[0] != 1.0 or not betas[-1] >= 0 or not all(a > b for a, b in pairwise(betas)):
             raise ContractError(f"betas fall from 1 to 0 or above and are at least two, got {list(betas)}")
-        self.betas, self.local, self.steps = betas, local, steps
-        self._step_size = StepSize(step_size, target, adapt and local == "mala", adapt_steps, len(betas))
+        self._step_size = StepSize(self.step_size, self.target, adapt, self.adapt_steps, len(betas))
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> TemperedState:
         """See :meth:`Sampler.init`.
@@ -193,15 +192,3 @@ class TemperedLangevin(Sampler):
         hot = (part[position.shape[0] :] for part in state.replicas)
         cold = Replicas.at(target, position)
         return state._replace(replicas=Replicas(*(torch.cat(pair) for pair in zip(cold, hot, strict=True))))
-
-    def finish(self, state: TemperedState) -> None:
-        """See :meth:`Sampler.finish`."""
-        self._step_size.keep(state.step_size)
-
-    def state_dict(self) -> StateTree:
-        """The adapted step sizes."""
-        return self._step_size.state_dict()
-
-    def load_state_dict(self, state: StateTree) -> None:
-        """Inverse of :meth:`state_dict`."""
-        self._step_size.load_state_dict(state)

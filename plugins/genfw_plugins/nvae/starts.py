@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -13,11 +14,13 @@ from genfw.interfaces import Start, StartRequest
 from genfw.models.freezing import frozen
 from genfw.models.model import Model
 from genfw.models.targets import NoiseTarget, PosteriorTarget
+from genfw.plugins.validators import at_least, positive
 from genfw_plugins.nvae.statistics import batch_norms, forget_folded, readjust_batch_norm
 
 __all__ = ["LowTemperatureStart"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class LowTemperatureStart(Start):
     r"""Noise that the encoder finds behind the generator's cold draws, for chains in space ``noise``.
 
@@ -38,17 +41,17 @@ class LowTemperatureStart(Start):
 
     smoke: ClassVar[Mapping[str, Any]] = {"draws": 2, "batch": 4}
 
-    def __init__(self, model: Model, temperature: float = 0.7, draws: int = 100, batch: int = 32) -> None:
+    model: Model
+    temperature: float = attrs.field(default=0.7, validator=positive)
+    draws: int = attrs.field(default=100, validator=at_least(1))
+    batch: int = attrs.field(default=32, validator=at_least(2))
+
+    def __attrs_post_init__(self) -> None:
+        model = self.model
         if model.prior is None or model.decoder is None or model.encoder is None or not batch_norms(model):
             raise ContractError(
                 "start 'low-temperature' needs prior, decoder and encoder, with batch norms in prior or decoder"
             )
-        if temperature <= 0.0 or draws < 1 or batch < 2:
-            raise ContractError(
-                "the temperature is above 0, draws at least 1 and batch at least 2, "
-                f"got {temperature}, {draws} and {batch}"
-            )
-        self.model, self.temperature, self.draws, self.batch = model, temperature, draws, batch
 
     def draw(self, request: StartRequest) -> Tensor:
         """See :meth:`Start.draw`.
@@ -61,7 +64,7 @@ class LowTemperatureStart(Start):
             raise ContractError("start 'low-temperature' gives noise, for chains in space 'noise' or 'prior'")
         with torch.no_grad(), frozen(self.model):
             x = self._cold(request.count, request.generator)
-            assert self.model.encoder is not None  # refused in __init__
+            assert self.model.encoder is not None  # refused before
             position = target.draw_base(request.count, request.generator)
             latent = self.model.encoder(x, generator=request.generator).noise
             position[:, : latent.shape[1]] = latent

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from genfw.errors import ContractError, DataError
 from genfw.nn.torchvision import import_torchvision
 from genfw.plugins.component import Settings
+from genfw.plugins.validators import at_least
 from genfw.runs.files import hash_file
 from genfw.weights.torch_files import open_published
 
@@ -60,6 +62,7 @@ class FeatureNetwork(nn.Module):
         return features
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Features(Settings):
     r"""A feature network :math:`F`, and how much its error counts beside that of pixels.
 
@@ -76,19 +79,12 @@ class Features(Settings):
 
     smoke: ClassVar[Mapping[str, Any]] = {"network": "random", "weights": None, "size": 32}
 
-    def __init__(
-        self,
-        network: str = "vgg16",
-        layer: str = "features.22",
-        weights: Path | None = None,
-        sha256: str | None = None,
-        weight: float = 0.1,
-        size: int | None = None,
-    ) -> None:
-        if weight < 0.0:
-            raise ContractError(f"weight is a factor from 0 up, got {weight}")
-        self.network, self.layer, self.weights = network, layer, weights
-        self.sha256, self.weight, self.size = sha256, weight, size
+    network: str = "vgg16"
+    layer: str = "features.22"
+    weights: Path | None = None
+    sha256: str | None = None
+    weight: float = attrs.field(default=0.1, validator=at_least(0))
+    size: int | None = None
 
     def build(self) -> FeatureNetwork:
         """The network, with its weights.

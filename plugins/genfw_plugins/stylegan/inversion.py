@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -15,12 +16,14 @@ from genfw.evaluation.metric import Metric
 from genfw.evaluation.results import Figure, Pairs, Result
 from genfw.models.chains import Chain
 from genfw.models.sampling import reconstruct
+from genfw.plugins.validators import at_least
 from genfw_plugins.stylegan.features import FeatureNetwork, Features
 from genfw_plugins.stylegan.perceptual import feature_error
 
 __all__ = ["Inversion"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Inversion(Metric):
     r"""Errors of inverted images, in pixels and in features: ``mse``, :math:`\overline{(x - g(z))^2}`, and
     ``feature-distance``, :math:`\overline{(F(x) - F(g(z)))^2}`, means over numbers and images of [-1, 1].
@@ -41,20 +44,13 @@ class Inversion(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"count": 2, "show": 2}
 
-    def __init__(
-        self,
-        split: str = "test",
-        count: int | None = None,
-        chain: Chain | None = None,
-        features: Features | None = None,
-        batch: int = 50,
-        show: int = 8,
-    ) -> None:
-        if batch < 1 or show < 0:
-            raise ContractError(f"batch is at least 1 and show not negative, got {batch} and {show}")
-        self.split, self.count, self.chain = split, count, chain
-        self.features, self.batch, self.show = features, batch, show
-        self._network: FeatureNetwork | None = None
+    split: str = "test"
+    count: int | None = None
+    chain: Chain | None = None
+    features: Features | None = None
+    batch: int = attrs.field(default=50, validator=at_least(1))
+    show: int = attrs.field(default=8, validator=at_least(0))
+    _network: FeatureNetwork | None = attrs.field(default=None, init=False)
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

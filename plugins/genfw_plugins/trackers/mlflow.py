@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from genfw.plugins.hookspecs import RunInfo
 from genfw.training.tracker import Tracker
 from genfw_plugins.trackers._steps import Steps
@@ -23,6 +25,7 @@ _TAG = "genfw.run"
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class MLflow(Tracker):
     """Scalars, settings and pictures for MLflow: to a server, or to files below the run directory.
 
@@ -34,12 +37,13 @@ class MLflow(Tracker):
         images: Add the pictures of ``samples/`` and ``figures/`` when the run ends.
     """
 
-    def __init__(self, uri: str | None = None, experiment: str = "genfw", images: bool = True) -> None:
-        self.uri, self.experiment, self.images = uri, experiment, images
-        self._client: MlflowClient | None = None
-        self._id = ""
-        self._directory = Path()
-        self._steps: Steps | None = None
+    uri: str | None = None
+    experiment: str = "genfw"
+    images: bool = True
+    _client: MlflowClient | None = attrs.field(default=None, init=False)
+    _id: str = attrs.field(default="", init=False)
+    _directory: Path = attrs.field(factory=Path, init=False)
+    _steps: Steps | None = attrs.field(default=None, init=False)
 
     def start(self, run: RunInfo) -> None:
         """See :meth:`Tracker.start`."""

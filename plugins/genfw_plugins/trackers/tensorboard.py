@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
@@ -17,6 +18,7 @@ from genfw_plugins.trackers._steps import Steps
 __all__ = ["TensorBoard"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class TensorBoard(Tracker):
     """Scalars while a run goes, its pictures at the end, for ``tensorboard --logdir runs``.
 
@@ -27,11 +29,11 @@ class TensorBoard(Tracker):
         images: Add the pictures of ``samples/`` and ``figures/`` when the run ends.
     """
 
-    def __init__(self, folder: str = "tensorboard", images: bool = True) -> None:
-        self.folder, self.images = folder, images
-        self._writer: SummaryWriter | None = None
-        self._directory = Path()
-        self._steps: Steps | None = None
+    folder: str = "tensorboard"
+    images: bool = True
+    _writer: SummaryWriter | None = attrs.field(default=None, init=False)
+    _directory: Path = attrs.field(factory=Path, init=False)
+    _steps: Steps | None = attrs.field(default=None, init=False)
 
     def start(self, run: RunInfo) -> None:
         """See :meth:`Tracker.start`."""

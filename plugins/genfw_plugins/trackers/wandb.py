@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import attrs
+
 from genfw.plugins.hookspecs import RunInfo
 from genfw.training.tracker import Tracker
 from genfw_plugins.trackers._steps import Steps
@@ -14,6 +16,7 @@ from genfw_plugins.trackers._steps import Steps
 __all__ = ["WeightsAndBiases"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class WeightsAndBiases(Tracker):
     """Scalars, events and pictures for Weights & Biases.
 
@@ -27,17 +30,13 @@ class WeightsAndBiases(Tracker):
         images: Add the pictures of ``samples/`` and ``figures/`` when the run ends.
     """
 
-    def __init__(
-        self,
-        project: str = "genfw",
-        mode: Literal["offline", "online"] = "offline",
-        entity: str | None = None,
-        images: bool = True,
-    ) -> None:
-        self.project, self.mode, self.entity, self.images = project, mode, entity, images
-        self._run: Any = None
-        self._directory = Path()
-        self._steps: Steps | None = None
+    project: str = "genfw"
+    mode: Literal["offline", "online"] = "offline"
+    entity: str | None = None
+    images: bool = True
+    _run: Any = attrs.field(default=None, init=False)
+    _directory: Path = attrs.field(factory=Path, init=False)
+    _steps: Steps | None = attrs.field(default=None, init=False)
 
     def start(self, run: RunInfo) -> None:
         """See :meth:`Tracker.start`."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
 from genfw.interfaces.amortizer import Amortizer
 from genfw.plugins.component import Settings
+from genfw.plugins.validators import at_least, within
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
@@ -18,6 +19,7 @@ from genfw.training.updater import Clip, Updater
 __all__ = ["Amortization", "Amortize"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Amortize(Settings):
     r"""How an amortizer is fitted to the chain ends of each step (DAMC Algorithm 1, line 7).
 
@@ -32,20 +34,11 @@ class Amortize(Settings):
 
     smoke: ClassVar[Mapping[str, Any]] = {"updates": 1}
 
-    def __init__(
-        self,
-        optimizer: OptimizerFactory,
-        updates: int = 6,
-        drop_condition: float = 0.2,
-        clip: Clip | None = None,
-        average: float = 0.0,
-    ) -> None:
-        if updates < 1:
-            raise ContractError(f"updates must be at least 1, got {updates}")
-        if not 0.0 <= drop_condition <= 1.0:
-            raise ContractError(f"drop_condition is a share, in [0, 1], got {drop_condition}")
-        self.optimizer, self.updates, self.drop_condition = optimizer, updates, drop_condition
-        self.clip, self.average = clip, average
+    optimizer: OptimizerFactory
+    updates: int = attrs.field(default=6, validator=at_least(1))
+    drop_condition: float = attrs.field(default=0.2, validator=within(0, 1))
+    clip: Clip | None = None
+    average: float = attrs.field(default=0.0, validator=within(0, 1, "[)"))
 
 
 class Amortization:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import attrs
 import torch
 from torch import nn
 
 from genfw.errors import ContractError
+from genfw.plugins.validators import at_least, positive, within
 from genfw.training.optimizer import Decay, OptimizerFactory
 
 __all__ = ["SGD", "Adam", "AdamW", "Adamax"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Adam(OptimizerFactory):
     r"""Adam: :math:`\theta \leftarrow \theta - \text{lr}\; \hat m / (\sqrt{\hat v} + \epsilon)`.
 
@@ -24,30 +27,22 @@ class Adam(OptimizerFactory):
         betas: Decay of the averages of the gradient and of its square.
         eps: :math:`\epsilon`.
         weight_decay: Factor of an L2 penalty, added to the gradient.
-        warmup: Steps of linear warm-up.
-        decay: Course after the warm-up.
-        final: Factor on ``lr`` at the last step.
     """
 
-    def __init__(
-        self,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        warmup: int = 0,
-        decay: Decay = "none",
-        final: float = 0.0,
-    ) -> None:
-        super().__init__(lr, warmup, decay, final)
-        self.betas, self.eps = _check_betas(betas), _check_positive("eps", eps)
-        self.weight_decay = _check_weight_decay(weight_decay)
+    lr: float = attrs.field(default=1e-3, validator=positive)
+    betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), validator=within(0, 1, "[)"))
+    eps: float = attrs.field(default=1e-8, validator=positive)
+    weight_decay: float = attrs.field(default=0.0, validator=at_least(0))
+    warmup: int = 0
+    decay: Decay = "none"
+    final: float = 0.0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class AdamW(OptimizerFactory):
     r"""Adam with weight decay apart from the gradient.
 
@@ -61,30 +56,22 @@ class AdamW(OptimizerFactory):
         betas: Decay of the averages of the gradient and of its square.
         eps: Added to the root of the second moment.
         weight_decay: :math:`\lambda`.
-        warmup: Steps of linear warm-up.
-        decay: Course after the warm-up.
-        final: Factor on ``lr`` at the last step.
     """
 
-    def __init__(
-        self,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        warmup: int = 0,
-        decay: Decay = "none",
-        final: float = 0.0,
-    ) -> None:
-        super().__init__(lr, warmup, decay, final)
-        self.betas, self.eps = _check_betas(betas), _check_positive("eps", eps)
-        self.weight_decay = _check_weight_decay(weight_decay)
+    lr: float = attrs.field(default=1e-3, validator=positive)
+    betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), validator=within(0, 1, "[)"))
+    eps: float = attrs.field(default=1e-8, validator=positive)
+    weight_decay: float = attrs.field(default=0.01, validator=at_least(0))
+    warmup: int = 0
+    decay: Decay = "none"
+    final: float = 0.0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
         return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Adamax(OptimizerFactory):
     r"""Adam with the infinity norm, NVAE's choice: :math:`\theta \leftarrow \theta - \text{lr}\; \hat m / u`.
 
@@ -98,24 +85,15 @@ class Adamax(OptimizerFactory):
         betas: Decay of the average of the gradient, and of the largest gradient.
         eps: :math:`\epsilon`.
         weight_decay: Factor of an L2 penalty, added to the gradient.
-        warmup: Steps of linear warm-up.
-        decay: Course after the warm-up.
-        final: Factor on ``lr`` at the last step.
     """
 
-    def __init__(
-        self,
-        lr: float = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        weight_decay: float = 0.0,
-        warmup: int = 0,
-        decay: Decay = "none",
-        final: float = 0.0,
-    ) -> None:
-        super().__init__(lr, warmup, decay, final)
-        self.betas, self.eps = _check_betas(betas), _check_positive("eps", eps)
-        self.weight_decay = _check_weight_decay(weight_decay)
+    lr: float = attrs.field(default=2e-3, validator=positive)
+    betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), validator=within(0, 1, "[)"))
+    eps: float = attrs.field(default=1e-8, validator=positive)
+    weight_decay: float = attrs.field(default=0.0, validator=at_least(0))
+    warmup: int = 0
+    decay: Decay = "none"
+    final: float = 0.0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
@@ -124,6 +102,7 @@ class Adamax(OptimizerFactory):
         )
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class SGD(OptimizerFactory):
     r"""Gradient descent with momentum: :math:`m \leftarrow \mu m + g,\; \theta \leftarrow \theta - \text{lr}\; m`.
 
@@ -132,50 +111,23 @@ class SGD(OptimizerFactory):
         momentum: :math:`\mu`.
         nesterov: Look ahead along the momentum; needs momentum.
         weight_decay: Factor of an L2 penalty, added to the gradient.
-        warmup: Steps of linear warm-up.
-        decay: Course after the warm-up.
-        final: Factor on ``lr`` at the last step.
     """
 
-    def __init__(
-        self,
-        lr: float = 1e-2,
-        momentum: float = 0.0,
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
-        warmup: int = 0,
-        decay: Decay = "none",
-        final: float = 0.0,
-    ) -> None:
-        super().__init__(lr, warmup, decay, final)
-        if not 0.0 <= momentum < 1.0:
-            raise ContractError(f"momentum lies in [0, 1), got {momentum}")
-        if nesterov and momentum == 0.0:
+    lr: float = attrs.field(default=1e-2, validator=positive)
+    momentum: float = attrs.field(default=0.0, validator=within(0, 1, "[)"))
+    nesterov: bool = False
+    weight_decay: float = attrs.field(default=0.0, validator=at_least(0))
+    warmup: int = 0
+    decay: Decay = "none"
+    final: float = 0.0
+
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if self.nesterov and self.momentum == 0.0:
             raise ContractError("nesterov looks ahead along the momentum; set momentum above 0")
-        self.momentum, self.nesterov = momentum, nesterov
-        self.weight_decay = _check_weight_decay(weight_decay)
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
         )
-
-
-def _check_betas(betas: tuple[float, float]) -> tuple[float, float]:
-    first, second = betas
-    if not (0.0 <= first < 1.0 and 0.0 <= second < 1.0):
-        raise ContractError(f"betas lie in [0, 1), got {first} and {second}")
-    return (first, second)
-
-
-def _check_positive(name: str, value: float) -> float:
-    if value <= 0:
-        raise ContractError(f"{name} must be positive, got {value}")
-    return value
-
-
-def _check_weight_decay(value: float) -> float:
-    if value < 0:
-        raise ContractError(f"weight_decay can't be negative, got {value}")
-    return value

@@ -399,7 +399,7 @@ class Adam(OptimizerFactory):
     """
 
     def __init__(self, lr: float = 0.01) -> None:
-        super().__init__(lr)
+        super().__init__(lr=lr)
 
     def build(self, parameters):
         return torch.optim.Adam(parameters, lr=self.lr)

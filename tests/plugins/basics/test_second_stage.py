@@ -182,9 +182,9 @@ def test_distilling_the_encoder_fits_the_aggregated_posterior():
         linear.bias.zero_()  # scale 1
     mixture = GaussianMixture(layout(2), components=1)
     model = Model(prior, encoder=encoder, amortizer=mixture, data_shape=(2,))
-    amortize = Amortize(Adam(lr=0.05, decay="linear"), updates=1)
+    amortize = Amortize(optimizer=Adam(lr=0.05, decay="linear"), updates=1)
     x = torch.tensor([1.0, 0.0]) + torch.randn(4000, 2) * torch.tensor([2.0, 0.5])
-    train(Distill(model, 150, 400, EncoderStart(encoder), amortize, space="prior"), x)
+    train(Distill(model, 150, 400, EncoderStart(encoder=encoder), amortize, space="prior"), x)
     parts = as_distribution(mixture).component_distribution
     torch.testing.assert_close(parts.mean[0].detach(), torch.tensor([1.0, 0.0]), atol=0.2, rtol=0)
     torch.testing.assert_close(

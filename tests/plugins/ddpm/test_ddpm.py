@@ -265,11 +265,11 @@ def test_prior_chains_may_start_given_data():
     draws = {}
     for given in (False, True):
         request = StartRequest(3, target, generator(2), x)
-        draws[given] = AmortizerStart(amortizer, given_x=given).draw(request)
+        draws[given] = AmortizerStart(amortizer=amortizer, given_x=given).draw(request)
     assert torch.equal(draws[True], amortizer.sample_given(x, generator=generator(2)))
     assert torch.equal(draws[False], amortizer.sample(3, generator=generator(2)))
     with pytest.raises(ContractError, match="needs the data x"):
-        AmortizerStart(amortizer, given_x=True).draw(StartRequest(3, target, generator(2)))
+        AmortizerStart(amortizer=amortizer, given_x=True).draw(StartRequest(3, target, generator(2)))
 
 
 @pytest.mark.parametrize(

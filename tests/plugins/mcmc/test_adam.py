@@ -42,14 +42,14 @@ def test_moves_are_torch_s(decay):
 def test_chains_go_to_the_mode():
     target = CorrelatedGaussian()
     start = target.sample(20, torch.Generator().manual_seed(0))
-    end = run_chain(target, AdamMode(0.1, decay="cosine"), start, generator=torch.Generator(), steps=300).position
+    end = run_chain(target, AdamMode(lr=0.1, decay="cosine"), start, generator=torch.Generator(), steps=300).position
     torch.testing.assert_close(end, target.mean.expand_as(end), rtol=0, atol=1e-2)
 
 
 def test_moments_go_on_where_something_else_moves_the_chains():
     target = CorrelatedGaussian()
     generator = torch.Generator().manual_seed(0)
-    sampler = AdamMode(0.1)
+    sampler = AdamMode(lr=0.1)
     state = sampler.init(target, target.sample(2, generator), generator)
     state, _ = sampler.step(target, state, generator)
     moved = sampler.relocate(target, state, state.position + 1, generator)
@@ -60,7 +60,11 @@ def test_moments_go_on_where_something_else_moves_the_chains():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"lr": 0.0}, "lr"), ({"steps": 0}, "steps"), ({"betas": (0.9, 1.0)}, r"betas lie in \[0, 1\)")],
+    [
+        ({"lr": 0.0}, "lr"),
+        ({"steps": 0}, "steps"),
+        ({"betas": (0.9, 1.0)}, r"betas must lie in \[0, 1\), got \(0\.9, 1\.0\)"),
+    ],
 )
 def test_refuses(arguments, message):
     with pytest.raises(ContractError, match=message):

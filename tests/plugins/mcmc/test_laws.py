@@ -62,14 +62,14 @@ def test_exact_kernel_keeps_a_law_it_starts_in(kernel, name, targets) -> None:
 @pytest.mark.parametrize("name", ["correlated", "funnel", "skewed", "modes"])
 def test_langevin_with_too_large_a_step_fails_that_test(name, targets) -> None:
     target, rng = targets[name], generator(1)
-    chain = run_chain(target, Langevin(0.4, steps=40), target.sample(1500, rng), generator=rng, keep_every=5)
+    chain = run_chain(target, Langevin(step_size=0.4, steps=40), target.sample(1500, rng), generator=rng, keep_every=5)
     assert worst(chain.trace, target) > 2 * LIMIT
 
 
 @pytest.mark.parametrize("name", ["correlated", "funnel", "skewed", "modes"])
 def test_langevin_with_a_small_step_passes_it(name, targets) -> None:
     target, rng = targets[name], generator(1)
-    chain = run_chain(target, Langevin(2e-4, steps=40), target.sample(1500, rng), generator=rng)
+    chain = run_chain(target, Langevin(step_size=2e-4, steps=40), target.sample(1500, rng), generator=rng)
     assert worst(chain.position, target) < LIMIT
 
 
@@ -78,7 +78,7 @@ def test_langevins_bias_is_the_one_theory_gives() -> None:
     stiffness, h = 4.0, 0.2
     target = FunctionTarget(1, lambda position: 0.5 * (stiffness - 1.0) * position.square().sum(1))
     rng = generator()
-    chain = run_chain(target, Langevin(h, steps=60), torch.zeros(20_000, 1), generator=rng)
+    chain = run_chain(target, Langevin(step_size=h, steps=60), torch.zeros(20_000, 1), generator=rng)
     variance = chain.position.var().item()
     expected = 1.0 / (stiffness * (1.0 - h * stiffness / 2.0))
     assert variance == pytest.approx(expected, rel=4.0 * (2.0 / 20_000) ** 0.5)
@@ -86,7 +86,7 @@ def test_langevins_bias_is_the_one_theory_gives() -> None:
 
 def test_langevin_without_noise_descends_to_the_mode() -> None:
     target = FunctionTarget(2, lambda position: -position @ torch.tensor([1.0, -2.0]))
-    chain = run_chain(target, Langevin(0.2, steps=80, noise=0.0), torch.zeros(3, 2), generator=generator())
+    chain = run_chain(target, Langevin(step_size=0.2, steps=80, noise=0.0), torch.zeros(3, 2), generator=generator())
     torch.testing.assert_close(chain.position, torch.tensor([[1.0, -2.0]]).expand(3, 2), atol=1e-4, rtol=0)
 
 
@@ -157,8 +157,8 @@ class TestTwentyFiveModes:
 def test_state_keeps_the_precision_of_positions_and_the_potential_belongs_to_them(kernel, dtype) -> None:
     more = {
         "tempered": lambda: TemperedLangevin(steps=4),
-        "annealed": lambda: AnnealedLangevin(0.01, steps=4),
-        "langevin": lambda: Langevin(0.01, steps=4),
+        "annealed": lambda: AnnealedLangevin(step_size=0.01, steps=4),
+        "langevin": lambda: Langevin(step_size=0.01, steps=4),
     }
     sampler = (EXACT | more)[kernel]()
     target, rng = standard_targets(dtype)["skewed"], generator()

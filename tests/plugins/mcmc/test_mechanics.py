@@ -44,13 +44,13 @@ class Counting(FunctionTarget):
 @pytest.mark.parametrize(
     ("sampler", "gradients", "values"),
     [
-        (Langevin(0.1), 1, 0),
+        (Langevin(step_size=0.1), 1, 0),
         (MALA(), 1, 0),
         (HMC(leapfrog_steps=4), 4, 0),
         (ISIR(candidates=5), 0, 5),
         (Ex2(candidates=5, local_steps=3), 1 + 3, 5),
-        (Ex2(candidates=5, local=Langevin(0.1), local_steps=2), 1 + 2, 5),
-        (AnnealedLangevin(0.01), 1, 0),
+        (Ex2(candidates=5, local=Langevin(step_size=0.1), local_steps=2), 2, 5 + 1),
+        (AnnealedLangevin(step_size=0.01), 1, 0),
         (TemperedLangevin(betas=(1.0, 0.5, 0.0)), 3, 0),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, int) else "",
@@ -58,7 +58,9 @@ class Counting(FunctionTarget):
 def test_a_step_costs_what_its_docstring_says(sampler, gradients, values) -> None:
     target, rng, chains = Counting(), generator(), 7
     state = sampler.init(target, torch.zeros(chains, 3), rng)
+    assert len(state.potential) == len(state.potential) == chains
     assert target.gradients + target.values == chains  # evaluated once
+    state = sampler.init(target, torch.zeros(chains, 3), rng)
     target.gradients = target.values = 0
     for _ in range(10):
         state, _ = sampler.step(target, state, rng)
@@ -102,8 +104,8 @@ KERNELS = {
     "isir": lambda: ISIR(steps=6),
     "ex2": lambda: Ex2(local_steps=2, steps=6),
     "tempered": lambda: TemperedLangevin(steps=8),
-    "annealed": lambda: AnnealedLangevin(0.01, steps=8),
-    "langevin": lambda: Langevin(0.05, steps=8),
+    "annealed": lambda: AnnealedLangevin(step_size=0.01, steps=8),
+    "langevin": lambda: Langevin(step_size=0.05, steps=8),
 }
 
 
@@ -178,7 +180,7 @@ class TestISIR:
     def test_keeps_the_law_and_moves_as_often_as_it_says(self, target, candidates) -> None:
         rng, chains = generator(), 40_000
         start = target.sample(chains, rng)
-        sampler = ISIR(candidates)
+        sampler = ISIR(candidates=candidates)
         state, info = sampler.step(target, sampler.init(target, start, rng), rng)
         later = state
         for _ in range(9):  # a wrong weight of 10 % shows after some steps
@@ -193,14 +195,14 @@ class TestISIR:
     def test_chunks_change_memory_alone(self) -> None:
         target = SkewedNormal()
         start = target.sample(30, generator())
-        whole = run_chain(target, ISIR(7, steps=5), start, generator=generator(1))
-        parts = run_chain(target, ISIR(7, steps=5, chunk=3), start, generator=generator(1))
+        whole = run_chain(target, ISIR(candidates=7, steps=5), start, generator=generator(1))
+        parts = run_chain(target, ISIR(candidates=7, steps=5, chunk=3), start, generator=generator(1))
         torch.testing.assert_close(whole.position, parts.position)
 
     def test_chain_where_the_tilt_is_infinite_leaves_and_one_without_a_way_stays(self) -> None:
         rng = generator()
         inside = FunctionTarget(1, lambda v: torch.where(v[:, 0].abs() < 5, 0.0, torch.inf))
-        sampler = ISIR(3)
+        sampler = ISIR(candidates=3)
         state, info = sampler.step(inside, sampler.init(inside, torch.full((50, 1), 9.0), rng), rng)
         assert info.moved.all()
         assert (state.position.abs() < 5).all()
@@ -249,7 +251,7 @@ def test_tempered_replicas_carry_their_own_values_through_swaps() -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", [MALA(), HMC(), Ex2(), TemperedLangevin(), Langevin(0.1)], ids=lambda s: type(s).__name__
+    "sampler", [MALA(), HMC(), Ex2(), TemperedLangevin(), Langevin(step_size=0.1)], ids=lambda s: type(s).__name__
 )
 def test_relocated_state_belongs_to_its_new_place_and_keeps_what_was_learned(sampler) -> None:
     target, rng = SkewedNormal(), generator()
@@ -267,18 +269,18 @@ def test_relocated_state_belongs_to_its_new_place_and_keeps_what_was_learned(sam
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Langevin(0.0), "step_size must be above 0, got 0.0"),
-        (lambda: Langevin(0.1, noise=-1.0), "noise is a factor"),
-        (lambda: Langevin(0.1, clip=0.0), "clip is above 0, got 0.0"),
-        (lambda: Langevin(0.1, bounds=(1.0, -1.0)), r"a lower and an upper end, got \[1.0, -1.0\]"),
+        (lambda: Langevin(step_size=0.0), "step_size must be above 0, got 0.0"),
+        (lambda: Langevin(step_size=0.1, noise=-1.0), r"noise must be at least 0, got -1\.0"),
+        (lambda: Langevin(step_size=0.1, clip=0.0), r"clip must be above 0, got 0\.0"),
+        (lambda: Langevin(step_size=0.1, bounds=(1.0, -1.0)), r"a lower and an upper end, got \[1.0, -1.0\]"),
         (lambda: MALA(step_size=-1.0), "step_size must be above 0"),
-        (lambda: MALA(target=1.0), "between 0 and 1"),
-        (lambda: HMC(jitter=1.0), r"jitter lies in \[0, 1\)"),
+        (lambda: MALA(target=1.0), r"target must lie in \(0, 1\), got 1\.0"),
+        (lambda: HMC(jitter=1.0), r"jitter must lie in \[0, 1\), got 1\.0"),
         (lambda: HMC(leapfrog_steps=0), "leapfrog_steps must be above 0"),
         (lambda: ISIR(candidates=0), "candidates must be above 0"),
-        (lambda: ISIR(chunk=-1), "chunk counts candidates"),
+        (lambda: ISIR(chunk=-1), "chunk must be at least 0, got -1"),
         (lambda: Ex2(local_steps=0), "local_steps must be above 0"),
-        (lambda: AnnealedLangevin(0.5, first_step_size=0.1), "step sizes fall"),
+        (lambda: AnnealedLangevin(step_size=0.5, first_step_size=0.1), "step sizes fall"),
         (lambda: TemperedLangevin(betas=(1.0, 0.5, 0.6)), "betas fall from 1"),
         (lambda: TemperedLangevin(betas=(0.5, 0.1)), "betas fall from 1"),
     ],
@@ -291,10 +293,10 @@ def test_settings_that_make_no_sense_are_refused(build, message) -> None:
 def test_langevin_cuts_gradients_and_positions_as_igebm_does() -> None:
     target = FunctionTarget(2, lambda position: position @ torch.tensor([100.0, -0.25]))
     start = torch.zeros(4, 2)
-    free = run_chain(target, Langevin(0.1, steps=1, noise=0.0), start, generator=generator())
+    free = run_chain(target, Langevin(step_size=0.1, steps=1, noise=0.0), start, generator=generator())
     torch.testing.assert_close(free.position[0], torch.tensor([-10.0, 0.025]))
-    clipped = run_chain(target, Langevin(0.1, steps=1, noise=0.0, clip=0.5), start, generator=generator())
+    clipped = run_chain(target, Langevin(step_size=0.1, steps=1, noise=0.0, clip=0.5), start, generator=generator())
     torch.testing.assert_close(clipped.position[0], torch.tensor([-0.05, 0.025]))
-    bound = run_chain(target, Langevin(0.1, steps=3, bounds=(-0.2, 0.3)), start, generator=generator())
+    bound = run_chain(target, Langevin(step_size=0.1, steps=3, bounds=(-0.2, 0.3)), start, generator=generator())
     assert bool((bound.position[:, 0] == -0.2).all())
     assert bool((bound.position[:, 1] <= 0.3).all())

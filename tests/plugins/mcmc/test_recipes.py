@@ -125,6 +125,6 @@ def test_a_recipe_with_an_amortizers_average_runs(tmp_path: Path) -> None:
 def test_settings_that_make_no_sense_are_faults_at_their_place(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(HEAD + CONTRASTIVE % ("noise", "{use: ex2, local: {use: mala, target: 2}}", "{use: noise}"))
-    with pytest.raises(RecipeError, match="lies between 0 and 1, got 2") as caught:
+    with pytest.raises(RecipeError, match=r"target must lie in \(0, 1\), got 2") as caught:
         compose(load_recipe(path))
     assert caught.value.faults[0].source.strip().startswith("sampler:")

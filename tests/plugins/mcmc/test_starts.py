@@ -222,7 +222,7 @@ class TestReplay:
         start.draw(request())
         with pytest.raises(ContractError, match="this target needs"):
             start.draw(request(make_target(model, "prior")))
-        with pytest.raises(ContractError, match=r"probability lies in \[0, 1\], got 1.5"):
+        with pytest.raises(ContractError, match=r"probability must lie in \[0, 1\], got 1.5"):
             ReplayStart(probability=1.5)
 
 
@@ -277,7 +277,7 @@ class TestStartsFromData:
     @pytest.mark.parametrize("space", ["noise", "prior", "posterior"])
     def test_encoder_begins_in_its_posterior(self, space, model) -> None:
         target = make_target(model, space, self.x if space == "posterior" else None)
-        position = EncoderStart(model.encoder).draw(request(target, x=self.x))
+        position = EncoderStart(encoder=model.encoder).draw(request(target, x=self.x))
         blocks = target.layout.split(position)
         torch.testing.assert_close(blocks["z.0"], 0.5 * self.x[:, 0], atol=0.06, rtol=0)
         if space == "noise":
@@ -285,18 +285,18 @@ class TestStartsFromData:
 
     def test_encoder_begins_beside_the_data_in_joint_space(self, model) -> None:
         target = make_target(model, "joint")
-        position = EncoderStart(model.encoder, temperature=0.0).draw(request(target, x=self.x))
+        position = EncoderStart(encoder=model.encoder, temperature=0.0).draw(request(target, x=self.x))
         assert torch.equal(position, torch.cat([0.5 * self.x[:, 0], self.x.flatten(1)], dim=1))
 
     def test_encoder_refuses_what_it_cannot_give(self, model) -> None:
         with pytest.raises(ContractError, match="use 'data'"):
-            EncoderStart(model.encoder).draw(request(make_target(model, "data"), x=self.x))
+            EncoderStart(encoder=model.encoder).draw(request(make_target(model, "data"), x=self.x))
         with pytest.raises(ContractError, match="use 'noise'"):
-            EncoderStart(model.encoder).draw(request(make_target(model, "prior")))
+            EncoderStart(encoder=model.encoder).draw(request(make_target(model, "prior")))
 
     def test_encoder_is_left_in_training_mode_and_without_gradients(self, model) -> None:
         model.encoder.train()
-        position = EncoderStart(model.encoder).draw(request(make_target(model, "prior"), x=self.x))
+        position = EncoderStart(encoder=model.encoder).draw(request(make_target(model, "prior"), x=self.x))
         assert model.encoder.training
         assert not position.requires_grad
 
@@ -304,7 +304,7 @@ class TestStartsFromData:
 class TestAmortizer:
     def test_draws_given_x_for_a_posterior_alone(self, model) -> None:
         x = torch.arange(24.0).view(6, 2, 2)
-        start = AmortizerStart(model.amortizer)
+        start = AmortizerStart(amortizer=model.amortizer)
         posterior = start.draw(request(make_target(model, "posterior", x), x=x))
         assert torch.equal(posterior, x[:, 0])
         # Prior chains see the batch too, and must not be conditioned on it.
@@ -314,16 +314,16 @@ class TestAmortizer:
 
     def test_completes_positions_with_fresh_decoder_noise(self, model) -> None:
         target = make_target(model, "noise")
-        blocks = target.layout.split(AmortizerStart(model.amortizer).draw(request(target, 500)))
+        blocks = target.layout.split(AmortizerStart(amortizer=model.amortizer).draw(request(target, 500)))
         assert (blocks["z.0"] == 0).all()
         assert blocks["x"].std().item() == pytest.approx(1.0, rel=0.1)
-        whole = AmortizerStart(Mean(6)).draw(request(target))
+        whole = AmortizerStart(amortizer=Mean(6)).draw(request(target))
         assert (whole == 0).all()
         with pytest.raises(ContractError, match=r"the chains need 6 with the groups z\.0"):
-            AmortizerStart(Mean(5)).draw(request(target))
+            AmortizerStart(amortizer=Mean(5)).draw(request(target))
 
     def test_average_follows_at_its_rate_every_so_many_steps(self, model) -> None:
-        start, target = AmortizerStart(model.amortizer, ema=0.25, every=2), make_target(model, "prior")
+        start, target = AmortizerStart(amortizer=model.amortizer, ema=0.25, every=2), make_target(model, "prior")
         start.draw(request(target))
         with torch.no_grad():
             model.amortizer.point.fill_(1.0)
@@ -333,36 +333,36 @@ class TestAmortizer:
             if step % 2:
                 expected += 0.25 * (1.0 - expected)
             assert start.draw(request(target))[0, 0].item() == pytest.approx(expected)
-        assert (AmortizerStart(model.amortizer).draw(request(target)) == 1.0).all()
+        assert (AmortizerStart(amortizer=model.amortizer).draw(request(target)) == 1.0).all()
 
-        other = AmortizerStart(model.amortizer, ema=0.25, every=2)
+        other = AmortizerStart(amortizer=model.amortizer, ema=0.25, every=2)
         other.load_state_dict(copy.deepcopy(start.state_dict()))
         assert torch.equal(other.draw(request(target)), start.draw(request(target)))
 
     def test_network_is_trained_on_as_before(self, model) -> None:
-        AmortizerStart(model.amortizer, ema=0.1).draw(request(make_target(model, "prior")))
+        AmortizerStart(amortizer=model.amortizer, ema=0.1).draw(request(make_target(model, "prior")))
         assert model.amortizer.point.requires_grad
         assert model.amortizer.training
 
 
 def test_generator_begins_in_its_own_draws(model) -> None:
     target = make_target(model, "data")
-    x = GeneratorStart(model).draw(request(target, 2000)).view(2000, 2, 2)
+    x = GeneratorStart(model=model).draw(request(target, 2000)).view(2000, 2, 2)
     assert x.var().item() == pytest.approx(4.0 + 0.01, rel=0.1)
     assert (x[:, 0] - x[:, 1]).std().item() == pytest.approx(0.1 * 2**0.5, rel=0.1)
-    mean = GeneratorStart(model, mean=True, temperature=0.5).draw(request(target, 2000)).view(2000, 2, 2)
+    mean = GeneratorStart(model=model, mean=True, temperature=0.5).draw(request(target, 2000)).view(2000, 2, 2)
     assert torch.equal(mean[:, 0], mean[:, 1])
     assert mean.var().item() == pytest.approx(1.0, rel=0.1)
     with pytest.raises(ContractError, match="'noise'"):
-        GeneratorStart(model).draw(request(make_target(model, "noise")))
+        GeneratorStart(model=model).draw(request(make_target(model, "noise")))
     with pytest.raises(ContractError, match="needs a prior and a decoder"):
-        GeneratorStart(Model(energy=Bowl("data"), data_shape=(2,)))
+        GeneratorStart(model=Model(energy=Bowl("data"), data_shape=(2,)))
 
 
 class TestMixture:
     def test_every_end_goes_back_to_the_start_its_chain_came_from(self) -> None:
         parts = [Marked(1.0), Marked(2.0), Marked(3.0)]
-        start = MixtureStart(list(parts), weights=[1.0, 0.0, 3.0])
+        start = MixtureStart(starts=list(parts), weights=[1.0, 0.0, 3.0])
         index = torch.arange(4000)
         asked = request(count=4000, x=index[:, None].float(), index=index)
         drawn = start.draw(asked)
@@ -379,7 +379,7 @@ class TestMixture:
     def test_replay_inside_a_mixture_keeps_its_own_ends_alone(self) -> None:
         rng = generator()
         replay = ReplayStart(size=400, probability=1.0, fresh=Marked(0.0))
-        chain = Chain(Langevin(1e-9, steps=1), MixtureStart([replay, Marked(50.0)]))
+        chain = Chain(Langevin(step_size=1e-9, steps=1), MixtureStart(starts=[replay, Marked(50.0)]))
         for step in range(5):
             chain.run(PLAIN, 40, generator=rng, step=step)
         state = chain.state_dict()["starts"][0]["starts"][0]
@@ -389,19 +389,19 @@ class TestMixture:
 
     def test_passes_on_updates_and_state(self) -> None:
         parts = [Marked(1.0), Marked(2.0)]
-        start = MixtureStart(list(parts))
+        start = MixtureStart(starts=list(parts))
         start.after_update(0)
         assert [part.updates for part in parts] == [1, 1]
-        other = MixtureStart([Marked(0.0), Marked(0.0)])
+        other = MixtureStart(starts=[Marked(0.0), Marked(0.0)])
         other.load_state_dict(start.state_dict())
         assert [part.value for part in other.starts] == [1.0, 2.0]
 
     def test_refuses_weights_that_do_not_fit(self) -> None:
         with pytest.raises(ContractError, match="2 starts, 1 weights"):
-            MixtureStart([Marked(0.0), Marked(1.0)], weights=[1.0])
-        with pytest.raises(ContractError, match="not all 0"):
-            MixtureStart([Marked(0.0)], weights=[0.0])
-        start = MixtureStart([Marked(0.0)])
+            MixtureStart(starts=[Marked(0.0), Marked(1.0)], weights=[1.0])
+        with pytest.raises(ContractError, match=r"weights must not all be 0, got \[0\.0\]"):
+            MixtureStart(starts=[Marked(0.0)], weights=[0.0])
+        start = MixtureStart(starts=[Marked(0.0)])
         asked = request()
         start.draw(asked)
         with pytest.raises(ContractError, match="do not match"):

@@ -27,7 +27,7 @@ def start_and_target():
     model = small_model(Square(), shape=(1, 8, 8)).requires_grad_(False)
     # In float32, as recipes run it: positions of a start are checked as such.
     model.float()
-    return LowTemperatureStart(model, temperature=0.6, draws=3, batch=8), NoiseTarget(model)
+    return LowTemperatureStart(model=model, temperature=0.6, draws=3, batch=8), NoiseTarget(model)
 
 
 class TestLowTemperatureStart(StartSuite):
@@ -88,9 +88,9 @@ def test_draws_of_the_generator_move_none_of_its_statistics():
 def test_it_is_refused_where_it_makes_no_sense():
     prior = TinyPrior()
     with pytest.raises(ContractError, match="with batch norms in prior or decoder"):
-        LowTemperatureStart(Model(prior, TinyDecoder(), TinyEncoder(prior)))
+        LowTemperatureStart(model=Model(prior, TinyDecoder(), TinyEncoder(prior)))
     start, target = start_and_target()
     with pytest.raises(ContractError, match="gives noise, for chains in space 'noise' or 'prior'"):
         start.draw(StartRequest(2, DataTarget(target.model), torch.Generator()))
-    with pytest.raises(ContractError, match=r"got 0\.0, 100 and 32"):
-        LowTemperatureStart(target.model, temperature=0.0)
+    with pytest.raises(ContractError, match=r"temperature must be above 0, got 0\.0"):
+        LowTemperatureStart(model=target.model, temperature=0.0)

@@ -22,7 +22,7 @@ def test_the_likelihood_is_the_one_asked_for():
     layout, latent = NoiseLayout.of(**{"z.0": (4, 3)}), Latent((torch.randn(2, 4, 3),))
     assert isinstance(StyleGANDecoder(SHAPE, layout, sigma=None, **SMALL)(latent), Deterministic)
     assert isinstance(StyleGANDecoder(SHAPE, layout, **SMALL)(latent), Gaussian)
-    decoder = StyleGANDecoder(SHAPE, layout, perceptual=Features("random", weight=0.5), sigma=0.2, **SMALL)
+    decoder = StyleGANDecoder(SHAPE, layout, perceptual=Features(network="random", weight=0.5), sigma=0.2, **SMALL)
     likelihood = decoder(latent)
     assert isinstance(likelihood, Perceptual)
     assert decoder.noise_shape is likelihood.noise_shape is None
@@ -35,12 +35,12 @@ def test_the_likelihood_is_the_one_asked_for():
 
 
 def test_features_are_fixed_frozen_and_go_grey():
-    first, second = Features("random").build(), Features("random").build()
+    first, second = Features(network="random").build(), Features(network="random").build()
     grey = torch.randn(2, 1, 16, 16)
     assert torch.equal(first(grey), second(grey.expand(-1, 3, -1, -1)))
     assert not any(parameter.requires_grad for parameter in first.parameters())
     assert not any(part.training for part in first.train().modules())
-    assert Features("random", size=8).build()(grey).shape[-1] == 1
+    assert Features(network="random", size=8).build()(grey).shape[-1] == 1
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_network_of_torchvision_by_layer_and_file(published_vgg):
     expected = functional.conv2d(colours, *weights.values(), padding=1).relu()
     for name in ("vgg11.pth", "vgg11.safetensors"):
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        features = Features("vgg11", "features.1", folder / name, sha256=digest[:12])
+        features = Features(network="vgg11", layer="features.1", weights=folder / name, sha256=digest[:12])
         torch.testing.assert_close(features.build()(x), expected)
         assert features.digest() == f"vgg11, features.1, {digest[:16]}"
 
@@ -71,7 +71,7 @@ def test_features_that_can_not_be_had(published_vgg):
     folder, _ = published_vgg
     file = folder / "vgg11.pth"
     with pytest.raises(ContractError, match="no classifier 'vgg61'"):
-        Features("vgg61", weights=file).build()
+        Features(network="vgg61", weights=file).build()
     with pytest.raises(
         ContractError, match=r"need its weights: fetch torchvision's file \(https://.*vgg16-397923af\.pth\)"
     ):
@@ -79,10 +79,10 @@ def test_features_that_can_not_be_had(published_vgg):
     with pytest.raises(DataError, match="there is no file"):
         Features(weights=folder / "absent.pth").build()
     with pytest.raises(DataError, match=r"is not the file that was meant.*should begin with 397923af"):
-        Features("vgg16", weights=file).build()
+        Features(network="vgg16", weights=file).build()
     with pytest.raises(ContractError, match=r"has no layer 'features\.99'"):
-        Features("vgg11", "features.99", file).build()
+        Features(network="vgg11", layer="features.99", weights=file).build()
     with pytest.raises(DataError, match=r"does not fit 'vgg11': it lacks features\.3\.weight"):
-        Features("vgg11", "features.4", file).build()
-    with pytest.raises(ContractError, match="weight is a factor from 0 up"):
+        Features(network="vgg11", layer="features.4", weights=file).build()
+    with pytest.raises(ContractError, match=r"weight must be at least 0, got -1\.0"):
         Features(weight=-1.0)

@@ -262,7 +262,7 @@ def test_frozen_weights_stay_and_others_do_not():
         ({"data_shape": (3, 16, 16)}, r"the latent has shape \(6, 3\).*the prior's has \(4, 3\)"),
         ({"space": "z"}, r"in space 'z' the latent has shape \(3,\)"),
         ({"sigma": 0.0}, "sigma above 0"),
-        ({"sigma": None, "perceptual": Features("random")}, "needs sigma"),
+        ({"sigma": None, "perceptual": Features(network="random")}, "needs sigma"),
         ({"space": "z", "mapping_layers": 0}, "needs the mapping network"),
         ({"architecture": "stylegan2-skip", "lod": 1}, "lod is for architecture 'stylegan'"),
         ({"latent_layout": NoiseLayout.of(**{"z.0": (4, 3), "z.1": (1, 4, 4)})}, "its noise is none of the layers'"),

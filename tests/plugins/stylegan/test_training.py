@@ -40,7 +40,7 @@ def inverted(frozen=False, width=4, encoder=False):
         mapping_layers=2,
         sigma=0.1,
         frozen=frozen,
-        perceptual=Features("random"),
+        perceptual=Features(network="random"),
     )
     return Model(prior, decoder, StyleGANEncoder(SHAPE, prior, 2, 4) if encoder else None)
 
@@ -56,7 +56,7 @@ class TestGAN(StageSuite):
 class TestInversion(MetricSuite):
     def make(self):
         return Inversion(
-            count=5, chain=Chain(AdamMode(0.1, steps=2), NoiseStart()), features=Features("random"), batch=4
+            count=5, chain=Chain(AdamMode(lr=0.1, steps=2), NoiseStart()), features=Features(network="random"), batch=4
         )
 
     def evaluation(self, directory):
@@ -165,7 +165,9 @@ def test_inversion_is_the_error_of_the_encoder_s_centre(tmp_path):
     torch.manual_seed(0)
     model = inverted(encoder=True).eval().requires_grad_(False)
     evaluation = Evaluation(model, Synthetic(SHAPE), directory=tmp_path)
-    results = {one.name: one for one in Inversion(count=6, features=Features("random"), batch=4).compute(evaluation)}
+    results = {
+        one.name: one for one in Inversion(count=6, features=Features(network="random"), batch=4).compute(evaluation)
+    }
     x = evaluation.rows("test", 6).x
     image = model.decoder.image(Latent((model.encoder.styles(x),)))
     network = model.decoder.features
@@ -178,7 +180,7 @@ def test_inversion_is_the_error_of_the_encoder_s_centre(tmp_path):
 def test_more_moves_invert_better(tmp_path):
     torch.manual_seed(0)
     evaluation = Evaluation(inverted().eval().requires_grad_(False), Synthetic(SHAPE), directory=tmp_path)
-    chains = [Chain(AdamMode(0.1, steps=steps), NoiseStart()) for steps in (1, 50)]
+    chains = [Chain(AdamMode(lr=0.1, steps=steps), NoiseStart()) for steps in (1, 50)]
     few, many = (Inversion(count=6, chain=chain, show=0).compute(evaluation)[0].value for chain in chains)
     assert many < 0.9 * few
 
@@ -186,5 +188,5 @@ def test_more_moves_invert_better(tmp_path):
 def test_inversion_refuses(tmp_path):
     with pytest.raises(ContractError, match="needs a posterior chain"):
         Inversion().compute(Evaluation(inverted(), Synthetic(SHAPE), directory=tmp_path))
-    with pytest.raises(ContractError, match="batch is at least 1"):
+    with pytest.raises(ContractError, match="batch must be at least 1, got 0"):
         Inversion(batch=0)

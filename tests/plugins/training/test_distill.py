@@ -115,7 +115,7 @@ def train(stage, x, seed=0):
 
 
 def fit(**settings):
-    return Amortize(Adam(lr=0.04, decay="linear"), **({"updates": 4, "average": 0.9} | settings))
+    return Amortize(optimizer=Adam(lr=0.04, decay="linear"), **({"updates": 4, "average": 0.9} | settings))
 
 
 def observed(count=2000):
@@ -129,7 +129,7 @@ def test_distilled_from_its_own_chains_it_becomes_the_posterior():
         Model(StandardNormal(1), decoder, amortizer=amortizer),
         100,
         200,
-        start=AmortizerStart(amortizer, ema=0.5),
+        start=AmortizerStart(amortizer=amortizer, ema=0.5),
         sampler=MALA(step_size=0.05, steps=5),
         amortize=fit(),
     )
@@ -145,7 +145,7 @@ def test_distilled_from_its_own_chains_it_becomes_the_posterior():
 def test_local_chains_keep_the_weights_of_modes_that_global_moves_settle():
     def share(sampler):
         model = Model(StandardNormal(1), energy=Wells(), amortizer=Two())
-        start = AmortizerStart(model.amortizer)
+        start = AmortizerStart(amortizer=model.amortizer)
         train(Distill(model, 40, 256, start, fit(drop_condition=0.0), sampler, space="prior"), torch.zeros(512, 1))
         return model.amortizer.logit.sigmoid().item()
 
@@ -164,7 +164,7 @@ class Shifted(Encoder):
 def test_encoder_without_sampler_warms_the_amortizer_up():
     amortizer = Linear()
     model = Model(StandardNormal(1), Identity(), Shifted(), amortizer=amortizer)
-    train(Distill(model, 60, 200, EncoderStart(model.encoder), fit()), observed())
+    train(Distill(model, 60, 200, EncoderStart(encoder=model.encoder), fit()), observed())
     assert abs(amortizer.slope.item() - 0.3) < 0.05
     assert abs(amortizer.mean.item() - 0.7) < 0.05
     assert abs(amortizer.log_scale.exp().item() - 0.4) < 0.05
@@ -196,7 +196,7 @@ def test_what_is_watched_falls_as_the_amortizer_learns():
     with torch.no_grad():
         amortizer.mean.fill_(2.0)
     model = Model(StandardNormal(1), Identity(), amortizer=amortizer)
-    settings = Amortize(Adam(lr=0.1, decay="linear"), updates=4)
+    settings = Amortize(optimizer=Adam(lr=0.1, decay="linear"), updates=4)
     stage = Distill(model, 40, 200, NoiseStart(), settings, MALA(step_size=0.1, steps=10), watch=1)
     rows = train(stage, observed())
     for name in ("watch/sliced-wasserstein", "watch/energy-gap"):
@@ -208,7 +208,10 @@ def test_alternating_with_nothing_else_to_train_is_the_same_iteration():
     def weights(make):
         torch.manual_seed(0)
         amortizer = Linear()
-        train(make(Model(StandardNormal(1), Identity(), amortizer=amortizer), AmortizerStart(amortizer)), observed())
+        train(
+            make(Model(StandardNormal(1), Identity(), amortizer=amortizer), AmortizerStart(amortizer=amortizer)),
+            observed(),
+        )
         return list(amortizer.parameters())
 
     sampler = Langevin(step_size=0.02, steps=3)
@@ -223,8 +226,8 @@ class TestDistill(StageSuite):
         return Model(prior, TinyDecoder(), TinyEncoder(prior), amortizer=Linear(sum(prior.noise_shapes[0])))
 
     def make_stage(self, model):
-        starts = [NoiseStart(), AmortizerStart(model.amortizer, ema=0.3)]
-        amortize = Amortize(Adam(), updates=2, average=0.9)
+        starts = [NoiseStart(), AmortizerStart(amortizer=model.amortizer, ema=0.3)]
+        amortize = Amortize(optimizer=Adam(), updates=2, average=0.9)
         return Distill(model, 4, 8, starts, amortize, MALA(step_size=0.1, steps=2), watch=3)
 
 

@@ -171,7 +171,9 @@ class TestContrastiveThatMovesTheGenerator(StageSuite):
 
     def make_stage(self, model):
         chain = Chain(MALA(step_size=0.1, steps=2), NoiseStart())
-        return Contrastive(model, steps=4, batch=8, optimizer=Adam(), negatives=chain, generator_optimizer=Adam(1e-4))
+        return Contrastive(
+            model, steps=4, batch=8, optimizer=Adam(), negatives=chain, generator_optimizer=Adam(lr=1e-4)
+        )
 
 
 class TestWGAN(StageSuite):
@@ -181,7 +183,7 @@ class TestWGAN(StageSuite):
 
     def make_stage(self, model):
         return WGAN(
-            model, 4, 8, Adam(), Adam(1e-4, decay="cosine"), generator_every=2, gradient_penalty=10.0, mean=True
+            model, 4, 8, Adam(), Adam(lr=1e-4, decay="cosine"), generator_every=2, gradient_penalty=10.0, mean=True
         )
 
 

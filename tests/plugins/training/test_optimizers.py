@@ -75,13 +75,13 @@ def test_adam_settings_reach_torch():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: Adam(lr=0.0), "lr must be positive"),
-        (lambda: AdamW(betas=(0.9, 1.0)), "betas lie in"),
-        (lambda: Adamax(eps=0.0), "eps must be positive"),
+        (lambda: Adam(lr=0.0), "lr must be above 0"),
+        (lambda: AdamW(betas=(0.9, 1.0)), "betas must lie in"),
+        (lambda: Adamax(eps=0.0), "eps must be above 0"),
         (lambda: Adam(weight_decay=-1.0), "weight_decay"),
-        (lambda: SGD(momentum=1.0), "momentum lies"),
+        (lambda: SGD(momentum=1.0), r"momentum must lie in \[0, 1\), got 1\.0"),
         (lambda: SGD(nesterov=True), "set momentum"),
-        (lambda: SGD(decay="exponential"), "final > 0"),
+        (lambda: SGD(decay="exponential"), r"needs final above 0, got 0\.0"),
     ],
 )
 def test_nonsense_is_refused(make, text):

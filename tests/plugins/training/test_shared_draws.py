@@ -79,12 +79,12 @@ def build():
         model,
         steps=20,
         batch=ITEMS,
-        posterior=Chain(sampler, AmortizerStart(amortizer, ema=0.5, every=2)),
+        posterior=Chain(sampler, AmortizerStart(amortizer=amortizer, ema=0.5, every=2)),
         prior=Chain(sampler, NoiseStart(), count=2 * ITEMS),
         share_start=True,
         optimizer=Adam(lr=1e-2),
         energy_optimizer=Adam(lr=1e-2),
-        amortize=Amortize(Adam(lr=0.05), updates=2),
+        amortize=Amortize(optimizer=Adam(lr=0.05), updates=2),
     )
     stage.run = StageRun(Fabric(accelerator="cpu"), torch.device("cpu"), torch.Generator().manual_seed(0), 100)
     stage.setup()
@@ -109,7 +109,7 @@ def test_one_draw_of_the_average_begins_both_chains_of_every_item() -> None:
     assert len(model.amortizer.calls) == 5  # and so the network is walked once in a step
     # They come from the average: the amortizer itself would have drawn others from the same noise.
     x, position = batch_at(9).x, []
-    for start in (stage.posterior.starts[0], AmortizerStart(model.amortizer)):
+    for start in (stage.posterior.starts[0], AmortizerStart(amortizer=model.amortizer)):
         asked = StartRequest(ITEMS, PosteriorTarget(model, x), torch.Generator().manual_seed(1), x)
         position.append(start.draw(asked))
     own = [value.clone() for value in model.amortizer.parameters()]

@@ -184,7 +184,7 @@ def test_amortizer_learns_where_posterior_chains_end():
         60,
         200,
         posterior=Chain(Langevin(step_size=0.03, steps=20), NoiseStart()),
-        amortize=Amortize(Adam(lr=0.04), updates=4, average=0.9),
+        amortize=Amortize(optimizer=Adam(lr=0.04), updates=4, average=0.9),
     )
     rows = train(stage, x)
     # Posterior mean of z is 0.8 x, averaged over x: 1.2.
@@ -284,9 +284,9 @@ def test_stages_restore_bit_for_bit():
         (lambda: Alternating(tiny(DATA), 1, 1, CHAIN), "stage 'contrastive' trains those on data"),
         (lambda: Alternating(tiny(LATENT), 1, 1, CHAIN, Adam(lr=1.0)), "give all three or none"),
         (lambda: Alternating(tiny(), 1, 1, CHAIN), "would train nothing"),
-        (lambda: Alternating(tiny(), 1, 1, CHAIN, amortize=Amortize(Adam(lr=1.0))), "needs an amortizer"),
-        (lambda: Amortize(Adam(lr=1.0), updates=0), "at least 1"),
-        (lambda: Amortize(Adam(lr=1.0), drop_condition=1.5), r"in \[0, 1\]"),
+        (lambda: Alternating(tiny(), 1, 1, CHAIN, amortize=Amortize(optimizer=Adam(lr=1.0))), "needs an amortizer"),
+        (lambda: Amortize(optimizer=Adam(lr=1.0), updates=0), "at least 1"),
+        (lambda: Amortize(optimizer=Adam(lr=1.0), drop_condition=1.5), r"in \[0, 1\]"),
     ],
 )
 def test_a_model_that_does_not_fit_the_stage_is_refused(act, message):

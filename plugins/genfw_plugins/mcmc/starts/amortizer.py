@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -12,12 +13,13 @@ from genfw.interfaces import Amortizer, Start, StartRequest
 from genfw.interfaces.values import StateTree
 from genfw.models.freezing import frozen
 from genfw.models.targets import DataTarget, JointTarget, PosteriorTarget
-from genfw_plugins.mcmc.moves import positive
+from genfw.plugins.validators import positive, within
 from genfw_plugins.mcmc.starts._fill import with_fresh_x
 
 __all__ = ["AmortizerStart"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class AmortizerStart(Start):
     r"""Draws of the amortizer: given x where the chain's target is a posterior, without condition elsewhere.
 
@@ -32,13 +34,12 @@ class AmortizerStart(Start):
         DAMC (arXiv 2310.03218), Algorithm 1.
     """
 
-    def __init__(self, amortizer: Amortizer, ema: float | None = None, every: int = 1, given_x: bool = False) -> None:
-        positive(every=every)
-        if ema is not None and not 0.0 < ema <= 1.0:
-            raise ContractError(f"ema is the rate at which the copy follows, in (0, 1]; got {ema}")
-        self.amortizer, self.ema, self.every, self.given_x = amortizer, ema, every, given_x
-        # Made at the first use, when the amortizer has the weights and the device that training begins with.
-        self._copy: Amortizer | None = None
+    amortizer: Amortizer
+    ema: float | None = attrs.field(default=None, validator=within(0, 1, "(]"))
+    every: int = attrs.field(default=1, validator=positive)
+    given_x: bool = False
+    # Made at the first use, when the amortizer has the weights and the device that training begins with.
+    _copy: Amortizer | None = attrs.field(default=None, init=False)
 
     def _network(self) -> Amortizer:
         if self.ema is None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import attrs
 import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Start, StartRequest
+from genfw.plugins.validators import at_least
 
 __all__ = ["DataStart"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class DataStart(Start):
     r"""The batch itself, with noise on it where asked: chains in space ``data`` (contrastive divergence).
 
@@ -21,10 +24,7 @@ class DataStart(Start):
         G. E. Hinton, Training products of experts by minimizing contrastive divergence, 2002.
     """
 
-    def __init__(self, noise: float = 0.0) -> None:
-        if noise < 0:
-            raise ContractError(f"noise is a standard deviation, from 0 up; got {noise}")
-        self.noise = noise
+    noise: float = attrs.field(default=0.0, validator=at_least(0))
 
     def draw(self, request: StartRequest) -> Tensor:
         """See :meth:`Start.draw`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -9,11 +10,13 @@ from genfw.errors import ContractError
 from genfw.interfaces import Encoder, Start, StartRequest
 from genfw.models.freezing import frozen
 from genfw.models.targets import DataTarget, JointTarget
+from genfw.plugins.validators import at_least
 from genfw_plugins.mcmc.starts._fill import with_fresh_x
 
 __all__ = ["EncoderStart"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class EncoderStart(Start):
     r"""Noise drawn from the encoder's posterior :math:`q(\epsilon_z \mid x)`; the decoder's noise fresh where the
     position holds it. In space ``joint``, :math:`z` from the posterior beside x itself.
@@ -23,10 +26,8 @@ class EncoderStart(Start):
         temperature: Factor on the posterior's scale; 0 begins in its centre.
     """
 
-    def __init__(self, encoder: Encoder, temperature: float = 1.0) -> None:
-        if temperature < 0:
-            raise ContractError(f"temperature is a factor from 0 up, got {temperature}")
-        self.encoder, self.temperature = encoder, temperature
+    encoder: Encoder
+    temperature: float = attrs.field(default=1.0, validator=at_least(0))
 
     def draw(self, request: StartRequest) -> Tensor:
         """See :meth:`Start.draw`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -10,10 +11,12 @@ from genfw.interfaces import Start, StartRequest
 from genfw.models.freezing import frozen
 from genfw.models.model import Model
 from genfw.models.targets import DataTarget
+from genfw.plugins.validators import at_least
 
 __all__ = ["GeneratorStart"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class GeneratorStart(Start):
     r"""Data drawn from the generator, for chains in space ``data``: the EBM on x started from NVAE's samples.
 
@@ -26,10 +29,13 @@ class GeneratorStart(Start):
         VAEBM (arXiv 2010.00654), section 5.3.
     """
 
-    def __init__(self, model: Model, mean: bool = False, temperature: float = 1.0) -> None:
-        if model.prior is None or model.decoder is None:
+    model: Model
+    mean: bool = False
+    temperature: float = attrs.field(default=1.0, validator=at_least(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.model.prior is None or self.model.decoder is None:
             raise ContractError("start 'generator' needs a prior and a decoder to draw data from")
-        self.model, self.mean, self.temperature = model, mean, temperature
 
     def draw(self, request: StartRequest) -> Tensor:
         """See :meth:`Start.draw`.

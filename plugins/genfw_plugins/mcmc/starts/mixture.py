@@ -9,10 +9,12 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.interfaces import Start, StartRequest
 from genfw.interfaces.values import StateTree
+from genfw.plugins.validators import at_least
 
 __all__ = ["MixtureStart"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class MixtureStart(Start):
     r"""Each chain begins in start :math:`k` with probability :math:`w_k`, independently; its end goes back to the
     start it came from.
@@ -22,18 +24,21 @@ class MixtureStart(Start):
         weights: :math:`w_k`, in proportion; even where absent.
     """
 
-    def __init__(self, starts: list[Start], weights: list[float] | None = None) -> None:
-        if not starts:
+    starts: list[Start]
+    weights: list[float] | None = attrs.field(default=None, validator=at_least(0))
+    _routes: list[tuple[Start, StartRequest, Tensor]] = attrs.field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.starts:
             raise ContractError("a mixture needs at least one start")
-        weights = [1.0] * len(starts) if weights is None else weights
-        if len(weights) != len(starts):
+        if self.weights is None:
+            self.weights = [1.0] * len(self.starts)
+        if len(self.weights) != len(self.starts):
             raise ContractError(
-                f"a mixture needs one weight for each start: {len(starts)} starts, {len(weights)} weights"
+                f"a mixture needs one weight for each start: {len(self.starts)} starts, {len(self.weights)} weights"
             )
-        if min(weights) < 0 or sum(weights) <= 0:
-            raise ContractError(f"weights are from 0 up and not all 0, got {weights}")
-        self.starts, self.weights = starts, weights
-        self._routes: list[tuple[Start, StartRequest, Tensor]] = []
+        if sum(self.weights) <= 0:
+            raise ContractError(f"weights must not all be 0, got {self.weights}")
 
     def draw(self, request: StartRequest) -> Tensor:
         """See :meth:`Start.draw`; waits for the device once, for the choices."""

@@ -7,7 +7,7 @@ from torch import Tensor
 from genfw.interfaces import Start, StartRequest
 from genfw.models.freezing import frozen
 
-__all__ = ["NoiseStart"]
+__all__ = ["NoiseStart", "or_noise"]
 
 
 class NoiseStart(Start):
@@ -19,3 +19,8 @@ class NoiseStart(Start):
         """See :meth:`Start.draw`."""
         with frozen(*request.target.modules()):  # in space joint networks draw, as chains see them
             return request.target.draw_base(request.count, request.generator)
+
+
+def or_noise(start: Start | None) -> Start:
+    """The start, or fresh draws of the base where there is none."""
+    return NoiseStart() if start is None else start

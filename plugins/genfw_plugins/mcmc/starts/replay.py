@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -12,14 +13,15 @@ from genfw.errors import ContractError
 from genfw.interfaces import Start, StartRequest
 from genfw.interfaces.values import NoiseLayout, StateTree
 from genfw.models.targets import PosteriorTarget
-from genfw_plugins.mcmc.moves import positive
-from genfw_plugins.mcmc.starts.noise import NoiseStart
+from genfw.plugins.validators import positive, within
+from genfw_plugins.mcmc.starts.noise import or_noise
 
 __all__ = ["ReplayStart"]
 
 _STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class ReplayStart(Start):
     r"""A buffer of :math:`N` chain ends. Every chain is tied to a slot of its own, drawn at random; it begins in what
     the slot holds with probability :math:`p_t = p \min(1, t / \text{ramp})`, else fresh, and leaves its end in the
@@ -44,24 +46,15 @@ class ReplayStart(Start):
 
     smoke: ClassVar[Mapping[str, Any]] = {"size": 64}
 
-    def __init__(
-        self,
-        size: int = 10_000,
-        probability: float = 0.95,
-        ramp: int = 0,
-        groups: list[str] | None = None,
-        storage: Literal["float32", "bfloat16"] = "float32",
-        fresh: Start | None = None,
-    ) -> None:
-        positive(size=size)
-        if not 0.0 <= probability <= 1.0:
-            raise ContractError(f"probability lies in [0, 1], got {probability}")
-        self.size, self.probability, self.ramp, self.groups = size, probability, ramp, groups
-        self.storage = _STORAGE[storage]
-        self.fresh = NoiseStart() if fresh is None else fresh
-        self._buffer: Tensor | None = None
-        self._filled: Tensor | None = None
-        self._slots: Tensor | None = None
+    size: int = attrs.field(default=10_000, validator=positive)
+    probability: float = attrs.field(default=0.95, validator=within(0, 1))
+    ramp: int = 0
+    groups: list[str] | None = None
+    storage: Literal["float32", "bfloat16"] = "float32"
+    fresh: Start = attrs.field(default=None, converter=or_noise)
+    _buffer: Tensor | None = attrs.field(default=None, init=False)
+    _filled: Tensor | None = attrs.field(default=None, init=False)
+    _slots: Tensor | None = attrs.field(default=None, init=False)
 
     def probability_at(self, step: int) -> float:
         """:math:`p_t`."""
@@ -98,7 +91,7 @@ class ReplayStart(Start):
         if slots is None or self._buffer is None or self._filled is None or position.shape[0] != request.count:
             raise ContractError("replay: positions to store do not match those drawn")
         columns, _ = self._columns(request.target.layout, position.device)
-        self._buffer[slots] = position[: slots.numel(), columns].to(self.storage)
+        self._buffer[slots] = position[: slots.numel(), columns].to(_STORAGE[self.storage])
         self._filled[slots] = True
         self._slots = None
         self.fresh.store(request, position)
@@ -121,7 +114,7 @@ class ReplayStart(Start):
 
     def _allocate(self, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._buffer is None or self._filled is None:
-            self._buffer = torch.zeros(self.size, width, dtype=self.storage, device=device)
+            self._buffer = torch.zeros(self.size, width, dtype=_STORAGE[self.storage], device=device)
             self._filled = torch.zeros(self.size, dtype=torch.bool, device=device)
         if self._buffer.shape != (self.size, width):
             raise ContractError(

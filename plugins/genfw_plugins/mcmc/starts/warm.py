@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import attrs
 import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces import Start, StartRequest
 from genfw.interfaces.values import StateTree
-from genfw_plugins.mcmc.moves import positive
-from genfw_plugins.mcmc.starts.noise import NoiseStart
+from genfw.plugins.validators import positive
+from genfw_plugins.mcmc.starts.noise import or_noise
 
 __all__ = ["WarmStart"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class WarmStart(Start):
     r"""One chain for each row of the data set, gone on with whenever the row comes up: alternating back-propagation's
     posterior chains.
@@ -31,13 +33,10 @@ class WarmStart(Start):
         T. Han et al., Alternating back-propagation for generator network, 2017.
     """
 
-    def __init__(self, size: int | None = None, fresh: Start | None = None) -> None:
-        if size is not None:
-            positive(size=size)
-        self.size = size
-        self.fresh = NoiseStart() if fresh is None else fresh
-        self._table: Tensor | None = None
-        self._filled: Tensor | None = None
+    size: int | None = attrs.field(default=None, validator=positive)
+    fresh: Start = attrs.field(default=None, converter=or_noise)
+    _table: Tensor | None = attrs.field(default=None, init=False)
+    _filled: Tensor | None = attrs.field(default=None, init=False)
 
     def draw(self, request: StartRequest) -> Tensor:
         """See :meth:`Start.draw`.

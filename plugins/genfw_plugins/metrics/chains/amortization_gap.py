@@ -24,6 +24,7 @@ from genfw.models.freezing import frozen
 from genfw.models.sampling import preserved
 from genfw.models.targets import PosteriorTarget, PriorTarget
 from genfw.plugins.signature import summarise
+from genfw.plugins.validators import at_least
 from genfw.recipes.compose import compose
 from genfw.runs.directory import RunDirectory
 from genfw_plugins.metrics.chains.gap import Gap, View, gaps
@@ -40,6 +41,7 @@ _SAID = {
 _UNITS = {"sliced-wasserstein": "", "mmd": "", "stein": "", "energy-gap": "nats"}
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class AmortizationGap(Metric):
     r"""Distances of amortizer, refinement and short-run chains from a long-run reference, over the noise floor.
 
@@ -80,37 +82,25 @@ class AmortizationGap(Metric):
         "count": 16, "items": 2, "draws": 8, "projections": 4, "show": 0, "untrained": False,
     }  # fmt: skip
 
-    def __init__(
-        self,
-        reference: Chain,
-        refine: Sampler | None = None,
-        space: Literal["posterior", "prior"] = "posterior",
-        split: str = "test",
-        count: int = 5000,
-        items: int = 0,
-        draws: int = 500,
-        references: int = 2,
-        projections: int = 128,
-        order: int = 1,
-        untrained: bool = True,
-        history: bool = True,
-        show: int = 2000,
-    ) -> None:
-        if reference.count is not None:
+    reference: Chain
+    refine: Sampler | None = None
+    space: Literal["posterior", "prior"] = "posterior"
+    split: str = "test"
+    count: int = attrs.field(default=5000, validator=at_least(2))
+    items: int = attrs.field(default=0, validator=at_least(0))
+    draws: int = attrs.field(default=500, validator=at_least(2))
+    references: int = attrs.field(default=2, validator=at_least(2))
+    projections: int = attrs.field(default=128, validator=at_least(1))
+    order: int = attrs.field(default=1, validator=at_least(1))
+    untrained: bool = True
+    history: bool = True
+    show: int = attrs.field(default=2000, validator=at_least(0))
+
+    def __attrs_post_init__(self) -> None:
+        if self.reference.count is not None:
             raise ContractError("count, items and draws say how many reference chains there are, not reference.count")
-        if references < 2:
-            raise ContractError(f"a noise floor needs at least 2 reference sets, got references={references}")
-        if count < 2 or draws < 2 or items < 0 or min(projections, order) < 1 or show < 0:
-            raise ContractError(
-                "count and draws are at least 2, projections and order at least 1, items and show from 0 up; got "
-                f"{count}, {draws}, {projections}, {order}, {items} and {show}"
-            )
-        if items and space == "prior":
+        if self.items and self.space == "prior":
             raise ContractError("items are rows to condition on, and space 'prior' has none; leave items out")
-        self.reference, self.refine, self.space, self.split = reference, refine, space, split
-        self.count, self.items, self.draws = count, items, draws
-        self.references, self.projections, self.order = references, projections, order
-        self.untrained, self.history, self.show = untrained, history, show
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

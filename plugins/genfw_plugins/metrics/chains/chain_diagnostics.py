@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.metric import Metric
 from genfw.evaluation.pictures import SERIES, Canvas, is_image
@@ -18,6 +18,7 @@ from genfw.models.chains import ChainResult, draw_starts, run_chain
 from genfw.models.freezing import frozen_for_chain
 from genfw.models.sampling import preserved
 from genfw.models.targets import make_target
+from genfw.plugins.validators import at_least, within
 from genfw_plugins.metrics.chains.convergence import ess_bulk, split_rhat
 
 __all__ = ["ChainDiagnostics"]
@@ -26,6 +27,7 @@ __all__ = ["ChainDiagnostics"]
 _BUDGET = 2**26
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class ChainDiagnostics(Metric):
     r"""Split :math:`\hat R`, bulk effective sample size, acceptance, and the energy along the chain.
 
@@ -46,10 +48,10 @@ class ChainDiagnostics(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"chains": 4, "steps": 20, "show": 4}
 
-    def __init__(self, chains: int = 64, steps: int = 200, coordinates: int = 64, show: int = 6) -> None:
-        if chains < 2 or steps < 20 or coordinates < 0 or not 0 <= show <= 8:
-            raise ContractError("chains is at least 2, steps at least 20, show lies in 0 to 8")
-        self.chains, self.steps, self.coordinates, self.show = chains, steps, coordinates, show
+    chains: int = attrs.field(default=64, validator=at_least(2))
+    steps: int = attrs.field(default=200, validator=at_least(20))
+    coordinates: int = attrs.field(default=64, validator=at_least(0))
+    show: int = attrs.field(default=6, validator=within(0, 8))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

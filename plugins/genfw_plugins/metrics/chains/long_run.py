@@ -21,6 +21,7 @@ from genfw.models.chains import chain_protocol, draw_starts, run_chain
 from genfw.models.freezing import frozen_for_chain
 from genfw.models.sampling import preserved
 from genfw.models.targets import make_target
+from genfw.plugins.validators import at_least, distinct, within
 
 __all__ = ["LongRun", "drift", "look"]
 
@@ -53,6 +54,11 @@ class Walk:
         return cls(parts[0].kept, *(torch.cat([getattr(part, name) for part in parts], dim=1) for name in columns))
 
 
+def _in_order(steps: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(steps))
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
 class LongRun(Metric):
     r"""Chains from fresh noise, far beyond the length of training: do they keep to the data, or drift off?
 
@@ -87,30 +93,15 @@ class LongRun(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"steps": [8, 16], "chains": 4, "count": 16, "show": 2}
 
-    def __init__(
-        self,
-        steps: tuple[int, ...] = (200, 2500),
-        sampler: Sampler | None = None,
-        chains: int = 64,
-        fresh: bool = True,
-        split: str = "test",
-        count: int = 1000,
-        margin: float = 0.05,
-        show: int = 6,
-        batch: int | None = None,
-    ) -> None:
-        if not steps or min(steps) < 8 or len(set(steps)) < len(steps):
-            raise ContractError(f"steps are chain lengths of at least 8, each once; got {list(steps)}")
-        if chains < 2 or count < 2 or show < 0:
-            raise ContractError(
-                f"chains and count are at least 2, show is not negative; got {chains}, {count} and {show}"
-            )
-        if not 0.0 < margin < 1.0:
-            raise ContractError(f"margin lies between 0 and 1, got {margin}")
-        if batch is not None and batch < 1:
-            raise ContractError(f"batch is at least 1, got {batch}")
-        self.steps, self.sampler, self.chains, self.fresh = tuple(sorted(steps)), sampler, chains, fresh
-        self.split, self.count, self.margin, self.show, self.batch = split, count, margin, show, batch
+    steps: tuple[int, ...] = attrs.field(default=(200, 2500), converter=_in_order, validator=[distinct, at_least(8)])
+    sampler: Sampler | None = None
+    chains: int = attrs.field(default=64, validator=at_least(2))
+    fresh: bool = True
+    split: str = "test"
+    count: int = attrs.field(default=1000, validator=at_least(2))
+    margin: float = attrs.field(default=0.05, validator=within(0, 1, "()"))
+    show: int = attrs.field(default=6, validator=at_least(0))
+    batch: int | None = attrs.field(default=None, validator=at_least(1))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -20,6 +21,7 @@ from genfw.interfaces.values import Batch
 from genfw.models.chains import Chain
 from genfw.models.sampling import preserved
 from genfw.models.targets import PosteriorTarget
+from genfw.plugins.validators import at_least, distinct, positive
 from genfw.runs.directory import RunDirectory
 from genfw_plugins.metrics.detection.detection import Detection, detect, draw_scores
 
@@ -35,6 +37,7 @@ _MEANING: dict[str, str] = {
 }
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Anomaly(Metric):
     r"""Unsupervised anomaly detection: outliers are the positive class, and a high score calls an item an outlier.
 
@@ -72,29 +75,15 @@ class Anomaly(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"trials": 1, "checkpoints": 1, "count": 16}
 
-    def __init__(
-        self,
-        chain: Chain | None = None,
-        scores: tuple[Score, ...] = ("log-joint",),
-        weight: float | None = None,
-        trials: int = 10,
-        checkpoints: int = 1,
-        split: str = "test",
-        outliers: str = "held-out",
-        count: int | None = None,
-        batch: int = 500,
-    ) -> None:
-        if not scores or len(set(scores)) < len(scores):
-            raise ContractError(f"scores are named once each, and at least one; got {list(scores)}")
-        if trials < 1 or checkpoints < 1 or batch < 1:
-            raise ContractError(
-                f"trials, checkpoints and batch are at least 1, got {trials}, {checkpoints} and {batch}"
-            )
-        if weight is not None and weight <= 0:
-            raise ContractError(f"weight is above 0, got {weight}")
-        self.chain, self.scores, self.weight = chain, tuple(scores), weight
-        self.trials, self.checkpoints = trials, checkpoints
-        self.split, self.outliers, self.count, self.batch = split, outliers, count, batch
+    chain: Chain | None = None
+    scores: tuple[Score, ...] = attrs.field(default=("log-joint",), validator=distinct)
+    weight: float | None = attrs.field(default=None, validator=positive)
+    trials: int = attrs.field(default=10, validator=at_least(1))
+    checkpoints: int = attrs.field(default=1, validator=at_least(1))
+    split: str = "test"
+    outliers: str = "held-out"
+    count: int | None = None
+    batch: int = attrs.field(default=500, validator=at_least(1))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

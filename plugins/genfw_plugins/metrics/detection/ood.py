@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, cast
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from genfw.evaluation.pictures import Canvas
 from genfw.evaluation.results import Figure, Result
 from genfw.interfaces import Dataset
 from genfw.models.model import Model
+from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.sets import available, check_shape, take_rows
 from genfw_plugins.metrics.detection.detection import detect, draw_scores
 from genfw_plugins.metrics.likelihood.density import importance_log_prob
@@ -100,6 +102,15 @@ def _on_cpu(evaluation: Evaluation, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(evaluation.generator(name).initial_seed())
 
 
+def _sets(others: dict[str, Dataset] | None) -> dict[str, Dataset]:
+    return others or {}
+
+
+def _kinds(derived: list[Derived] | None) -> list[Derived]:
+    return derived or []
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
 class OutOfDistribution(Metric):
     r"""AUROC, AUPRC and FPR95 of a score that is to be low on other data, which count as positive.
 
@@ -124,28 +135,19 @@ class OutOfDistribution(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"count": 8, "importance": 2}
 
-    def __init__(
-        self,
-        others: dict[str, Dataset] | None = None,
-        derived: list[Derived] | None = None,
-        scores: list[Score] | None = None,
-        count: int | None = 10_000,
-        importance: int = 10,
-        batch: int = 500,
-        noise: float = 0.0,
-    ) -> None:
-        self.others, self.derived = dict(others or {}), list(derived or [])
+    others: dict[str, Dataset] = attrs.field(default=None, converter=_sets)
+    derived: list[Derived] = attrs.field(default=None, converter=_kinds)
+    scores: list[Score] | None = None
+    count: int | None = attrs.field(default=10_000, validator=at_least(2))
+    importance: int = attrs.field(default=10, validator=at_least(1))
+    batch: int = attrs.field(default=500, validator=at_least(1))
+    noise: float = attrs.field(default=0.0, validator=at_least(0))
+
+    def __attrs_post_init__(self) -> None:
         if not self.others and not self.derived:
             raise ContractError("name what to tell the data from: others (data sets by name), derived, or both")
         if both := [name for name in self.derived if name in self.others]:
             raise ContractError(f"'{both[0]}' is both a set of its own and derived; give the set another name")
-        if (count is not None and count < 2) or importance < 1 or batch < 1:
-            raise ContractError(
-                f"count is at least 2, importance and batch at least 1, got {count}, {importance} and {batch}"
-            )
-        if noise < 0.0:
-            raise ContractError(f"noise is a standard deviation, not below 0, got {noise}")
-        self.scores, self.count, self.importance, self.batch, self.noise = scores, count, importance, batch, noise
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

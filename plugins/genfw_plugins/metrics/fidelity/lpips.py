@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 from unittest import mock
 
+import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import DataError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.metric import Metric
 from genfw.evaluation.results import Result
 from genfw.nn.torchvision import import_torchvision
+from genfw.plugins.validators import at_least
 from genfw.weights.torch_files import open_published
 from genfw_plugins.metrics.common.pixels import ROUNDING, TensorPixels, made_of, protocol_of
 from genfw_plugins.metrics.common.weights import fetched, proved
@@ -26,6 +28,7 @@ __all__ = ["LPIPS"]
 _VGG, _VGG_HASH = "https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class LPIPS(Metric):
     r"""Learned perceptual distance: differences of normalised VGG16 features of five layers, each weighted per channel
     and averaged over the map, summed over layers.
@@ -49,20 +52,13 @@ class LPIPS(Metric):
 
     smoke: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(
-        self,
-        of: Literal["reconstruction", "inversion"] = "reconstruction",
-        weights: Path | None = None,
-        vgg: Path | None = None,
-        sha256: str | None = None,
-        vgg_sha256: str | None = None,
-        size: int | None = None,
-        batch: int = 32,
-    ) -> None:
-        if batch < 1 or (size is not None and size < 16):
-            raise ContractError(f"batch is at least 1 and size at least 16, got {batch} and {size}")
-        self.of, self.weights, self.vgg = of, weights, vgg
-        self.sha256, self.vgg_sha256, self.size, self.batch = sha256, vgg_sha256, size, batch
+    of: Literal["reconstruction", "inversion"] = "reconstruction"
+    weights: Path | None = None
+    vgg: Path | None = None
+    sha256: str | None = None
+    vgg_sha256: str | None = None
+    size: int | None = attrs.field(default=None, validator=at_least(16))
+    batch: int = attrs.field(default=32, validator=at_least(1))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -19,12 +20,14 @@ from genfw.models.freezing import frozen_for_chain
 from genfw.models.sampling import preserved
 from genfw.models.targets import PriorTarget
 from genfw.plugins.signature import summarise
+from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.likelihood.annealing import Bound, anneal, log_mean
 from genfw_plugins.metrics.likelihood.evidence import bracket, items_at_once
 
 __all__ = ["LogLikelihood"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class LogLikelihood(Metric):
     r"""Mean log density of test data, :math:`\log p(x) = \log \int p(x \mid z)\, e^{-E(z)}\, p(z)\, dz - \log Z`.
 
@@ -63,31 +66,21 @@ class LogLikelihood(Metric):
         "draws": 8, "refine": 2, "fits": 4, "temperatures": 4, "chains": 8, "settle": 2, "count": 8,
     }  # fmt: skip
 
-    def __init__(
-        self,
-        sampler: Sampler | None = None,
-        chain: Chain | None = None,
-        draws: int = 500,
-        refine: int = 20,
-        fits: int = 32,
-        temperatures: int = 500,
-        chains: int = 256,
-        settle: int = 200,
-        split: str = "test",
-        count: int | None = 500,
-        batch: int = 20_000,
-    ) -> None:
-        if min(draws, temperatures, batch) < 1 or min(settle, refine) < 0 or chains < 2 or fits < 2:
-            raise ContractError(
-                "draws, temperatures and batch are at least 1, chains and fits at least 2, settle and refine are not "
-                f"negative; got {draws}, {temperatures}, {batch}, {chains}, {fits}, {settle} and {refine}"
-            )
-        if chain is not None and chain.count is not None:
+    sampler: Sampler | None = None
+    chain: Chain | None = None
+    draws: int = attrs.field(default=500, validator=at_least(1))
+    refine: int = attrs.field(default=20, validator=at_least(0))
+    fits: int = attrs.field(default=32, validator=at_least(2))
+    temperatures: int = attrs.field(default=500, validator=at_least(1))
+    chains: int = attrs.field(default=256, validator=at_least(2))
+    settle: int = attrs.field(default=200, validator=at_least(0))
+    split: str = "test"
+    count: int | None = 500
+    batch: int = attrs.field(default=20_000, validator=at_least(1))
+
+    def __attrs_post_init__(self) -> None:
+        if self.chain is not None and self.chain.count is not None:
             raise ContractError("fits says how many chains there are for an item; leave 'count' out of chain")
-        self.sampler, self.chain, self.draws, self.fits = sampler, chain, draws, fits
-        self.refine = refine
-        self.temperatures, self.chains, self.settle = temperatures, chains, settle
-        self.split, self.count, self.batch = split, count, batch
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

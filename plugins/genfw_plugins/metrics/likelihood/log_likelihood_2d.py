@@ -15,6 +15,7 @@ from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.metric import Metric
 from genfw.evaluation.pictures import Canvas, draw_samples_2d
 from genfw.evaluation.results import Figure, Result
+from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.likelihood.density import Grid, Mixture, draw_mixture, importance_log_prob
 
 __all__ = ["LogLikelihood2D"]
@@ -42,6 +43,7 @@ class _Normaliser:
         return self.tilted - self.energy - self.log_z
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class LogLikelihood2D(Metric):
     r"""Mean log-likelihood of test points under :math:`h(x) = q(x)\, e^{-E(x)} / Z`, for models over two numbers.
 
@@ -73,23 +75,19 @@ class LogLikelihood2D(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"count": 200, "importance": 10, "draws": 2000, "grid": 81, "samples": 200}
 
-    def __init__(
-        self,
-        split: str = "test",
-        count: int | None = None,
-        density: Literal["prior", "encoder"] = "prior",
-        importance: int = 1000,
-        draws: int = 400_000,
-        grid: int = 801,
-        window: list[float] | None = None,
-        samples: int = 2000,
-    ) -> None:
-        if window is not None and (len(window) != 4 or window[0] >= window[1] or window[2] >= window[3]):
+    split: str = "test"
+    count: int | None = None
+    density: Literal["prior", "encoder"] = "prior"
+    importance: int = attrs.field(default=1000, validator=at_least(1))
+    draws: int = attrs.field(default=400_000, validator=at_least(2))
+    grid: int = attrs.field(default=801, validator=at_least(2))
+    window: list[float] | None = None
+    samples: int = 2000
+
+    def __attrs_post_init__(self) -> None:
+        window = self.window
+        if window is not None and not (len(window) == 4 and window[0] < window[1] and window[2] < window[3]):
             raise ContractError(f"a window is [left, right, bottom, top], got {window}")
-        if importance < 1 or draws < 2 or grid < 2:
-            raise ContractError("importance is at least 1, draws and grid at least 2")
-        self.split, self.count, self.density, self.importance = split, count, density, importance
-        self.draws, self.grid, self.window, self.samples = draws, grid, window, samples
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from genfw.evaluation.results import Figure, Result
 from genfw.interfaces.values import NoiseLayout
 from genfw.models.freezing import frozen_for_chain
 from genfw.models.targets import DataTarget, JointTarget, make_target
+from genfw.plugins.validators import at_least
 
 __all__ = ["Interpolation", "on_sphere"]
 
@@ -52,6 +54,7 @@ def on_sphere(layout: NoiseLayout, first: Tensor, last: Tensor, points: int) -> 
     return torch.cat(parts, dim=-1)
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Interpolation(Metric):
     r"""Great circles in noise space between pairs of samples, decoded.
 
@@ -69,10 +72,9 @@ class Interpolation(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"pairs": 2, "points": 5}
 
-    def __init__(self, pairs: int = 50, points: int = 11, show: int = 6) -> None:
-        if pairs < 1 or points < 3 or show < 0:
-            raise ContractError(f"pairs is at least 1, points 3 and show 0; got {pairs}, {points} and {show}")
-        self.pairs, self.points, self.show = pairs, points, show
+    pairs: int = attrs.field(default=50, validator=at_least(1))
+    points: int = attrs.field(default=11, validator=at_least(3))
+    show: int = attrs.field(default=6, validator=at_least(0))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from genfw.evaluation.metric import Metric
 from genfw.evaluation.pictures import SERIES, Canvas
 from genfw.evaluation.results import Figure, Result
 from genfw.interfaces import Dataset, Split
+from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.classifier import TrainedClassifier, trained_classifier
 from genfw_plugins.metrics.common.content import cache_folder, read_split
 from genfw_plugins.metrics.common.sets import available
@@ -43,6 +45,7 @@ def divergence(counts: Tensor, law: Tensor) -> float:
     return float((q[seen] * (q[seen] / p[seen]).log()).sum())
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Modes(Metric):
     r"""Modes that samples fall in, and :math:`KL[\hat q \| p]` of their frequencies against the data's.
 
@@ -65,25 +68,21 @@ class Modes(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"samples": 16, "steps": 3, "width": 4}
 
-    def __init__(
-        self,
-        by: Literal["classifier", "channels", "nearest"] = "classifier",
-        source: Dataset | None = None,
-        samples: int = 26_000,
-        steps: int = 1000,
-        width: int = 16,
-        seed: int = 0,
-    ) -> None:
-        if (by == "channels") != (source is not None):
+    by: Literal["classifier", "channels", "nearest"] = "classifier"
+    source: Dataset | None = None
+    samples: int = attrs.field(default=26_000, validator=at_least(1))
+    steps: int = 1000
+    width: int = 16
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        source = self.source
+        if (self.by == "channels") != (source is not None):
             raise ContractError(
                 "source is the set whose images are stacked as channels: give it with 'by: channels', and only there"
             )
         if source is not None and (len(source.data_shape) != 3 or source.data_shape[0] != 1):
             raise ContractError(f"source has images of one channel; the items of this one are {source.data_shape}")
-        if samples < 1:
-            raise ContractError(f"samples is at least 1, got {samples}")
-        self.by, self.source, self.samples = by, source, samples
-        self.steps, self.width, self.seed = steps, width, seed
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

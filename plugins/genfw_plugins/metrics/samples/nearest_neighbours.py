@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from genfw.evaluation.metric import Metric
 from genfw.evaluation.pictures import is_image
 from genfw.evaluation.results import Figure, Result
 from genfw.interfaces import Dataset, Split
+from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.classifier import trained_classifier
 from genfw_plugins.metrics.common.content import cache_folder
 from genfw_plugins.metrics.common.sets import draw_index
@@ -52,6 +54,14 @@ def nearest(x: Tensor, split: Split, index: Tensor, count: int, describe: Descri
     return distances, rows
 
 
+_Space = Literal["pixels", "classifier"]
+
+
+def _or_pixels(spaces: list[_Space] | None) -> list[_Space]:
+    return list(dict.fromkeys(spaces or ["pixels"]))
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
 class NearestNeighbours(Metric):
     r"""Samples beside their nearest training items, and how near those are.
 
@@ -76,28 +86,19 @@ class NearestNeighbours(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"samples": 16, "rows": 32, "neighbours": 3, "show": 4, "steps": 3, "width": 4}
 
-    def __init__(
-        self,
-        spaces: list[Literal["pixels", "classifier"]] | None = None,
-        samples: int = 200,
-        rows: int | None = None,
-        neighbours: int = 7,
-        show: int = 8,
-        crop: int | None = None,
-        steps: int = 1000,
-        width: int = 16,
-        seed: int = 0,
-    ) -> None:
-        self.spaces = list(dict.fromkeys(spaces or ["pixels"]))
-        if samples < 2 or neighbours < 1 or show < 0 or (rows is not None and rows < neighbours):
-            raise ContractError(
-                "samples is at least 2, neighbours at least 1 and at most rows, show not negative; "
-                f"got {samples}, {neighbours}, {rows} and {show}"
-            )
-        if crop is not None and crop < 1:
-            raise ContractError(f"crop is the side of a square, at least 1, got {crop}")
-        self.samples, self.rows, self.neighbours, self.show, self.crop = samples, rows, neighbours, show, crop
-        self.steps, self.width, self.seed = steps, width, seed
+    spaces: list[_Space] = attrs.field(default=None, converter=_or_pixels)
+    samples: int = attrs.field(default=200, validator=at_least(2))
+    rows: int | None = None
+    neighbours: int = attrs.field(default=7, validator=at_least(1))
+    show: int = attrs.field(default=8, validator=at_least(0))
+    crop: int | None = attrs.field(default=None, validator=at_least(1))
+    steps: int = 1000
+    width: int = 16
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        if self.rows is not None and self.rows < self.neighbours:
+            raise ContractError(f"neighbours must be at most rows, got {self.neighbours} of {self.rows}")
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

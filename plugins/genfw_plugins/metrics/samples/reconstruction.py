@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -16,10 +17,12 @@ from genfw.evaluation.pictures import SERIES, Canvas, draw_samples_2d, is_image
 from genfw.evaluation.results import Figure, Pairs, Result
 from genfw.models.chains import Chain
 from genfw.models.sampling import reconstruct
+from genfw.plugins.validators import at_least
 
 __all__ = ["Reconstruction"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Reconstruction(Metric):
     r"""Squared error between data and the decoder's mean: :math:`\|x - E[x \mid z]\|^2`.
 
@@ -41,19 +44,12 @@ class Reconstruction(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"count": 16, "show": 8}
 
-    def __init__(
-        self,
-        split: str = "test",
-        count: int | None = None,
-        chain: Chain | None = None,
-        temperature: float = 1.0,
-        batch: int = 250,
-        show: int = 16,
-    ) -> None:
-        if batch < 1 or show < 0 or temperature < 0:
-            raise ContractError("batch is at least 1, show and temperature are not negative")
-        self.split, self.count, self.chain = split, count, chain
-        self.temperature, self.batch, self.show = temperature, batch, show
+    split: str = "test"
+    count: int | None = None
+    chain: Chain | None = None
+    temperature: float = attrs.field(default=1.0, validator=at_least(0))
+    batch: int = attrs.field(default=250, validator=at_least(1))
+    show: int = attrs.field(default=16, validator=at_least(0))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

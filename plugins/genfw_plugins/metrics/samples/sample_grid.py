@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from genfw.errors import ContractError
+import attrs
+
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.metric import Metric
 from genfw.evaluation.pictures import is_image
 from genfw.evaluation.results import Result
+from genfw.plugins.validators import at_least
 
 __all__ = ["SampleGrid"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class SampleGrid(Metric):
     """A grid of samples (a scatter for vectors), and one of the data drawn alike.
 
@@ -28,10 +31,9 @@ class SampleGrid(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"count": 16}
 
-    def __init__(self, count: int = 64, columns: int | None = None, split: str = "test") -> None:
-        if count < 1 or (columns is not None and columns < 1):
-            raise ContractError("count and columns are at least 1")
-        self.count, self.columns, self.split = count, columns, split
+    count: int = attrs.field(default=64, validator=at_least(1))
+    columns: int | None = attrs.field(default=None, validator=at_least(1))
+    split: str = "test"
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

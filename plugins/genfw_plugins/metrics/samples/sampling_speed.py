@@ -8,18 +8,20 @@ import statistics
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import attrs
 import torch
 
-from genfw.errors import ContractError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.metric import Metric
 from genfw.evaluation.results import Result
 from genfw.models.sampling import SampleSettings, draw_samples
+from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed
 
 __all__ = ["SamplingSpeed"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class SamplingSpeed(Metric):
     """Samples per second as the recipe draws them, and against the generator without its chain.
 
@@ -33,10 +35,8 @@ class SamplingSpeed(Metric):
 
     smoke: ClassVar[dict[str, Any]] = {"batch": 8, "repeats": 1}
 
-    def __init__(self, batch: int | None = None, repeats: int = 3) -> None:
-        if repeats < 1 or (batch is not None and batch < 1):
-            raise ContractError("batch and repeats are at least 1")
-        self.batch, self.repeats = batch, repeats
+    batch: int | None = attrs.field(default=None, validator=at_least(1))
+    repeats: int = attrs.field(default=3, validator=at_least(1))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """See :meth:`Metric.compute`."""

@@ -83,7 +83,7 @@ def exact():
 
 def take(tmp_path, amortizer, **settings):
     settings = {"count": 1200, "projections": 32, "untrained": False, "show": 0} | settings
-    metric = AmortizationGap(settings.pop("reference", exact()), **settings)
+    metric = AmortizationGap(reference=settings.pop("reference", exact()), **settings)
     evaluation = Evaluation(Model(StandardNormal(2), Identity(), amortizer=amortizer), Rows(), None, tmp_path, seed=1)
     return {result.name: result for result in metric.compute(evaluation)}
 
@@ -187,7 +187,7 @@ class TestAmortizationGap(MetricSuite):
     def make(self):
         chain = Chain(Langevin(step_size=0.05, steps=3), NoiseStart())
         settings = {"untrained": False, "show": 0, "projections": 4, "count": 20, "items": 2, "draws": 10}
-        return AmortizationGap(chain, MALA(step_size=0.1, steps=2), **settings)
+        return AmortizationGap(reference=chain, refine=MALA(step_size=0.1, steps=2), **settings)
 
     def evaluation(self, directory):
         evaluation = tiny_evaluation(directory)
@@ -198,9 +198,9 @@ class TestAmortizationGap(MetricSuite):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"references": 1}, "at least 2 reference sets, got references=1"),
-        ({"count": 1}, "at least 2"),
-        ({"order": 0}, "order at least 1"),
+        ({"references": 1}, "references must be at least 2, got 1"),
+        ({"count": 1}, "count must be at least 2, got 1"),
+        ({"order": 0}, "order must be at least 1, got 0"),
         ({"reference": Chain(MALA(), ExactStart(), count=3)}, "not reference.count"),
         ({"items": 2, "space": "prior"}, "space 'prior' has none"),
     ],

@@ -153,7 +153,7 @@ def test_what_an_image_looks_like_in_numbers():
 
 
 def test_kept_states_fall_on_every_length(tmp_path):
-    results = take(LongRun(steps=(60, 150), chains=2, count=50, show=0), tmp_path, sampler=Langevin(0.01))
+    results = take(LongRun(steps=(60, 150), chains=2, count=50, show=0), tmp_path, sampler=Langevin(step_size=0.01))
     assert results["norm-60"].protocol["thinning"] == 3
     assert {name for name in results if name.endswith("-60")} == {
         name[:-3] + "60" for name in results if "-150" in name
@@ -168,7 +168,7 @@ def test_without_a_picture_there_are_the_drifts(tmp_path):
             return Gaussian(latent.flat(), 0.1)
 
     model = Model(Unit(), Vector())
-    one = Quiet(model, None, SampleSettings(space="prior", sampler=Langevin(0.1)), tmp_path)
+    one = Quiet(model, None, SampleSettings(space="prior", sampler=Langevin(step_size=0.1)), tmp_path)
     results = LongRun(steps=(16,), chains=3).compute(one)
     assert [result.name for result in results] == ["energy-drift-16", "diverged-16", "norm-drift-16", "norm-16"]
 
@@ -187,11 +187,11 @@ def test_chains_in_batches_are_as_many_and_say_the_same(tmp_path):
 
 def test_what_it_refuses(tmp_path):
     for arguments, message in (
-        ({"steps": (4,)}, "chain lengths of at least 8, each once; got"),
-        ({"steps": (20, 20)}, "each once"),
-        ({"batch": 0}, "batch is at least 1"),
-        ({"chains": 1}, "chains and count are at least 2"),
-        ({"margin": 1.0}, "margin lies between 0 and 1, got 1.0"),
+        ({"steps": (4,)}, r"steps must be at least 8, got \(4,\)"),
+        ({"steps": (20, 20)}, r"steps must hold at least one entry, each once, got \[20, 20\]"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"chains": 1}, "chains must be at least 2, got 1"),
+        ({"margin": 1.0}, r"margin must lie in \(0, 1\), got 1\.0"),
     ):
         with pytest.raises(ContractError, match=message):
             LongRun(**arguments)

@@ -144,7 +144,7 @@ def test_the_published_weight_of_the_squared_error(tmp_path):
 
 def test_noiseless_steps_from_the_encoder_walk_to_the_centre_of_the_posterior(tmp_path):
     # The posterior's centre is x / (1 + sigma^2); from there the joint is -log p(x) without constants.
-    chain = Chain(Langevin(step_size=0.1, steps=60, noise=0.0), EncoderStart(Half()))
+    chain = Chain(Langevin(step_size=0.1, steps=60, noise=0.0), EncoderStart(encoder=Half()))
     model = Model(Normal(), Scaled())
     results = take(Anomaly(chain=chain, trials=1), tmp_path, model)
     auprc, auroc = by_hand(lambda x: x.square().sum(1))
@@ -200,10 +200,10 @@ def test_detection_finds_95_per_cent_of_the_outliers():
 
 def test_what_it_refuses(tmp_path):
     for arguments, message in (
-        ({"scores": ()}, "at least one; got"),
-        ({"scores": ("energy", "energy")}, "named once each"),
-        ({"trials": 0}, "trials, checkpoints and batch are at least 1, got 0, 1 and 500"),
-        ({"weight": 0.0}, "weight is above 0, got 0.0"),
+        ({"scores": ()}, r"scores must hold at least one entry, each once, got \[\]"),
+        ({"scores": ("energy", "energy")}, "each once, got"),
+        ({"trials": 0}, "trials must be at least 1, got 0"),
+        ({"weight": 0.0}, r"weight must be above 0, got 0\.0"),
     ):
         with pytest.raises(ContractError, match=message):
             Anomaly(**arguments)

@@ -127,7 +127,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def evaluation(tmp_path, model, data=None, **more):
-    settings = SampleSettings(sampler=Langevin(0.05, 3), batch=20, mean=more.pop("mean", False))
+    settings = SampleSettings(sampler=Langevin(step_size=0.05, steps=3), batch=20, mean=more.pop("mean", False))
     recipe = {"sample": {"sampler": {"use": "langevin"}}, "train": [{"use": "readjust-batch-norm"}]}
     data = Synthetic(SHAPE, rows=120) if data is None else data
     return Evaluation(model, data, settings, tmp_path, seed=3, recipe=recipe, **more)

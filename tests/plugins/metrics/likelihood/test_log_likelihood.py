@@ -236,7 +236,7 @@ def test_without_energy_and_kernel_there_is_the_lower_bound(tmp_path):
 
 
 def test_what_it_refuses(tmp_path):
-    with pytest.raises(ContractError, match="draws, temperatures and batch are at least 1"):
+    with pytest.raises(ContractError, match="draws must be at least 1, got 0"):
         LogLikelihood(draws=0)
     with pytest.raises(ContractError, match="leave 'count' out of chain"):
         LogLikelihood(chain=Chain(kernel(), NoiseStart(), count=5))

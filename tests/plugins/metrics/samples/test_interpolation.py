@@ -123,7 +123,7 @@ def test_opposite_and_vanishing_ends_stay_finite():
 
 
 def test_bad_settings_and_spaces_are_refused(tmp_path):
-    with pytest.raises(ContractError, match="points 3 and show 0; got 1, 2 and 0"):
+    with pytest.raises(ContractError, match="points must be at least 3, got 2"):
         Interpolation(pairs=1, points=2, show=0)
     data = Evaluation(
         Model(energy=type("OnData", (Saddle,), {"on": "data"})(), data_shape=(2,)),

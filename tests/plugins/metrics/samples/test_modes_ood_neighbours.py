@@ -271,9 +271,9 @@ def test_ood_refuses(tmp_path):
         OutOfDistribution()
     with pytest.raises(ContractError, match="'noise' is both"):
         OutOfDistribution(others={"noise": Rows(torch.zeros(4, 2))}, derived=["noise"])
-    with pytest.raises(ContractError, match="count is at least 2"):
+    with pytest.raises(ContractError, match="count must be at least 2, got 1"):
         OutOfDistribution(derived=["noise"], count=1)
-    with pytest.raises(ContractError, match=r"not below 0, got -1\.0"):
+    with pytest.raises(ContractError, match=r"noise must be at least 0, got -1\.0"):
         OutOfDistribution(derived=["noise"], noise=-1.0)
     data = Rows(normal_rows(20, 0.0, 0.0))
     without = Model(TinyPrior(), TinyDecoder(), energy=Slope(1.0, 1.0)).eval().requires_grad_(False)
@@ -339,9 +339,9 @@ def test_neighbours_between_features(tmp_path, bars, monkeypatch):
 
 
 def test_neighbours_refuse(tmp_path, bars):
-    with pytest.raises(ContractError, match="neighbours at least 1 and at most rows"):
+    with pytest.raises(ContractError, match="neighbours must be at most rows, got 3 of 2"):
         NearestNeighbours(rows=2, neighbours=3)
-    with pytest.raises(ContractError, match="side of a square"):
+    with pytest.raises(ContractError, match="crop must be at least 1, got 0"):
         NearestNeighbours(crop=0)
     with pytest.raises(ContractError, match="can't be cut out of items"):
         NearestNeighbours(crop=9, samples=4).compute(Drawn(tmp_path, bars.x[:4], bars))

@@ -128,7 +128,13 @@ def test_reconstruction_without_means_says_so(tmp_path):
 
 def test_speed_of_generator_and_chain(tmp_path):
     metric = SamplingSpeed(repeats=2)
-    chained = take(metric, tmp_path, Model(Normal(), Identity(), energy=Level()), batch=20, sampler=Langevin(0.01, 30))
+    chained = take(
+        metric,
+        tmp_path,
+        Model(Normal(), Identity(), energy=Level()),
+        batch=20,
+        sampler=Langevin(step_size=0.01, steps=30),
+    )
     assert chained["chain-cost"].value > 1.0
     product = chained["samples-per-second"].value * chained["seconds-per-batch"].value
     assert product == pytest.approx(20)
@@ -244,7 +250,7 @@ def test_without_a_chain_there_is_nothing_to_diagnose(tmp_path):
 
 def test_metrics_in_a_row_share_nothing_but_samples(tmp_path):
     model = Model(Normal(), Identity(), Off(), Level())
-    settings = {"batch": 10, "sampler": Langevin(0.01, 5)}
+    settings = {"batch": 10, "sampler": Langevin(step_size=0.01, steps=5)}
     metrics = [("reconstruction", Reconstruction(count=20)), ("sample-grid", SampleGrid(count=4))]
     forwards = measure(evaluation(tmp_path / "a", model, **settings), metrics)
     backwards = measure(evaluation(tmp_path / "b", model, **settings), metrics[::-1])
