@@ -158,5 +158,5 @@ def test_malicious_files_are_refused(call, tmp_path):
     torch.save({"model": Shell()}, tmp_path / "bad.pth")
     called = call("import", "vaebm-energy", "bad.pth")
     assert called.code == 1
-    assert f"refused: the file asks for '{os.system.__module__}.system' by the opcode GLOBAL" in called.err
+    assert f"refused: the file asks for '{os.system.__module__}.system'" in called.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.pth"]

@@ -155,12 +155,12 @@ def zipped_pickle(path, data, **entries):
 
 
 HANDMADE = {
-    "in a storage's type": (b"((U\x07storagecos\nsystem\nU\x010U\x03cpuK\x02tQ.", "'os.system' by the opcode GLOBAL"),
+    "in a storage's type": (b"((U\x07storagecos\nsystem\nU\x010U\x03cpuK\x02tQ.", "'os.system'"),
     "in a tensor's arguments": (b"ctorch._utils\n_rebuild_tensor_v2\n(cos\nsystem\nU\x02lstRt.", "'os.system'"),
     "in a key": (b"}(cbuiltins\neval\nU\x011tRK\x01s.", "'builtins.eval'"),
     "by INST": (b"(U\x0dtouch witnessios\nsystem\n.", "the opcode INST"),
     "by OBJ": (b"(U\x01aU\x01bo.", "the opcode OBJ"),
-    "by STACK_GLOBAL": (b"\x8c\x02os\x8c\x06system\x93.", "'os.system' by the opcode STACK_GLOBAL"),
+    "by STACK_GLOBAL": (b"\x8c\x02os\x8c\x06system\x93.", "'os.system'"),
     "by a dotted STACK_GLOBAL": (b"\x8c\x05torch\x8c\x09os.system\x93.", "'torch.os.system'"),
     "by NEWOBJ_EX": (b"(U\x01a)}\x92.", "the opcode NEWOBJ_EX"),
     "by an extension code": (b"\x82\x01.", "the opcode EXT1"),

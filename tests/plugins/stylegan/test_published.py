@@ -224,7 +224,7 @@ def test_files_that_are_no_networks(tmp_path):
             pickle.dumps(as_network({"w": torch.ones(2)})).replace(b"static_kwargs", b"static_kwargz"),
             "without variables",
         ),
-        "objects": (pickle.dumps(np.array([None])), "numpy's type"),
+        "objects": (pickle.dumps(np.array([None])), "no networks that are known here"),
         "cut": (pickle.dumps(as_network({"w": torch.ones(200)}))[:-300], "damaged"),
     }
     for name, (content, message) in cases.items():
