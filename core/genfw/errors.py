@@ -27,6 +27,7 @@ __all__ = [
     "closest",
     "did_you_mean",
     "quoted",
+    "shown",
 ]
 
 
@@ -150,3 +151,15 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
         return ""
     shown = quoted(options[:12]) + (", ..." if len(options) > 12 else "")
     return f"; there {'is' if len(options) == 1 else 'are'} {shown}"
+
+
+def shown(value: object, most: int = 100) -> str:
+    """The start of a value that a file has supplied, fit for a sentence; the type's name of what is no text or number.
+
+    Arguments:
+        value: Anything.
+        most: Characters to show.
+    """
+    text = str(value) if isinstance(value, (str, int, float)) else f"<{type(value).__name__}>"
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text[:most])
+    return printable + ("..." if len(text) > most else "")

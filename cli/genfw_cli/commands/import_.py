@@ -25,12 +25,20 @@ def command(
     ] = None,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A checkpoint that torch.save wrote.")] = None,
     out: Out = None,
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Take this network where the file holds several of one kind, such as 'ema'; may be given again.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Turn a published checkpoint into safetensors and a card.
 
-    Only tensors, plain containers and an argument record are read; nothing in the file is executed. The weights go into
-    a run by the stage {use: load, file: FILE}, and into a model by genfw.weights.load.load_into(model, FILE).
+    Only tensors, plain containers and an argument record are read; dates, paths, optimisers and random states beside
+    them are passed over. Nothing in the file is executed. The weights go into a run by the stage
+    {use: load, file: FILE}, and into a model by genfw.weights.load.load_into(model, FILE).
     """
     registry = registry_of(ctx)
     if kind is None:
@@ -48,7 +56,7 @@ def command(
         raise typer.BadParameter(f"name the file to import as '{kind}'", param_hint="FILE")
     from genfw.weights.importing import import_checkpoint
 
-    done = import_checkpoint(importers, file, out)
+    done = import_checkpoint(importers, file, out, pick or ())
     if as_json:
         show_json(done)
         return

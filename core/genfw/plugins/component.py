@@ -101,7 +101,8 @@ class Importer:
         name: Lower-case words joined by ``-``.
         target: ``package.module:function``, called as ``function(tensors, arguments)`` with every tensor of the file by
             its path and the file's argument record; it returns a :class:`genfw.weights.importing.Conversion`, without
-            tensors where its part is not in the file.
+            tensors where its part is not in the file. Where a file can hold several networks of the kind,
+            :func:`genfw.weights.importing.choose` takes the one that the user picks.
         summary: One line for ``genfw import``, of this part.
         reference: Where such files are published.
         opener: ``package.module:function`` that opens such a file where ``torch.save`` has not written it, a context

@@ -18,13 +18,14 @@ import attrs
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genfw.errors import DataError, PluginError
+from genfw.errors import DataError, PluginError, quoted, shown
 from genfw.plugins.component import Importer
 from genfw.runs.files import hash_file, write_atomically
 from genfw.weights.load import ROLES
-from genfw.weights.torch_files import open_published
+from genfw.weights.pickled import Inert
+from genfw.weights.torch_files import Tensors, open_published
 
-__all__ = ["Conversion", "Imported", "import_checkpoint", "sequential"]
+__all__ = ["Conversion", "Imported", "choose", "import_checkpoint", "sequential"]
 
 
 @attrs.frozen(eq=False)
@@ -55,7 +56,9 @@ class Imported:
     content: Mapping[str, Any]
 
 
-def import_checkpoint(importers: Sequence[Importer], file: str | Path, out: str | Path | None = None) -> Imported:
+def import_checkpoint(
+    importers: Sequence[Importer], file: str | Path, out: str | Path | None = None, pick: Sequence[str] = ()
+) -> Imported:
     """Convert a published checkpoint.
 
     Arguments:
@@ -64,9 +67,11 @@ def import_checkpoint(importers: Sequence[Importer], file: str | Path, out: str 
         file: The checkpoint.
         out: The safetensors file to write, its card beside it with ``.json`` in place of the ending; by default named
             after importer and file, in the working directory.
+        pick: Which networks to take where the file holds several of one kind, by their place in it: ``ema``.
 
     Raises:
-        DataError: The file is no checkpoint, is damaged, wants code to run, or is not of this kind.
+        DataError: The file is no checkpoint, is damaged, wants code to run, or is not of this kind; it holds several
+            networks, and ``pick`` does not choose among them.
         PluginError: An importer can't be used.
     """
     file, kind = Path(file), importers[0].name
@@ -84,11 +89,18 @@ def import_checkpoint(importers: Sequence[Importer], file: str | Path, out: str 
     tensors: dict[str, Tensor] = {}
     architecture: dict[str, Any] = {}
     with opened(file) as published:
+        published.tensors.picks = pick
         for convert in converters:
             conversion = convert(published.tensors, published.arguments)
             tensors |= conversion.tensors
             architecture |= conversion.architecture
         unused = sorted(set(published.tensors) - published.tensors.used)
+        networks = published.tensors.networks
+    for one in pick:
+        if not any(_is_at(place, one) for place in networks):
+            raise DataError(
+                f"there is no network '{one}' in {file} that importer '{kind}' reads; it found {quoted(networks)}"
+            )
     strange = [name for name in tensors if name.partition(".")[0] not in ROLES]
     if strange:
         raise PluginError(f"importer '{kind}' gives tensors of no role ({', '.join(ROLES)}): {', '.join(strange[:3])}")
@@ -100,7 +112,8 @@ def import_checkpoint(importers: Sequence[Importer], file: str | Path, out: str 
         "importers": [f"{one.provider}/{one.name} {one.version} ({one.target})" for one in importers],
         "source": file.name,
         "sha256": hash_file(file),
-        "architecture": architecture,
+        "picked": list(pick),
+        "architecture": _plain(architecture),
         "arguments": _plain(published.arguments),
         "tensors": len(tensors),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
@@ -139,7 +152,43 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
-    return value if value is None or isinstance(value, (bool, int, float, str)) else f"<{type(value).__name__}>"
+    if isinstance(value, Inert):
+        return str(value)
+    return value if value is None or isinstance(value, (bool, int, float, str)) else shown(value)
+
+
+def choose(tensors: Mapping[str, Tensor], places: Sequence[str], what: str, default: str | None = None) -> str | None:
+    """The one network that an importer should read, of those of its kind in a file.
+
+    Arguments:
+        tensors: What the importer was given; these know what the user has picked.
+        places: What stands before the names of each network's own tensors, such as ``ema.``; empty for the top.
+        what: The word for such a network in a message.
+        default: The place to take where there are several and none is picked.
+
+    Returns:
+        One of the places; None where there is none.
+
+    Raises:
+        DataError: There are several, and neither a pick nor the default is one of them. The message names them.
+    """
+    names = {place.removesuffix(".") or ".": place for place in places}
+    picks = tensors.picks if isinstance(tensors, Tensors) else ()
+    if isinstance(tensors, Tensors):
+        tensors.networks.extend(names)
+    picked = [name for name in names if any(_is_at(name, pick) for pick in picks)]
+    left = picked or list(names)
+    if not left:
+        return None
+    if len(left) == 1:
+        return names[left[0]]
+    if default in places and not picked:
+        return default
+    raise DataError(f"one {what} was expected, the file has {len(left)}; choose one by --pick: {quoted(left)}")
+
+
+def _is_at(name: str, pick: str) -> bool:
+    return name == pick or name.startswith(f"{pick}.")
 
 
 def sequential(tensors: Mapping[str, Tensor], name: str, what: str) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -154,14 +203,11 @@ def sequential(tensors: Mapping[str, Tensor], name: str, what: str) -> tuple[dic
         Its tensors by their names from ``name`` on, and its layers' weights in order; both empty where there is none.
 
     Raises:
-        DataError: There are several in the file.
+        DataError: There are several in the file, and none is picked.
     """
     first = f"{name}.0.weight"
-    prefixes = [path.removesuffix(first) for path in tensors if f".{path}".endswith(f".{first}")]
-    if not prefixes:
+    place = choose(tensors, [path.removesuffix(first) for path in tensors if f".{path}".endswith(f".{first}")], what)
+    if place is None:
         return {}, []
-    if len(prefixes) > 1:
-        raise DataError(f"one {what} was expected, the file has {', '.join(prefix + name for prefix in prefixes)}")
-    start = f"{prefixes[0]}{name}."
-    own = {path.removeprefix(prefixes[0]): tensors[path] for path in tensors if path.startswith(start)}
+    own = {path.removeprefix(place): tensors[path] for path in tensors if path.startswith(f"{place}{name}.")}
     return own, [own[key] for key in sorted(own, key=lambda key: int(key.split(".")[1])) if key.endswith(".weight")]

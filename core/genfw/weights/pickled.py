@@ -1,341 +1,373 @@
-"""Read the pickles inside published checkpoints as data: an interpreter that can build values and call nothing.
+"""Read the pickles inside published checkpoints as data: nothing that a file names is imported or called.
 
-Python's own unpickler imports and calls what the file names. This one knows the opcodes that make plain values, and
-answers the few globals of a torch checkpoint (:data:`KNOWN`) with records of its own; any other opcode or global is
-refused by name before anything else is read.
+A pickle asks for its objects by name. A function of genfw answers for each known name, and an inert stand-in for what
+only stands beside the tensors: dates, paths, optimisers, random states. Every other name is refused.
 """
 
 from __future__ import annotations
 
-import abc
-import pickletools
-import struct
-from collections.abc import Callable, Mapping
-from typing import IO, Any, Final, TypeVar
+import functools
+import math
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import IO, Any, ClassVar, Final
 
 import attrs
+import torch
+from torch import Tensor
 
-from genfw.errors import DataError
+from genfw.errors import DataError, shown
 
-__all__ = ["KNOWN", "Answer", "Arguments", "Made", "RefusedError", "Storage", "StoredTensor", "read_pickle"]
+__all__ = ["Answer", "Arguments", "Inert", "Items", "NumpyType", "RefusedError", "StoredTensor", "read_pickle"]
 
-_Container = TypeVar("_Container", dict[Any, Any], list[Any], set[Any])
+#: Makes what stands for an object, of the arguments that the file gives to its name.
+Answer = Callable[..., Any]
 
-#: Storage classes of torch -> the dtype they stand for.
-_STORAGES: Final[Mapping[str, str]] = {
-    "FloatStorage": "float32",
-    "DoubleStorage": "float64",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
+#: Storage classes of torch -> the dtype of their numbers.
+_STORAGES: Final[Mapping[str, torch.dtype]] = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
 }
 
-#: Everything a file may name; each is answered with a plain value, never imported.
-KNOWN: Final = frozenset(
+#: Type codes of NumPy -> dtypes of torch.
+_NUMPY: Final[Mapping[str, torch.dtype]] = {"b1": torch.bool, "u1": torch.uint8} | {
+    f"{name[0]}{size}": getattr(torch, f"{name}{8 * size}")
+    for name, sizes in (("int", (1, 2, 4, 8)), ("float", (2, 4, 8)))
+    for size in sizes
+}
+
+#: What only stands beside tensors; and modules, with those inside them, of which every object does.
+_BESIDE: Final = frozenset(
     {
-        "collections.OrderedDict",
-        "argparse.Namespace",
-        "builtins.set",
-        "torch.Size",
-        "torch.device",
-        "torch._utils._rebuild_tensor",
-        "torch._utils._rebuild_tensor_v2",
-        "torch._utils._rebuild_parameter",
-        *(f"torch.{name}" for name in _STORAGES),
-        *(f"torch.cuda.{name}" for name in _STORAGES),
+        *(f"builtins.{kind.__name__}" for kind in (bool, bytearray, complex, dict, float, frozenset, int, list)),
+        *("builtins.set", "builtins.str", "builtins.tuple"),
+        *("collections.deque", "decimal.Decimal", "fractions.Fraction", "numpy.ndarray", "random.Random", "uuid.UUID"),
+        *("torch.device", "torch.Generator", "torch._C.Generator", "torch.torch_version.TorchVersion"),
     }
 )
+_BESIDE_MODULES: Final = (
+    *("datetime", "pathlib", "zoneinfo", "torch.amp", "torch.cuda.amp", "torch.optim", "numpy.random"),
+    *("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric"),
+)
 
-
-#: Makes, of the arguments that a global was called with, the plain value that stands for its object.
-Answer = Callable[[tuple[Any, ...]], Any]
+#: Opcodes that reach outside the file, or for which no checkpoint has a use.
+_REFUSED: Final = ("INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER")
 
 
 class RefusedError(DataError):
     """A file asks for something that a checkpoint has no need of: code to run, most of all."""
 
 
-@attrs.frozen
-class Storage:
-    """Numbers that lie elsewhere in the file.
+class Inert:
+    """Stands for an object that is not read. It drops what the file puts into it.
 
     Arguments:
-        key: Their name there.
-        dtype: Name of their torch dtype.
-        count: How many there are.
+        name: What the file calls the object.
     """
 
-    key: str
-    dtype: str
-    count: int
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def build(self, state: Any) -> None:
+        """Take over the attributes that the file sets; a ValueError says that such an object has others."""
+
+    def append(self, *item: Any) -> None:
+        """Drop an item."""
+
+    extend = add = __setitem__ = append
+
+    def __str__(self) -> str:
+        return f"<{shown(self.name)}>"
 
 
-@attrs.frozen
+class Items(dict[Any, Any]):
+    """A dict of any class."""
+
+    def __init__(self, pairs: Mapping[Any, Any] | Iterable[tuple[Any, Any]] = ()) -> None:
+        for key, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
+            self[key] = value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        # Fifty tuples, each of which holds the one before it twice, are a small file; their hash takes years.
+        if isinstance(key, tuple) and (len(key) > 16 or any(isinstance(part, tuple) for part in key)):
+            raise ValueError("a key is a tuple of many values or of tuples")
+        super().__setitem__(key, value)
+
+    def build(self, state: Any) -> None:
+        """Drop the attributes that the file sets: the version numbers of a state dict."""
+
+
+class Arguments(Items):
+    """The attributes of an ``argparse.Namespace``."""
+
+    def build(self, state: Any) -> None:
+        """Take over the attributes."""
+        self.update((str(name), value) for name, value in Items(state).items())
+
+
+class NumpyType(Inert):
+    """A dtype of NumPy.
+
+    Attributes:
+        dtype: The same dtype of torch; None where torch has none, or where the numbers have another byte order.
+    """
+
+    def __init__(self, code: Any, *rest: Any) -> None:
+        super().__init__("numpy.dtype")
+        self.dtype = _NUMPY.get(code.lstrip("<|=")) if isinstance(code, str) else None
+
+    def build(self, state: Any) -> None:
+        """Take over the byte order."""
+        if state[1] not in ("|", "=", "<" if sys.byteorder == "little" else ">"):
+            self.dtype = None
+
+
+@attrs.frozen(eq=False)
 class StoredTensor:
-    """A tensor as the file describes it: a view of a storage.
+    """A tensor as the file describes it: a view of numbers that lie elsewhere in the file.
 
     Arguments:
-        storage: Its numbers.
-        offset: First number.
-        size: Shape.
+        dtype: Type of the numbers.
+        count: How many numbers there are.
+        raw: Gives their bytes.
+        offset: The view's first number.
+        size: Its shape.
         stride: Steps between neighbours, per dimension.
     """
 
-    storage: Storage
-    offset: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
+    dtype: torch.dtype
+    count: int
+    raw: Callable[[], bytes | memoryview]
+    offset: int = 0
+    size: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+
+    def read(self, name: str) -> Tensor:
+        """A copy of the tensor.
+
+        Arguments:
+            name: What the tensor is called in an error.
+
+        Raises:
+            DataError: The file does not hold all of its numbers.
+        """
+        raw = self.raw()
+        if len(raw) != self.count * self.dtype.itemsize:
+            raise DataError(f"tensor '{name}' needs {self.count} numbers, and {len(raw)} bytes are there")
+        last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
+        if 0 not in self.size and (last >= self.count or math.prod(self.size) > self.count):
+            raise DataError(f"tensor '{name}' of shape {self.size} reaches beyond its {self.count} numbers")
+        try:
+            if 0 in self.size:
+                return torch.empty(self.size, dtype=self.dtype)
+            numbers = torch.frombuffer(bytearray(raw), dtype=self.dtype)
+            return numbers.as_strided(self.size, self.stride, self.offset).clone()
+        except (RuntimeError, OverflowError) as error:
+            raise DataError(f"tensor '{name}' has a shape that torch does not allow") from error
 
 
-class Made(abc.ABC):
-    """What an :data:`Answer` gives for an object whose attributes the file sets afterwards."""
-
-    @abc.abstractmethod
-    def build(self, state: Any) -> None:
-        """Take over the attributes; a ValueError says that they are not what such an object has."""
+#: Finds the numbers of a key, a dtype and a count.
+_Store = Callable[[str, torch.dtype, int], StoredTensor]
 
 
-class Arguments(dict[str, Any]):
-    """The attributes of an ``argparse.Namespace``."""
-
-
-@attrs.frozen
-class _Named:
-    """A global that the file names, and that stays a name."""
-
-    name: str
-
-
-class _Mark:
-    """What MARK puts on the stack."""
-
-
-def read_pickle(file: IO[bytes], answers: Mapping[str, Answer] | None = None) -> Any:
+def read_pickle(
+    file: IO[bytes],
+    answers: Mapping[str, Answer] | None = None,
+    store: _Store | None = None,
+) -> Any:
     """The value that one pickle describes; ``file`` then stands behind it.
 
     Arguments:
-        file: Opened at the pickle's first byte.
-        answers: Further globals that the file may name, each with the reader's own function that answers for it.
+        file: Opened at the pickle's first byte. Bytes in memory or a mapped file: these give no more than they have,
+            whatever length a damaged pickle states.
+        answers: Names that the file may ask for besides those of torch's own files, with what answers.
+        store: Finds the numbers of a key, a dtype and a count; without it the file may have no tensors.
 
     Returns:
-        Numbers, strings, lists, tuples, dicts, sets, :class:`Arguments`, :class:`Storage`, :class:`StoredTensor`, and
-        what the answers gave.
+        Numbers, strings, lists, tuples, :class:`Items`, :class:`StoredTensor`, :class:`Inert`, and what answers gave.
 
     Raises:
-        RefusedError: An opcode or a global that is not known.
-        DataError: A pickle that is damaged.
+        RefusedError: The file asks for a name or an opcode that no checkpoint needs.
+        DataError: The pickle is damaged.
     """
-    machine = _Machine(answers or {})
     try:
-        for opcode, argument, place in pickletools.genops(file):
-            if opcode.name == "STOP":
-                return machine.pop()
-            machine.do(opcode.name, argument, place or 0)
-    except (ValueError, TypeError, IndexError, KeyError, OverflowError, struct.error) as error:
-        raise DataError(f"the pickle is damaged: {error}") from error
-    raise DataError("the pickle is damaged: it has no end")
+        return _Reader(file, {**_ANSWERS, **(answers or {})}, store).load()
+    except DataError:
+        raise
+    except Exception as error:  # a damaged pickle can make the unpickler stumble over anything
+        raise DataError(f"the pickle is damaged: {shown(str(error) or 'it has no end')}") from error
 
 
-_ARGUMENT: Final = frozenset(
-    {
-        *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
-        *("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
-        *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+@attrs.frozen(eq=False)
+class _Named:
+    """A name that the file has asked for, and what answers when it is called."""
+
+    name: str
+    answer: Answer | None
+
+
+class _Reader(pickle._Unpickler):
+    """Python's unpickler, with its own ways to look up a name, to call it and to set attributes.
+
+    It is the unpickler written in Python. The one in C makes a memo as long as the largest number that a file puts
+    there, and hashes any key; a few bytes are enough to take all memory, or a processor for years.
+    """
+
+    # Attributes of the base class that typeshed leaves out.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+
+    def __init__(self, file: IO[bytes], answers: Mapping[str, Answer | None], store: _Store | None) -> None:
+        super().__init__(file, encoding="latin1")
+        self._file, self._answers, self._store, self._given = file, answers, store, 0
+
+    def find_class(self, module: str, name: str) -> _Named | torch.dtype:
+        module = "builtins" if module == "__builtin__" else module  # what protocols up to 2 call it
+        full = f"{module}.{name}"
+        if full in self._answers:
+            return _Named(full, self._answers[full])
+        if module == "torch" and isinstance(dtype := vars(torch).get(name), torch.dtype):
+            return dtype
+        inside = any(f"{module}.".startswith(f"{each}.") for each in _BESIDE_MODULES) and "." not in name
+        if (inside and len(full) < 200) or full in _BESIDE:
+            return _Named(full, lambda *given: Inert(full))
+        raise _refusal(f"'{shown(full)}'")
+
+    def persistent_load(self, pid: Any) -> StoredTensor:
+        match pid:
+            case ("storage", _Named() as kind, str() as key, _, int() as count, *view) if view in ([], [None]):
+                if self._store is not None:
+                    return self._store(key, _STORAGES[kind.name.rpartition(".")[2]], count)
+        raise ValueError("a reference that is not to a tensor's numbers")
+
+    def call(self) -> None:
+        given, named = self.stack.pop(), self.stack.pop()
+        if not isinstance(named, _Named) or named.answer is None or not isinstance(given, tuple):
+            raise ValueError(f"a call of a {type(named).__name__}")
+        self.weigh(given)
+        self.append(named.answer(*given))
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], (Inert, Items)):
+            raise ValueError(f"attributes set on a {type(self.stack[-1]).__name__}")
+        self.weigh(state)
+        self.stack[-1].build(state)
+
+    def weigh(self, given: Any) -> None:
+        """Refuse a file that writes a value once and has it copied into object after object."""
+        self._given += _weight(given)
+        if self._given > 1_000_000 + 4 * self._file.tell():
+            raise ValueError("its objects are made of more than the file holds")
+
+    def number(self, opcode: bytes) -> None:
+        pickle._Unpickler.dispatch[opcode[0]](self)  # type: ignore[arg-type]
+        if isinstance(self.stack[-1], int) and self.stack[-1].bit_length() > 4096:
+            raise ValueError("a number of more than 512 bytes")
+
+    def make_dict(self) -> None:
+        items = self.pop_mark()
+        self.append(Items(zip(items[::2], items[1::2], strict=True)))
+
+    def refuse(self, opcode: str) -> None:
+        raise _refusal(f"the opcode {opcode}")
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.REDUCE[0]: call,
+        pickle.NEWOBJ[0]: call,
+        pickle.BUILD[0]: build,
+        pickle.DICT[0]: make_dict,
+        pickle.EMPTY_DICT[0]: lambda self: self.append(Items()),
+        pickle.EMPTY_SET[0]: lambda self: self.append(Inert("set")),
+        pickle.FROZENSET[0]: pickle._Unpickler.dispatch[pickle.TUPLE[0]],
+        # A bytearray is made as long as the file says before anything is read into it.
+        pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
     }
-)
-_CONSTANT: Final[Mapping[str, Callable[[], Any]]] = {
-    "NONE": lambda: None,
-    "NEWTRUE": lambda: True,
-    "NEWFALSE": lambda: False,
-    "EMPTY_DICT": dict,
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_SET": set,
-    "MARK": _Mark,
+
+
+_Reader.dispatch |= {getattr(pickle, name)[0]: functools.partial(_Reader.refuse, opcode=name) for name in _REFUSED}
+_Reader.dispatch |= {
+    code[0]: functools.partial(_Reader.number, opcode=code) for code in (pickle.INT, pickle.LONG, pickle.LONG4)
 }
 
 
-class _Machine:
-    """Stack and memo of the pickle format."""
-
-    def __init__(self, answers: Mapping[str, Answer]) -> None:
-        self.answers = answers
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
-
-    def pop(self) -> Any:
-        return self.stack.pop()
-
-    def do(self, name: str, argument: Any, place: int) -> None:
-        """One opcode."""
-        match name:
-            case "PROTO" | "FRAME":
-                pass
-            case _ if name in _ARGUMENT:
-                self.stack.append(argument)
-            case _ if name in _CONSTANT:
-                self.stack.append(_CONSTANT[name]())
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = self.stack[-1]
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = self.stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                self.stack.append(self.memo[argument])
-            case "POP":
-                self.pop()
-            case "POP_MARK":
-                self.since_mark()
-            case "TUPLE":
-                self.stack.append(tuple(self.since_mark()))
-            case "LIST":
-                self.stack.append(self.since_mark())
-            case "DICT":
-                self.stack.append({})
-                self.set_items(self.since_mark_below())
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                count = int(name[-1])
-                self.stack[-count:] = [tuple(self.stack[-count:])]
-            case "APPEND":
-                value = self.pop()
-                self.newest(list, name).append(value)
-            case "APPENDS":
-                items = self.since_mark()
-                self.newest(list, name).extend(items)
-            case "ADDITEMS":
-                items = self.since_mark()
-                self.newest(set, name).update(_key(item) for item in items)
-            case "SETITEM":
-                value, key = self.pop(), self.pop()
-                self.set_items([key, value])
-            case "SETITEMS":
-                self.set_items(self.since_mark())
-            case "GLOBAL":
-                self.name(".".join(str(argument).split(" ", 1)), name, place)
-            case "STACK_GLOBAL":
-                attribute, module = self.pop(), self.pop()
-                self.name(f"{module}.{attribute}", name, place)
-            case "REDUCE" | "NEWOBJ":
-                given, named = self.pop(), self.pop()
-                own = self.answers.get(named.name) if isinstance(named, _Named) else None
-                self.stack.append(own(_tuple(given)) if own is not None else _answer(named, given, name))
-            case "BUILD":
-                self.build(self.pop())
-            case "BINPERSID":
-                self.stack.append(_storage(self.pop()))
-            case _:
-                raise _refusal(f"the opcode {name}", place)
-
-    def name(self, name: str, opcode: str, place: int) -> None:
-        if name.startswith("__builtin__."):  # what protocols up to 2 call it
-            name = f"builtins.{name.partition('.')[2]}"
-        if name not in KNOWN and name not in self.answers:
-            raise _refusal(f"'{name}' by the opcode {opcode}", place)
-        self.stack.append(_Named(name))
-
-    def since_mark(self) -> list[Any]:
-        """Everything above the last mark, which goes too."""
-        items: list[Any] = []
-        while not isinstance(item := self.pop(), _Mark):
-            items.append(item)
-        return items[::-1]
-
-    def since_mark_below(self) -> list[Any]:
-        """The same, below the newest value."""
-        newest = self.pop()
-        items = self.since_mark()
-        self.stack.append(newest)
-        return items
-
-    def newest(self, kind: type[_Container], opcode: str) -> _Container:
-        """The newest value, which must be such a container."""
-        target = self.stack[-1]
-        if type(target) is not kind:
-            raise ValueError(f"{opcode} on a {type(target).__name__}")
-        return target
-
-    def set_items(self, items: list[Any]) -> None:
-        target = self.newest(dict, "SETITEMS")
-        target.update({_key(key): value for key, value in zip(items[::2], items[1::2], strict=True)})
-
-    def build(self, state: Any) -> None:
-        target = self.stack[-1]
-        if isinstance(target, Made):
-            target.build(state)
-            return
-        if type(state) is not dict or type(target) not in (dict, Arguments):
-            raise ValueError(f"attributes set on a {type(target).__name__}")
-        if isinstance(target, Arguments):
-            target.update({str(key): value for key, value in state.items()})
-        # The attributes of an OrderedDict are a state dict's version numbers; nobody needs them.
+def _weight(value: Any, levels: int = 4) -> int:
+    """How much an answer may copy of a value: the text or bytes it is, the containers it is made of."""
+    if isinstance(value, (str, bytes)):
+        return len(value) if levels > 2 else 0
+    if not isinstance(value, (list, tuple, dict)) or levels == 0:
+        return 0
+    inside = value.values() if isinstance(value, dict) else value
+    return len(value) + sum(_weight(each, levels - 1) for each in inside)
 
 
-def _key(key: Any) -> Any:
-    if key is not None and not isinstance(key, (str, int, float, bytes)):
-        raise ValueError(f"a key is a {type(key).__name__}")
-    return key
+def _refusal(what: str) -> RefusedError:
+    return RefusedError(
+        f"refused: the file asks for {what}. genfw reads tensors, plain containers and one argparse.Namespace, and "
+        "nothing that a file names is ever executed. If you trust the file, load it where its own code is, and save "
+        "its tensors alone"
+    )
 
 
-def _tuple(given: Any) -> tuple[Any, ...]:
-    if not isinstance(given, tuple):
-        raise ValueError("arguments that are no tuple")
-    return given
-
-
-def _answer(named: Any, given: Any, opcode: str) -> Any:
-    """What stands for the object that a known global would have made."""
-    if not isinstance(named, _Named) or not isinstance(given, tuple):
-        raise ValueError(f"{opcode} on a {type(named).__name__}")
-    match named.name, given:
-        case "collections.OrderedDict", ():
-            return {}
-        case "collections.OrderedDict", (list() as pairs,):
-            return {_key(key): value for key, value in pairs}
-        case "argparse.Namespace", ():
-            return Arguments()
-        case (("builtins.set" | "__builtin__.set"), (list() as items,)):
-            return {_key(item) for item in items}
-        case "torch.Size", (list() | tuple() as size,):
-            return _whole(size)
-        case "torch.device", (str(), *_):
-            return ":".join(str(part) for part in given)
-        case "torch._utils._rebuild_parameter", (StoredTensor() as tensor, *_):
-            return tensor
-        case (
-            ("torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2"),
-            (
-                Storage() as storage,
-                int() as offset,
-                tuple() as size,
-                tuple() as stride,
-                *_,
-            ),
-        ):
-            return StoredTensor(storage, offset, _whole(size), _whole(stride))
-    raise ValueError(f"{named.name} with arguments that it does not take")
-
-
-def _whole(numbers: list[Any] | tuple[Any, ...]) -> tuple[int, ...]:
-    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+def _whole(numbers: Any) -> tuple[int, ...]:
+    """A shape, or steps."""
+    if not isinstance(numbers, (list, tuple)) or len(numbers) > 64:
+        raise ValueError("a tensor's shape is a tuple")
+    if not all(isinstance(number, int) and 0 <= number < 2**63 for number in numbers):
         raise ValueError("a tensor's shape is made of whole numbers from 0 up")
     return tuple(numbers)
 
 
-def _storage(given: Any) -> Storage:
-    match given:
-        case ("storage", _Named(name), str() as key, _, int() as count, *rest) if name.rpartition(".")[2] in _STORAGES:
-            if any(part is not None for part in rest):
-                raise ValueError("a storage that is a view of another")
-            return Storage(key, _STORAGES[name.rpartition(".")[2]], count)
-    raise ValueError("a reference that is not to a tensor's numbers")
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> StoredTensor:
+    [offset] = _whole([offset])
+    return attrs.evolve(_parameter(storage), offset=offset, size=_whole(size), stride=_whole(stride))
 
 
-def _refusal(what: str, place: int) -> RefusedError:
-    return RefusedError(
-        f"refused: the file asks for {what} at byte {place}. Tensors, plain containers and one argparse.Namespace are "
-        "read, and nothing that a file names is ever executed"
-    )
+def _parameter(tensor: Any, *rest: Any) -> StoredTensor:
+    if not isinstance(tensor, StoredTensor):
+        raise ValueError("a tensor without numbers")
+    return tensor
+
+
+def _encoded(text: Any, encoding: Any) -> bytes:
+    """Bytes, which protocols up to 2 write as text."""
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("bytes in an encoding other than latin1")
+    return text.encode("latin1")
+
+
+def _scalar(kind: Any, raw: Any = None) -> Any:
+    """A number of NumPy as one of Python."""
+    dtype = kind.dtype if isinstance(kind, NumpyType) else None
+    if dtype is None or not isinstance(raw, bytes):
+        return Inert("numpy.generic")
+    return StoredTensor(dtype, 1, lambda: raw).read("scalar").item()
+
+
+_ANSWERS: Final[Mapping[str, Answer | None]] = {
+    "collections.OrderedDict": Items,
+    "collections.Counter": Items,
+    "collections.defaultdict": lambda factory=None, pairs=(): Items(pairs),
+    "argparse.Namespace": Arguments,
+    "_codecs.encode": _encoded,
+    "numpy.dtype": NumpyType,
+    "numpy.core.multiarray.scalar": _scalar,
+    "numpy._core.multiarray.scalar": _scalar,
+    "torch.Size": _whole,
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": _tensor,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch._utils._rebuild_parameter_with_state": _parameter,
+    **dict.fromkeys((f"{home}.{name}" for home in ("torch", "torch.cuda") for name in _STORAGES), None),
+}

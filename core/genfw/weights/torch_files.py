@@ -1,37 +1,70 @@
 """What ``torch.save`` wrote, in the zip format or the one before it, read without executing anything.
 
-The pickle inside is read by :mod:`genfw.weights.pickled`; tensors are read when they are asked for.
+The pickle inside is read by :mod:`genfw.weights.pickled`; tensors are read when they are asked for. ``torch.load`` is
+not used: mapped into memory it reads on behind numbers that are cut short, and it knows one protocol of pickles.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import math
 import mmap
-import os
 import struct
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import DataError
-from genfw.weights.pickled import Arguments, RefusedError, Storage, StoredTensor, read_pickle
+from genfw.errors import DataError, shown
+from genfw.weights.pickled import Arguments, RefusedError, StoredTensor, read_pickle
 
-__all__ = ["Published", "open_published", "read_legacy"]
+__all__ = ["LEGACY_MAGIC", "Published", "Tensors", "map_file", "open_published", "read_legacy"]
 
-#: How a file in the format before the zip format begins: a magic number and a version, each pickled.
-_LEGACY_MAGIC, _LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
+#: How a file in the format before the zip format begins: this number and a version, each pickled.
+LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
+_LEGACY_VERSION = 1001
 
-#: More values, or deeper ones, than any checkpoint has: a file that goes beyond is meant to exhaust the reader.
-_MOST_VALUES, _DEEPEST = 2_000_000, 64
+#: More values, deeper ones or longer names than any checkpoint has: such a file is meant to exhaust the reader.
+_MOST_VALUES, _DEEPEST, _LONGEST_NAME = 2_000_000, 64, 300
 _LARGEST_PICKLE = 512 * 1024 * 1024
+
+#: Where a value lies: the place of what holds it, and its key there; None for the whole.
+_Place = tuple[Any, Any] | None
+
+
+class Tensors(Mapping[str, Tensor]):
+    """Tensors that are read when they are asked for.
+
+    Attributes:
+        used: Names of those that were read.
+        picks: Networks that the user has picked, by their place in the file.
+        networks: Places of the networks that importers have found (:func:`genfw.weights.importing.choose`).
+    """
+
+    def __init__(self, stored: Mapping[str, StoredTensor]) -> None:
+        self._stored = stored
+        self.used: set[str] = set()
+        self.picks: Sequence[str] = ()
+        self.networks: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stored  # Mapping's own would read the tensor, and count it as used
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor = self._stored[name].read(name)
+        self.used.add(name)
+        return tensor
 
 
 @attrs.frozen(eq=False)
@@ -43,61 +76,27 @@ class Published:
         arguments: Its argument record, empty where it has none.
     """
 
-    tensors: _Tensors
+    tensors: Tensors
     arguments: Mapping[str, Any]
 
     @classmethod
-    def of(
-        cls, value: Any, numbers: Callable[[str], bytes | memoryview], arguments: Mapping[str, Any] | None = None
-    ) -> Published:
+    def of(cls, value: Any) -> Published:
         """What was read of a file, made ready for importers.
 
         Arguments:
-            value: Containers, with :class:`~genfw.weights.pickled.StoredTensor` in them, and argument records.
-            numbers: Key of a storage -> its bytes.
-            arguments: Further arguments, which go before those of records.
+            value: Containers with tensors and argument records in them.
+
+        Raises:
+            DataError: It is larger or deeper than any checkpoint, or has a tensor without a proper name.
         """
         tensors: dict[str, StoredTensor] = {}
         record: dict[str, Any] = {}
-        for path, item in _walk(value):
-            if isinstance(item, StoredTensor):
-                tensors[path] = item
-            elif isinstance(item, Arguments):
+        for place, item in _walk(value):
+            if isinstance(item, Arguments):
                 record.update(item)
-        return cls(_Tensors(tensors, numbers), record | dict(arguments or {}))
-
-
-class _Tensors(Mapping[str, Tensor]):
-    """Tensors that are read when they are asked for, and remembered by name as used."""
-
-    def __init__(self, described: Mapping[str, StoredTensor], numbers: Callable[[str], bytes | memoryview]) -> None:
-        self._described, self._numbers = described, numbers
-        self.used: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self._described)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._described)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._described  # Mapping's own would read the tensor, and count it as used
-
-    def __getitem__(self, name: str) -> Tensor:
-        described = self._described[name]
-        storage = described.storage
-        dtype: torch.dtype = getattr(torch, storage.dtype)
-        raw = self._numbers(storage.key)
-        if len(raw) != storage.count * dtype.itemsize:
-            raise DataError(f"tensor '{name}' needs {storage.count} numbers, and {len(raw)} bytes are there")
-        last = described.offset + sum((n - 1) * s for n, s in zip(described.size, described.stride, strict=True))
-        if 0 not in described.size and (last >= storage.count or math.prod(described.size) > storage.count):
-            raise DataError(f"tensor '{name}' of shape {described.size} reaches beyond its {storage.count} numbers")
-        self.used.add(name)
-        if 0 in described.size:
-            return torch.empty(described.size, dtype=dtype)
-        flat = torch.frombuffer(bytearray(raw), dtype=dtype)
-        return flat.as_strided(described.size, described.stride, described.offset).clone()
+            elif isinstance(item, StoredTensor):
+                tensors[_name(place)] = item
+        return cls(Tensors(tensors), record)
 
 
 @contextlib.contextmanager
@@ -111,22 +110,36 @@ def open_published(file: str | Path) -> Iterator[Published]:
         DataError: It is no checkpoint, is damaged, or wants code to run.
     """
     file = Path(file)
-    if not file.is_file():
-        raise DataError(f"there is no file {file}")
+    mapped = map_file(file)
     try:
         with contextlib.ExitStack() as stack:
-            numbers: Callable[[str], bytes | memoryview]
             if zipfile.is_zipfile(file):
-                value, numbers = _open_zip(stack.enter_context(zipfile.ZipFile(file)))
+                value = _read_zip(stack.enter_context(zipfile.ZipFile(file)))
             else:
-                handle = stack.enter_context(open(file, "rb"))
-                value, numbers = _open_legacy(handle)
-            yield Published.of(value, numbers)
-    except (DataError, zipfile.BadZipFile) as error:
+                value = read_legacy(mapped, memoryview(mapped))
+            yield Published.of(value)
+    except (DataError, zipfile.BadZipFile, NotImplementedError) as error:
         raise DataError(f"{file}: {error}") from error
 
 
-def _open_zip(archive: zipfile.ZipFile) -> tuple[Any, Callable[[str], bytes]]:
+def map_file(file: Path) -> Any:
+    """A file's bytes, mapped and not read: a length that a damaged file states can't make us ask for that much memory.
+
+    Arguments:
+        file: The file.
+
+    Raises:
+        DataError: It is not there, or empty.
+    """
+    if not file.is_file():
+        raise DataError(f"there is no file {file}")
+    if file.stat().st_size == 0:
+        raise DataError(f"{file}: the file is empty")
+    with open(file, "rb") as handle:
+        return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _read_zip(archive: zipfile.ZipFile) -> Any:
     names = {info.filename: info for info in archive.infolist()}
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -136,85 +149,94 @@ def _open_zip(archive: zipfile.ZipFile) -> tuple[Any, Callable[[str], bytes]]:
     def entry(name: str, most: int | None = None) -> bytes:
         info = names.get(folder + name)
         if info is None:
-            raise DataError(f"the archive has no {folder}{name}")
+            raise DataError(f"the archive has no {shown(folder + name)}")
         # torch stores and never compresses; a small file that unpacks to a huge one is no checkpoint.
-        if info.compress_type != zipfile.ZIP_STORED or info.file_size > (most or info.compress_size):
-            raise DataError(f"{folder}{name} is compressed or too large; torch.save writes neither")
+        stored = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
+        if not stored or info.file_size > (most or info.compress_size):
+            raise DataError(f"{shown(folder + name)} is compressed or too large; torch.save writes neither")
         return archive.read(info)
 
     order = entry("byteorder", 64) if f"{folder}byteorder" in names else b"little"
     if order.decode("ascii", "replace") != sys.byteorder:
         raise DataError(f"its numbers are in {order!r} byte order, which this machine does not have")
-    return read_pickle(io.BytesIO(entry("data.pkl", _LARGEST_PICKLE))), lambda key: entry(f"data/{key}")
+
+    def store(key: str, dtype: torch.dtype, count: int) -> StoredTensor:
+        return StoredTensor(dtype, count, lambda: entry(f"data/{key}"))
+
+    return read_pickle(io.BytesIO(entry("data.pkl", _LARGEST_PICKLE)), store=store)
 
 
-def _open_legacy(handle: io.BufferedReader) -> tuple[Any, Callable[[str], memoryview]]:
-    if handle.seek(0, os.SEEK_END) == 0:
-        raise DataError("the file is empty")
-    # Mapped, not read: a length that a damaged file states can't make us ask for that much memory.
-    mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-    return read_legacy(mapped, memoryview(mapped))  # type: ignore[arg-type]
-
-
-def read_legacy(stream: IO[bytes], whole: memoryview) -> tuple[Any, Callable[[str], memoryview]]:
+def read_legacy(stream: IO[bytes], whole: memoryview) -> Any:
     """What ``torch.save`` wrote before the zip format: pickles, then the numbers.
 
     Arguments:
-        stream: Opened at the first byte.
+        stream: Opened at the first byte, of a mapped file or of bytes in memory.
         whole: The same bytes.
 
     Returns:
-        The value, and what gives the bytes of a storage by its key.
+        The value, as :func:`~genfw.weights.pickled.read_pickle` gives it.
 
     Raises:
         DataError: It is no such file, is damaged, or wants code to run.
     """
+    dtypes: dict[str, torch.dtype] = {}
+    numbers: dict[str, memoryview] = {}
+
+    def find(key: str) -> memoryview:
+        if key not in numbers:
+            raise DataError(f"the file lacks the numbers '{shown(key)}'")
+        return numbers[key]
+
+    def store(key: str, dtype: torch.dtype, count: int) -> StoredTensor:
+        dtypes[key] = dtype
+        return StoredTensor(dtype, count, lambda: find(key))
+
     try:
-        known = read_pickle(stream) == _LEGACY_MAGIC and read_pickle(stream) == _LEGACY_VERSION
+        known = read_pickle(stream) == LEGACY_MAGIC and read_pickle(stream) == _LEGACY_VERSION
     except RefusedError:
         raise
     except DataError:
         known = False
     if not known:
         raise DataError("this is no checkpoint of torch.save, neither a zip archive nor the format before it")
-    system, value, keys = (read_pickle(stream) for _ in range(3))
+    system, value, keys = (read_pickle(stream, store=store) for _ in range(3))
     if not isinstance(system, dict) or system.get("little_endian") is not (sys.byteorder == "little"):
         raise DataError("its numbers are in a byte order that this machine does not have")
-    items = (item for _, item in _walk(value))
-    storages = (item.storage if isinstance(item, StoredTensor) else item for item in items)
-    counts = {item.key: item for item in storages if isinstance(item, Storage)}
-    places: dict[str, tuple[int, int]] = {}
     position = stream.tell()
     for key in keys if isinstance(keys, list) else ():
-        if key not in counts or position + 8 > len(whole):
-            raise DataError(f"the numbers '{key}' can't be found: the file is damaged or cut short")
+        if not isinstance(key, str) or key not in dtypes or position + 8 > len(whole):
+            raise DataError(f"the numbers '{shown(key)}' can't be found: the file is damaged or cut short")
         (count,) = struct.unpack_from("<q", whole, position)
-        size = count * getattr(torch, counts[key].dtype).itemsize
+        size = count * dtypes[key].itemsize
         if not 0 <= size <= len(whole) - position - 8:
-            raise DataError(f"the numbers '{key}' are cut short")
-        places[key] = (position + 8, size)
+            raise DataError(f"the numbers '{shown(key)}' are cut short")
+        numbers[key] = whole[position + 8 : position + 8 + size]
         position += 8 + size
-
-    def numbers(key: str) -> memoryview:
-        if key not in places:
-            raise DataError(f"the file lacks the numbers '{key}'")
-        start, size = places[key]
-        return whole[start : start + size]
-
-    return value, numbers
+    return value
 
 
-def _walk(value: Any) -> Iterator[tuple[str, Any]]:
-    """Everything inside a value that is no container, and argument records, by path."""
-    waiting: list[tuple[str, Any, int]] = [("", value, 0)]
+def _walk(value: Any) -> Iterator[tuple[_Place, Any]]:
+    """Every argument record inside a value, and everything that is no container, with its place."""
+    waiting: list[tuple[_Place, Any, int]] = [(None, value, 0)]
     visited = 0
     while waiting:
-        path, item, depth = waiting.pop()
+        place, item, depth = waiting.pop()
         visited += 1
         if visited > _MOST_VALUES or depth > _DEEPEST:
             raise DataError("it is nested too deep or has too many values to be a checkpoint")
         if isinstance(item, Arguments) or not isinstance(item, (dict, list, tuple)):
-            yield path, item
-            continue
-        inside = item.items() if isinstance(item, dict) else enumerate(item)
-        waiting += [(f"{path}.{key}" if path else str(key), part, depth + 1) for key, part in reversed([*inside])]
+            yield place, item
+        if isinstance(item, (dict, list, tuple)):
+            inside = item.items() if isinstance(item, dict) else enumerate(item)
+            waiting += [((place, key), part, depth + 1) for key, part in reversed([*inside])]
+
+
+def _name(place: _Place) -> str:
+    keys = []
+    while place is not None:
+        place, key = place
+        keys.append(str(key))
+    name = ".".join(reversed(keys))
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise DataError(f"'{shown(name)}' is no name of a tensor: it is too long or can't be printed")
+    return name

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError
-from genfw.weights.importing import Conversion
+from genfw.errors import ContractError
+from genfw.weights.importing import Conversion, choose
 
 __all__ = ["convert", "read"]
 
@@ -69,21 +69,20 @@ def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def read(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Conversion:
     """The amortizer in a published checkpoint, and the recipe's block it fits.
 
-    Beside the network under training (``Q``), which is read, a checkpoint has its moving average (``Q_dummy``).
+    Beside the network under training (``Q``), which is read unless another is picked, a checkpoint has its moving
+    average (``Q_dummy``).
 
     Arguments:
         tensors: Every tensor of the file by its path (``Q_state_dict.p.B``).
         arguments: The file's argument record, which is not needed.
 
     Raises:
-        DataError: There are several amortizers in the file, and none of them is ``Q``.
+        DataError: There are several amortizers in the file, none of them is ``Q``, and none is picked.
     """
     prefixes = [name.removesuffix("p.B") for name in tensors if f".{name}".endswith(".p.B")]
-    if not prefixes:
+    prefix = choose(tensors, prefixes, "amortizer", default="Q_state_dict.")
+    if prefix is None:
         return Conversion({}, {})
-    if len(prefixes) > 1 and "Q_state_dict." not in prefixes:
-        raise DataError(f"one amortizer was expected, or one under Q_state_dict; the file has {', '.join(prefixes)}")
-    prefix = prefixes[0] if len(prefixes) == 1 else "Q_state_dict."
     # The constant token is not read, and so told of as unused.
     kept = [name for name in tensors if name.startswith(prefix) and name != f"{prefix}xemb"]
     own = {name.removeprefix(prefix): tensors[name] for name in kept}

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from genfw.errors import DataError
-from genfw.weights.importing import Conversion
+from genfw.errors import DataError, shown
+from genfw.weights.importing import Conversion, choose
 
 __all__ = ["arguments", "convert", "read"]
 
@@ -127,12 +127,17 @@ def arguments(args: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         DataError: The record asks for what this plugin has not got, or lacks a field it must have.
     """
     if args.get("arch_instance", "res_mbconv") != "res_mbconv":
-        raise DataError(f"only architecture 'res_mbconv' can be read, the checkpoint has '{args['arch_instance']}'")
+        raise DataError(
+            f"only architecture 'res_mbconv' can be read, the checkpoint has '{shown(args['arch_instance'])}'"
+        )
     if args["num_preprocess_blocks"] != args["num_postprocess_blocks"]:
         raise DataError("a checkpoint with unlike numbers of blocks before and after the latents can't be read")
     gate = bool(args.get("use_se", False))
     binary = args["dataset"] in ("mnist", "omniglot", "stacked_mnist")
     mixtures = int(args.get("num_mixture_dec", 10))
+    bits = int(args.get("num_x_bits", 8))
+    if not 1 <= bits <= 16:
+        raise DataError(f"pixels of {shown(bits)} bits can't be read")
     likelihood = "bernoulli" if binary else "mixture" if mixtures > 1 else "gaussian"
     return {
         "prior": {
@@ -149,7 +154,7 @@ def arguments(args: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "decoder": {
             "likelihood": likelihood,
             "mixtures": mixtures if likelihood == "mixture" else 10,
-            "levels": 2 ** int(args.get("num_x_bits", 8)),
+            "levels": 2**bits,
             "postprocess_cells": args["num_postprocess_cells"],
             "gate": gate,
         },
@@ -168,19 +173,24 @@ def read(tensors: Mapping[str, Tensor], args: Mapping[str, Any]) -> Conversion:
     """The three parts of a published checkpoint, and the recipe's blocks they fit.
 
     Arguments:
-        tensors: Every tensor of the file by its path; the network's begin with ``state_dict.``.
+        tensors: Every tensor of the file by its path; the network's begin with ``state_dict.``, unless another is
+            picked.
         args: The file's argument record.
 
     Raises:
-        DataError: A name is none of NVAE's, or the record lacks what describes the network.
+        DataError: A name is none of NVAE's, the record lacks what describes the network, or there are several networks.
     """
     # Copies of normalised weights are not read at all, and so told of as unused.
-    kept = [name for name in tensors if name.startswith("state_dict.") and not name.endswith(".weight_normalized")]
-    state = {name.removeprefix("state_dict."): tensors[name] for name in kept}
+    places = [name.removesuffix("prior_ftr0") for name in tensors if f".{name}".endswith(".prior_ftr0")]
+    place = choose(tensors, places, "NVAE", default="state_dict.") or "state_dict."
+    kept = [name for name in tensors if name.startswith(place) and not name.endswith(".weight_normalized")]
+    state = {name.removeprefix(place): tensors[name] for name in kept}
     if not state:
         return Conversion({}, {})
     try:
         blocks = arguments(args)
     except KeyError as error:
         raise DataError(f"the checkpoint's argument record has no {error}; an NVAE's says how it was built") from error
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the checkpoint's argument record is no NVAE's: {shown(str(error))}") from error
     return Conversion(convert(state), {role: {"use": "nvae", **block} for role, block in blocks.items()})

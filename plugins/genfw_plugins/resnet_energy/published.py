@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genfw.errors import DataError
-from genfw.weights.importing import Conversion
+from genfw.weights.importing import Conversion, choose
 from genfw_plugins.resnet_energy.energy import PRESETS, read_block
 
 __all__ = ["convert", "read"]
@@ -46,16 +46,15 @@ def read(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Convers
         arguments: The file's argument record; VAEBM's checkpoints have none.
 
     Raises:
-        DataError: There is no energy of this kind in the file.
+        DataError: There is no energy of this kind in the file, or there are several and none is picked.
     """
     marks = [name.removesuffix("conv1.log_weight_norm") for name in tensors if re.search(r"(^|\.)conv1\.log", name)]
-    prefixes = [mark for mark in marks if f"{mark}linear.weight" in tensors]
-    if len(prefixes) != 1:
+    prefix = choose(tensors, [mark for mark in marks if f"{mark}linear.weight" in tensors], "energy")
+    if prefix is None:
         raise DataError(
-            f"a VAEBM energy has tensors conv1.log_weight_norm and linear.weight, side by side; {len(prefixes)} such "
-            "pairs are in this file"
+            "a VAEBM energy has tensors conv1.log_weight_norm and linear.weight, side by side; 0 such pairs are in "
+            "this file"
         )
-    [prefix] = prefixes
     own = {
         name.removeprefix(prefix): tensors[name]
         for name in tensors

@@ -21,7 +21,7 @@ from genfw.errors import ContractError, DataError, PluginError
 from genfw.models.model import Model
 from genfw.plugins.component import Importer
 from genfw.testing.tiny import TinyDecoder, TinyEnergy, TinyPrior
-from genfw.weights.importing import Conversion, import_checkpoint
+from genfw.weights.importing import Conversion, choose, import_checkpoint
 from genfw.weights.load import load_into
 from genfw.weights.pickled import RefusedError, read_pickle
 from genfw.weights.torch_files import open_published
@@ -155,12 +155,12 @@ def zipped_pickle(path, data, **entries):
 
 
 HANDMADE = {
-    "in a storage's type": (b"((U\x07storagecos\nsystem\nU\x010U\x03cpuK\x02tQ.", "'os.system' by the opcode GLOBAL"),
+    "in a storage's type": (b"((U\x07storagecos\nsystem\nU\x010U\x03cpuK\x02tQ.", "'os.system'"),
     "in a tensor's arguments": (b"ctorch._utils\n_rebuild_tensor_v2\n(cos\nsystem\nU\x02lstRt.", "'os.system'"),
     "in a key": (b"}(cbuiltins\neval\nU\x011tRK\x01s.", "'builtins.eval'"),
     "by INST": (b"(U\x0dtouch witnessios\nsystem\n.", "the opcode INST"),
     "by OBJ": (b"(U\x01aU\x01bo.", "the opcode OBJ"),
-    "by STACK_GLOBAL": (b"\x8c\x02os\x8c\x06system\x93.", "'os.system' by the opcode STACK_GLOBAL"),
+    "by STACK_GLOBAL": (b"\x8c\x02os\x8c\x06system\x93.", "'os.system'"),
     "by a dotted STACK_GLOBAL": (b"\x8c\x05torch\x8c\x09os.system\x93.", "'torch.os.system'"),
     "by NEWOBJ_EX": (b"(U\x01a)}\x92.", "the opcode NEWOBJ_EX"),
     "by an extension code": (b"\x82\x01.", "the opcode EXT1"),
@@ -401,3 +401,77 @@ def test_importers_that_can_not_be_used(published, tmp_path):
     with pytest.raises(PluginError, match="can't be imported"):
         import_checkpoint([Importer("tiny", f"{__name__}:absent", "")], tmp_path / "other.pth")
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+# -- several networks in a file ---------------------------------------------------------------------------------------
+
+
+def read_one(tensors, arguments):
+    """The one network that has a weight ``w``."""
+    places = [name.removesuffix("w") for name in tensors if f".{name}".endswith(".w")]
+    place = choose(tensors, places, "energy")
+    return Conversion({} if place is None else {"energy.w": tensors[f"{place}w"]}, {})
+
+
+def read_average(tensors, arguments):
+    """The same, of which the average is taken where none is picked."""
+    place = choose(tensors, ["ema.params.", "model."], "energy", default="ema.params.")
+    return Conversion({"energy.w": tensors[f"{place}w"]}, {})
+
+
+@pytest.fixture
+def several(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    networks = {"model": {"w": torch.zeros(2)}, "ema": {"decay": 0.9, "params": {"w": torch.ones(2)}}}
+    return save({**networks, "emanation": torch.ones(1)}, tmp_path / "several.pth")
+
+
+@pytest.mark.parametrize(("pick", "value"), [("model", 0.0), ("ema", 1.0), ("ema.params", 1.0)])
+def test_a_pick_chooses_one_of_several_networks(several, pick, value):
+    for function in (read_one, read_average):
+        done = import_checkpoint([importer(function)], several, f"{function.__name__}.safetensors", pick=[pick])
+        assert load_file(done.weights)["energy.w"].tolist() == [value, value]
+        assert json.loads(done.card.read_text())["picked"] == [pick]
+
+
+def test_several_networks_without_a_pick(several, tmp_path):
+    with pytest.raises(
+        DataError, match=r"one energy was expected, the file has 2; choose .* by --pick: model, ema\.params"
+    ):
+        import_checkpoint([importer(read_one)], several)
+    done = import_checkpoint([importer(read_average)], several)
+    assert load_file(done.weights)["energy.w"].tolist() == [1.0, 1.0]
+    both = save(
+        {"a": {"m": {"w": torch.ones(1)}, "n": {"w": torch.ones(1)}}, "b": {"w": torch.ones(1)}}, tmp_path / "b"
+    )
+    with pytest.raises(DataError, match=r"by --pick: a\.m, a\.n$"):
+        import_checkpoint([importer(read_one)], both, pick=["a"])
+
+
+@pytest.mark.parametrize("pick", ["em", "emanation", "params", "optimizer"])
+def test_a_pick_that_chooses_nothing(several, pick, tmp_path):
+    message = f"there is no network '{pick}' in .*several.pth that importer 'tiny' reads; it found ema.params, model"
+    with pytest.raises(DataError, match=message):
+        import_checkpoint([importer(read_average)], several, pick=[pick])
+    with pytest.raises(DataError, match="it found none"):
+        import_checkpoint([importer(read_nothing)], several, pick=[pick])
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_picks_for_several_importers_of_one_file(tmp_path, monkeypatch):
+    """Each importer takes the pick that is among its own networks, and needs none where it has one network."""
+    monkeypatch.chdir(tmp_path)
+
+    networks = {name: {"p": torch.full((1,), number)} for number, name in enumerate(("E", "E_ema", "G"))}
+    file = save(networks, tmp_path / "a.pth")
+    done = import_checkpoint([importer(read_energies), importer(read_generator)], file, pick=["E_ema"])
+    found = load_file(done.weights)
+    assert (found["energy.p"].item(), found["decoder.p"].item()) == (1, 2)
+
+
+def read_energies(tensors, arguments):
+    return Conversion({"energy.p": tensors[f"{choose(tensors, ['E.', 'E_ema.'], 'energy')}p"]}, {})
+
+
+def read_generator(tensors, arguments):
+    return Conversion({"decoder.p": tensors[f"{choose(tensors, ['G.'], 'generator')}p"]}, {})

@@ -263,7 +263,10 @@ def test_refuses(arguments, message):
     ("names", "message"),
     [
         ({"conv1.weight": (4, 3, 3, 3)}, "0 such pairs"),
-        ({f"{side}.{name}": (4, 1) for side in "ab" for name in ("conv1.log_weight_norm", "linear.weight")}, "2 such"),
+        (
+            {f"{side}.{name}": (4, 1) for side in "ab" for name in ("conv1.log_weight_norm", "linear.weight")},
+            "--pick: a, b",
+        ),
     ],
 )
 def test_importer_refuses_what_is_no_energy(names, message):

@@ -25,7 +25,7 @@ _MARKS = {
     "idinvert-encoder": ("block0.conv.weight", "block0.bn.bn.weight"),
     "ada": ("mapping.fc0.weight", "synthesis.b4.const"),
     "rosinality": ("style.1.weight", "input.input"),
-    "tf": ("mapping/Dense0/weight", "synthesis/4x4/Const/const"),
+    "tf": ("mapping.Dense0/weight", "synthesis.4x4/Const/const"),
 }
 
 
@@ -191,13 +191,13 @@ def tensorflow(tensors: Mapping[str, Tensor]) -> _State:
     """State of a decoder of either generation, out of NVIDIA's TensorFlow variables.
 
     Arguments:
-        tensors: ``mapping/Dense0/weight``, ``dlatent_avg``, ``synthesis/4x4/Const/const``, ...
+        tensors: ``mapping.Dense0/weight``, ``dlatent_avg``, ``synthesis.4x4/Const/const``, ...
 
     Raises:
         DataError: A variable is missing.
     """
     try:
-        second = "synthesis/4x4/Conv/mod_weight" in tensors
+        second = "synthesis.4x4/Conv/mod_weight" in tensors
         return _tensorflow2(tensors) if second else _tensorflow1(tensors)
     except KeyError as error:
         raise DataError(
@@ -206,7 +206,7 @@ def tensorflow(tensors: Mapping[str, Tensor]) -> _State:
 
 
 def _sides(tensors: Mapping[str, Tensor]) -> list[int]:
-    found = (re.fullmatch(r"synthesis/(\d+)x\d+/Conv1/bias", name) for name in tensors)
+    found = (re.fullmatch(r"synthesis\.(\d+)x\d+/Conv1/bias", name) for name in tensors)
     return [4, *sorted(int(match[1]) for match in found if match is not None)]
 
 
@@ -215,16 +215,16 @@ def _kernel(weight: Tensor) -> Tensor:
 
 
 def _tensorflow1(tensors: Mapping[str, Tensor]) -> _State:
-    state: _State = dict(_mapping(tensors, "mapping/Dense{}/weight", "mapping/Dense{}/bias", 0, turned=True))
+    state: _State = dict(_mapping(tensors, "mapping.Dense{}/weight", "mapping.Dense{}/bias", 0, turned=True))
     state["mapping.mean"] = tensors["dlatent_avg"]
-    state["synthesis.const"] = tensors["synthesis/4x4/Const/const"][0]
-    if float(tensors.get("synthesis/lod", torch.zeros(()))) > 0.0:
+    state["synthesis.const"] = tensors["synthesis.4x4/Const/const"][0]
+    if float(tensors.get("synthesis.lod", torch.zeros(()))) > 0.0:
         raise DataError("this StyleGAN is from the middle of progressive growing (lod is above 0)")
     sides = _sides(tensors)
     layers = [f"{side}x{side}/{name}" for side in sides for name in _pair(side, "Const", "Conv")]
     for number, theirs in enumerate(layers):
-        part, ours = f"synthesis/{theirs}", f"synthesis.finishes.{number}"
-        state[f"{ours}.noise"] = tensors[f"synthesis/noise{number}"][0, 0]
+        part, ours = f"synthesis.{theirs}", f"synthesis.finishes.{number}"
+        state[f"{ours}.noise"] = tensors[f"synthesis.noise{number}"][0, 0]
         state[f"{ours}.strength"] = tensors[f"{part}/Noise/weight"]
         state[f"{ours}.bias"] = tensors[f"{part}/bias"]
         state[f"{ours}.style.weight"] = tensors[f"{part}/StyleMod/weight"].T
@@ -234,8 +234,8 @@ def _tensorflow1(tensors: Mapping[str, Tensor]) -> _State:
             fused = sides[number // 2] >= 128
             doubled: Callable[[Tensor], Tensor] = (lambda each: each.transpose(0, 1)) if fused else turned_up
             state[f"synthesis.weights.{number - 1}"] = weight if number % 2 else doubled(weight)
-    state["synthesis.to_image"] = _kernel(tensors["synthesis/ToRGB_lod0/weight"])
-    state["synthesis.image_bias"] = tensors["synthesis/ToRGB_lod0/bias"]
+    state["synthesis.to_image"] = _kernel(tensors["synthesis.ToRGB_lod0/weight"])
+    state["synthesis.image_bias"] = tensors["synthesis.ToRGB_lod0/bias"]
     return state
 
 
@@ -245,9 +245,9 @@ def _pair(side: int, first: str, second: str) -> tuple[str, ...]:
 
 def _tensorflow2(tensors: Mapping[str, Tensor]) -> _State:
     root = math.sqrt(2.0)
-    state: _State = dict(_mapping(tensors, "mapping/Dense{}/weight", "mapping/Dense{}/bias", 0, True, root))
+    state: _State = dict(_mapping(tensors, "mapping.Dense{}/weight", "mapping.Dense{}/bias", 0, True, root))
     state["mapping.mean"] = tensors["dlatent_avg"]
-    state["synthesis.const"] = tensors["synthesis/4x4/Const/const"][0]
+    state["synthesis.const"] = tensors["synthesis.4x4/Const/const"][0]
 
     def take(ours: str, theirs: str, weight: Tensor) -> None:
         state[f"{ours}.weight"] = weight
@@ -257,7 +257,7 @@ def _tensorflow2(tensors: Mapping[str, Tensor]) -> _State:
 
     place = images = shortcuts = 0
     for side in _sides(tensors):
-        block = f"synthesis/{side}x{side}"
+        block = f"synthesis.{side}x{side}"
         for name in _pair(side, "", "Conv"):
             if not name:
                 continue
@@ -265,7 +265,7 @@ def _tensorflow2(tensors: Mapping[str, Tensor]) -> _State:
             # TensorFlow's doubling turns its weights, the transposed convolution does not.
             take(ours, f"{block}/{name}", weight.flip(2, 3) if name == "Conv0_up" else weight)
             state[f"{ours}.strength"] = tensors[f"{block}/{name}/noise_strength"]
-            state[f"{ours}.noise"] = tensors[f"synthesis/noise{place}"][0, 0]
+            state[f"{ours}.noise"] = tensors[f"synthesis.noise{place}"][0, 0]
             place += 1
         if f"{block}/ToRGB/weight" in tensors:
             take(f"synthesis.images.{images}", f"{block}/ToRGB", _kernel(tensors[f"{block}/ToRGB/weight"]))

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genfw.errors import DataError
-from genfw.weights.importing import Conversion
+from genfw.errors import DataError, shown
+from genfw.weights.importing import Conversion, choose
 from genfw_plugins.stylegan.layers import Mapping as MappingNetwork
 from genfw_plugins.stylegan.layers import channels_at, sides_up_to
 from genfw_plugins.stylegan.prior import triangular
@@ -46,7 +46,7 @@ class _Part(Mapping[str, Tensor]):
 def read(tensors: _Tensors, arguments: Mapping[str, Any]) -> Conversion:
     """Generator and encoder in a published file, the recipe's blocks they fit, and a prior with measured statistics.
 
-    Of several generators in a file the average is taken (``Gs``, ``G_ema``, ``g_ema``).
+    Of several generators in a file the average is taken (``Gs``, ``G_ema``, ``g_ema``), unless another is picked.
 
     Arguments:
         tensors: Every tensor of the file by its path.
@@ -54,14 +54,14 @@ def read(tensors: _Tensors, arguments: Mapping[str, Any]) -> Conversion:
             what this plugin has not got.
 
     Raises:
-        DataError: There are several generators, none of them an average, or one of an unknown architecture.
+        DataError: There are several generators, none an average and none picked, or one of an unknown architecture.
     """
     found = names.convention(tensors)
     state: dict[str, Tensor] = {}
     blocks: dict[str, Any] = {}
     generators = [each for each in found if each[0] != "idinvert-encoder"]
     if generators:
-        kind, prefix = _one(generators, "generator")
+        kind, prefix = _one(tensors, generators, "generator")
         _refuse(arguments)
         decoder = _generator(kind, tensors, prefix)
         try:
@@ -73,7 +73,7 @@ def read(tensors: _Tensors, arguments: Mapping[str, Any]) -> Conversion:
         state |= {f"prior.{name}": value for name, value in _statistics(decoder).items()}
     encoders = [each for each in found if each[0] == "idinvert-encoder"]
     if encoders:
-        _, prefix = _one(encoders, "encoder")
+        _, prefix = _one(tensors, encoders, "encoder")
         encoder = names.idinvert_encoder(_Part(tensors, prefix))
         state |= {f"encoder.{name}": value for name, value in encoder.items()}
         state["encoder.log_scale"] = torch.full((encoder["net.last.weight"].shape[0],), math.log(0.1))
@@ -83,21 +83,19 @@ def read(tensors: _Tensors, arguments: Mapping[str, Any]) -> Conversion:
     return Conversion(state, blocks)
 
 
-def _one(found: list[tuple[str, str]], what: str) -> tuple[str, str]:
-    averages = [each for each in found if each[1].rpartition(".")[0].rpartition(".")[2] in ("Gs", "G_ema", "g_ema")]
-    if len(found) == 1:
-        return found[0]
-    if len(averages) == 1:
-        return averages[0]
-    places = ", ".join(prefix or "the top" for _, prefix in found)
-    raise DataError(f"one {what} was expected, or one that is an average; the file has them at {places}")
+def _one(tensors: _Tensors, found: list[tuple[str, str]], what: str) -> tuple[str, str]:
+    kinds = {prefix: kind for kind, prefix in found}
+    averages = [place for place in kinds if place.rpartition(".")[0].rpartition(".")[2] in ("Gs", "G_ema", "g_ema")]
+    place = choose(tensors, list(kinds), what, default=averages[0] if len(averages) == 1 else None)
+    assert place is not None
+    return kinds[place], place
 
 
 def _refuse(arguments: Mapping[str, Any]) -> None:
     for name, fine in (("c_dim", (0,)), ("label_size", (0,)), ("img_channels", (1, 3)), ("num_channels", (1, 3))):
         if name in arguments and arguments[name] not in fine:
             raise DataError(
-                f"a generator with {name} = {arguments[name]} can't be read: labels have no place in a style"
+                f"a generator with {name} = {shown(arguments[name])} can't be read: labels have no place in a style"
             )
 
 
