@@ -45,7 +45,7 @@ class MLPDecoder(Decoder):
         sigma_min: float = 1e-3,
     ) -> None:
         super().__init__()
-        if sigma <= sigma_min:
+        if not sigma > sigma_min:
             raise ContractError(f"sigma must exceed sigma_min = {sigma_min}, got {sigma}")
         self.data_shape, self.scale, self.output = tuple(data_shape), scale, output
         self.sigma, self.sigma_min = sigma, sigma_min

@@ -13,6 +13,7 @@ from genfw.errors import ContractError
 from genfw.interfaces.amortizer import Amortizer
 from genfw.interfaces.values import NoiseLayout
 from genfw.nn.layers import Activation, mlp
+from genfw.plugins.validators import at_least
 
 __all__ = ["LatentVAE"]
 
@@ -50,8 +51,7 @@ class LatentVAE(Amortizer):
         super().__init__()
         self.size = latent_layout.size
         self.dim = self.size if dim is None else dim
-        if self.dim < 1:
-            raise ContractError(f"dim must be at least 1, got {dim}")
+        at_least(1).check(dim=self.dim)
         if not 0.0 < scale_min < scale:
             raise ContractError(f"scale must exceed scale_min, both above 0; got {scale} and {scale_min}")
         self.encoder = mlp(self.size, hidden, 2 * self.dim, activation)

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from genfw.errors import ContractError
 from genfw.interfaces.amortizer import Amortizer
 from genfw.interfaces.values import NoiseLayout
+from genfw.plugins.validators import at_least, positive
 
 __all__ = ["GaussianMixture"]
 
@@ -40,10 +40,9 @@ class GaussianMixture(Amortizer):
         self, latent_layout: NoiseLayout, components: int = 10, spread: float = 1.0, scale: float = 1.0
     ) -> None:
         super().__init__()
-        if components < 1:
-            raise ContractError(f"a mixture has at least 1 component, got {components}")
-        if spread < 0 or scale <= 0:
-            raise ContractError(f"spread is from 0 up and scale above 0, got {spread} and {scale}")
+        at_least(1).check(components=components)
+        at_least(0).check(spread=spread)
+        positive.check(scale=scale)
         size = latent_layout.size
         self.size = size
         self.logits = nn.Parameter(torch.zeros(components))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from genfw.errors import ContractError
 from genfw.interfaces.prior import Prior
 from genfw.interfaces.values import Latent, Size
+from genfw.plugins.validators import at_least
 
 __all__ = ["StandardNormal"]
 
@@ -25,8 +25,7 @@ class StandardNormal(Prior):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        if dim < 1:
-            raise ContractError(f"dim must be at least 1, got {dim}")
+        at_least(1).check(dim=dim)
         self.dim = dim
 
     @property

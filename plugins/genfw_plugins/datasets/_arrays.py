@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
+from genfw.plugins.validators import at_least, within
 
 __all__ = [
     "ArraySplit",
@@ -35,8 +36,7 @@ def pixels_to_float(pixels: Tensor) -> Tensor:
 
 def check_flip(flip: float) -> float:
     """``flip`` itself, when it is a probability."""
-    if not 0.0 <= flip <= 1.0:
-        raise ContractError(f"flip is the probability of mirroring an image, in [0, 1], got {flip}")
+    within(0, 1).check(flip=flip)
     return flip
 
 
@@ -173,8 +173,7 @@ class PixelDataset(Dataset):
         exclude: list[int] | None,
         limit: int | None,
     ) -> None:
-        if size < 1 or (limit is not None and limit < 1):
-            raise ContractError(f"size and limit are at least 1, got {size} and {limit}")
+        at_least(1).check(size=size, limit=limit)
         self.size, self.resize, self.flip = size, resize, check_flip(flip)
         self.classes, self.exclude, self.limit = classes, exclude, limit
         self._opened: dict[str, Split] = {}

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Split
+from genfw.plugins.validators import at_least
 from genfw_plugins.datasets._arrays import pixels_to_float, random_flip
 
 __all__ = ["FolderSource", "ImageSource", "ImageSplit", "Pixels", "ZipSource", "image_source"]
@@ -48,8 +49,7 @@ class Pixels:
         resample: Filter = "bilinear",
         invert: bool = False,
     ) -> None:
-        if size < 1 or (isinstance(crop, int) and crop < 1):
-            raise ContractError(f"size and crop are at least 1, got {size} and {crop}")
+        at_least(1).check(size=size, crop=crop if isinstance(crop, int) else None)
         if isinstance(crop, list) and (len(crop) != 4 or crop[0] >= crop[2] or crop[1] >= crop[3] or min(crop) < 0):
             raise ContractError(
                 f"a crop box is [left, top, right, bottom] with left < right and top < bottom, got {crop}"

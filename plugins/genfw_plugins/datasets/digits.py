@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
+from genfw.plugins.validators import at_least, within
 from genfw_plugins.datasets._arrays import ArraySplit, keep_rows
 
 __all__ = ["Digits"]
@@ -43,10 +44,8 @@ class Digits(Dataset):
         limit: int | None = None,
         test_fraction: float = 0.2,
     ) -> None:
-        if size < 8:
-            raise ContractError(f"the digits are 8x8 and are not shrunk; size is at least 8, got {size}")
-        if not 0.0 < test_fraction < 1.0:
-            raise ContractError(f"test_fraction lies in (0, 1), got {test_fraction}")
+        at_least(8).check(size=size)  # the digits are 8x8 and are not shrunk
+        within(0, 1, "()").check(test_fraction=test_fraction)
         self.size, self.classes, self.exclude, self.limit = size, classes, exclude, limit
         self.test_fraction = test_fraction
 

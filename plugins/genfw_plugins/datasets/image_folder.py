@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
+from genfw.plugins.validators import at_least, within
 from genfw_plugins.datasets._arrays import check_flip
 from genfw_plugins.datasets._images import Filter, ImageSource, ImageSplit, Pixels, image_source
 
@@ -66,10 +67,8 @@ class ImageFolder(Dataset):
         limit: int | None = None,
         cache_mib: int = 1024,
     ) -> None:
-        if not 0.0 < test_fraction < 1.0:
-            raise ContractError(f"test_fraction lies in (0, 1), got {test_fraction}")
-        if limit is not None and limit < 1:
-            raise ContractError(f"limit is at least 1, got {limit}")
+        within(0, 1, "()").check(test_fraction=test_fraction)
+        at_least(1).check(limit=limit)
         self.root, self.train, self.test, self.test_fraction = Path(root), train, test, test_fraction
         self.pixels = Pixels(size, channels, crop, resample, invert)
         self.flip, self.classes, self.limit, self.cache_mib = check_flip(flip), classes, limit, cache_mib

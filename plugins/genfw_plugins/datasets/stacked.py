@@ -11,6 +11,7 @@ from torch import Tensor
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
+from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed
 
 __all__ = ["Stacked"]
@@ -37,8 +38,7 @@ class Stacked(Dataset):
     def __init__(self, source: Dataset, train: int = 60_000, test: int = 10_000, seed: int = 0) -> None:
         if len(source.data_shape) != 3 or source.data_shape[0] != 1:
             raise ContractError(f"stacking needs images of one channel, but the source's items are {source.data_shape}")
-        if train < 1 or test < 1:
-            raise ContractError(f"'train' and 'test' count rows and are at least 1, got {train} and {test}")
+        at_least(1).check(train=train, test=test)
         self.source, self.counts, self.seed = source, {"train": train, "test": test}, seed
 
     @property

@@ -15,6 +15,7 @@ from torch import Tensor
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
+from genfw.plugins.validators import within
 from genfw_plugins.datasets._arrays import ArraySplit
 
 __all__ = ["TensorFile"]
@@ -49,8 +50,7 @@ class TensorFile(Dataset):
         test_fraction: float = 0.1,
         limit: int | None = None,
     ) -> None:
-        if not 0.0 < test_fraction < 1.0:
-            raise ContractError(f"test_fraction lies in (0, 1), got {test_fraction}")
+        within(0, 1, "()").check(test_fraction=test_fraction)
         if Path(file).suffix not in (".npz", ".safetensors"):
             raise ContractError(f"the file must be an .npz or a .safetensors file, got {file}")
         self.file, self.shape, self.test_fraction, self.limit = Path(file), tuple(shape), test_fraction, limit

@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
+from genfw.plugins.validators import at_least, positive
 from genfw.randomness import derive_seed
 from genfw_plugins.datasets._arrays import ArraySplit
 
@@ -33,8 +34,7 @@ class ToyDataset(Dataset):
     smoke: ClassVar[Mapping[str, Any]] = {"train": 2000, "test": 500}
 
     def __init__(self, train: int, test: int, seed: int) -> None:
-        if train < 1 or test < 1:
-            raise ContractError(f"'train' and 'test' count rows and are at least 1, got {train} and {test}")
+        at_least(1).check(train=train, test=test)
         self.counts, self.seed = {"train": train, "test": test}, seed
 
     @abc.abstractmethod
@@ -82,8 +82,7 @@ class GaussianGrid(ToyDataset):
         seed: int = 0,
     ) -> None:
         super().__init__(train, test, seed)
-        if side < 1 or spacing <= 0 or std <= 0:
-            raise ContractError(f"side, spacing and std are positive, got {side}, {spacing}, {std}")
+        positive.check(side=side, spacing=spacing, std=std)
         self.side, self.spacing, self.std = side, spacing, std
 
     @property
@@ -140,11 +139,7 @@ class Pinwheel(ToyDataset):
         seed: int = 0,
     ) -> None:
         super().__init__(train, test, seed)
-        if arms < 1 or radial_std <= 0 or tangential_std <= 0 or scale <= 0:
-            raise ContractError(
-                "arms, radial_std, tangential_std and scale are positive, "
-                f"got {arms}, {radial_std}, {tangential_std}, {scale}"
-            )
+        positive.check(arms=arms, radial_std=radial_std, tangential_std=tangential_std, scale=scale)
         self.arms, self.radial_std, self.tangential_std = arms, radial_std, tangential_std
         self.rate, self.scale = rate, scale
 

@@ -13,6 +13,7 @@ from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.likelihood import Gaussian
 from genfw.interfaces.values import Latent, NoiseLayout, Size
 from genfw.nn.manual_grad import closed_form
+from genfw.plugins.validators import positive
 from genfw_plugins.dcgan.for_chain import StillGenerator
 from genfw_plugins.dcgan.network import generator, generator_side
 from genfw_plugins.dcgan.presets import PRESETS, Architecture, Last
@@ -58,8 +59,7 @@ class DCGANDecoder(Decoder):
         chain_precision: Literal["model", "bf16"] = "model",
     ) -> None:
         super().__init__()
-        if sigma <= 0:
-            raise ContractError(f"sigma must be above 0, got {sigma}")
+        positive.check(sigma=sigma)
         preset = PRESETS[architecture] if architecture is not None else None
         if preset is not None:
             width, start = width or preset.width, start or preset.start

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from genfw.errors import ContractError
 from genfw.interfaces.amortizer import Amortizer
 from genfw.interfaces.encoder import Encoder
 from genfw.interfaces.values import NoiseLayout, Size
 from genfw.models.freezing import frozen
+from genfw.plugins.validators import at_least, within
 from genfw_plugins.ddpm.network import MLPUNet
 from genfw_plugins.ddpm.schedule import CosineSchedule, alpha_sigma
 from genfw_plugins.ddpm.solvers import ancestral, ddim, dpm_solver
@@ -71,12 +71,9 @@ class DDPM(Amortizer):
         draw_precision: Literal["model", "bf16"] = "model",
     ) -> None:
         super().__init__()
-        if steps < 2:
-            raise ContractError(f"steps is at least 2 (one at each end of log_snr), got {steps}")
-        if not 0.0 <= variance <= 1.0:
-            raise ContractError(f"variance interpolates, in [0, 1], got {variance}")
-        if guidance < 0.0:
-            raise ContractError(f"guidance is a weight from 0 up, got {guidance}")
+        at_least(2).check(steps=steps)  # one at each end of log_snr
+        within(0, 1).check(variance=variance)
+        at_least(0).check(guidance=guidance)
         self.size, self.steps, self.solver = latent_layout.size, steps, solver
         self.variance, self.guidance, self.precision = variance, guidance, draw_precision
         self.schedule = CosineSchedule(*log_snr)

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.errors import ContractError
 from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.likelihood import Gaussian, Likelihood
 from genfw.interfaces.prior import Prior
 from genfw.interfaces.values import Latent, Size
+from genfw.plugins.validators import at_least
 from genfw_plugins.nvae.discrete import Bernoulli, LogisticMixture
 from genfw_plugins.nvae.laws import DiagonalNormal
 from genfw_plugins.nvae.network import Conv, InvertedCell, WeightPenalty
@@ -49,11 +49,8 @@ class NVAEDecoder(Decoder):
     ) -> None:
         super().__init__()
         top_down = nvae_prior(prior, "decoder")
-        if postprocess_cells < 1 or mixtures < 1 or levels < 2:
-            raise ContractError(
-                "postprocess_cells and mixtures are at least 1 and levels at least 2, "
-                f"got {postprocess_cells}, {mixtures} and {levels}"
-            )
+        at_least(1).check(postprocess_cells=postprocess_cells, mixtures=mixtures)
+        at_least(2).check(levels=levels)
         # Kept out of the module's children: the prior's weights belong to the model, not to its decoder.
         object.__setattr__(self, "_prior", top_down)
         self.data_shape, self.padded = top_down.data_shape, top_down.padded

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.errors import ContractError
 from genfw.interfaces.encoder import Encoder, Posterior
 from genfw.interfaces.prior import Prior
+from genfw.plugins.validators import at_least
 from genfw_plugins.nvae.laws import DiagonalNormal, PairedFlow
 from genfw_plugins.nvae.network import Combine, Conv, PlainCell, WeightPenalty, channels_innermost
 from genfw_plugins.nvae.prior import NVAEPrior, nvae_prior
@@ -52,11 +52,8 @@ class NVAEEncoder(Encoder):
     ) -> None:
         super().__init__()
         top_down = nvae_prior(prior, "encoder")
-        if min(channels, cells, preprocess_cells) < 1 or flows < 0:
-            raise ContractError(
-                "channels, cells and preprocess_cells are at least 1 and flows at least 0, "
-                f"got {channels}, {cells}, {preprocess_cells} and {flows}"
-            )
+        at_least(1).check(channels=channels, cells=cells, preprocess_cells=preprocess_cells)
+        at_least(0).check(flows=flows)
         # Kept out of the module's children: the prior's weights belong to the model, not to its encoder.
         object.__setattr__(self, "_prior", top_down)
         self.residual, self.flows_per_group = residual, flows

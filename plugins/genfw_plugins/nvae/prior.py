@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from genfw.errors import ContractError
 from genfw.interfaces.prior import Prior
 from genfw.interfaces.values import Latent, Size
+from genfw.plugins.validators import at_least
 from genfw_plugins.nvae.laws import DiagonalNormal
 from genfw_plugins.nvae.network import Combine, Conv, InvertedCell, WeightPenalty, channels_innermost
 
@@ -68,11 +69,9 @@ class NVAEPrior(Prior):
         super().__init__()
         if len(data_shape) != 3:
             raise ContractError(f"an NVAE is for images of shape (C, H, W); the data have shape {tuple(data_shape)}")
-        if min(channels, scales, groups, min_groups, latent_channels, cells) < 1 or blocks < 0:
-            raise ContractError(
-                "channels, scales, groups, min_groups, latent_channels and cells are at least 1 and blocks at least 0, "
-                f"got {channels}, {scales}, {groups}, {min_groups}, {latent_channels}, {cells} and {blocks}"
-            )
+        at_least(1).check(channels=channels, scales=scales, groups=groups, min_groups=min_groups)
+        at_least(1).check(latent_channels=latent_channels, cells=cells)
+        at_least(0).check(blocks=blocks)
         self.data_shape, self.blocks, self.scales = tuple(data_shape), blocks, scales
         self.groups_per_scale = spread_groups(scales, groups, ada_groups, min_groups)
         factor = 2 ** (blocks + scales - 1)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from genfw.errors import ContractError
 from genfw.interfaces.values import Batch
 from genfw.models.model import Model
+from genfw.plugins.validators import at_least, positive
 from genfw.training.stage import Stage
 from genfw_plugins.nvae.network import InvertedCell
 
@@ -96,11 +97,8 @@ class ReadjustBatchNorm(Stage):
     def __init__(self, model: Model, temperature: float, steps: int = 500, batch: int = 32) -> None:
         if model.prior is None or model.decoder is None or not batch_norms(model):
             raise ContractError("stage 'readjust-batch-norm' needs a prior and a decoder with batch norms in them")
-        if steps < 1 or batch < 1 or temperature <= 0.0:
-            raise ContractError(
-                "steps and batch are at least 1 and the temperature is above 0, "
-                f"got steps={steps}, batch={batch}, temperature={temperature}"
-            )
+        at_least(1).check(steps=steps, batch=batch)
+        positive.check(temperature=temperature)
         self.model, self.temperature, self.steps, self.batch = model, temperature, steps, batch
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:

@@ -6,10 +6,10 @@ import math
 
 import torch
 
-from genfw.errors import ContractError
 from genfw.interfaces import Dataset, Split, TensorSplit
 from genfw.interfaces.values import Size
 from genfw.nn.layers import Activation
+from genfw.plugins.validators import positive
 from genfw.randomness import derive_seed
 from genfw_plugins.random_mlp.network import RandomMLP
 
@@ -48,8 +48,7 @@ class RandomMLPData(Dataset):
         bias_std: float = 0.1,
         seed: int = 0,
     ) -> None:
-        if size < 1 or sigma <= 0:
-            raise ContractError(f"size is at least 1 and sigma above 0, got {size} and {sigma}")
+        positive.check(size=size, sigma=sigma)
         self.law, self.size, self.sigma, self.seed = law, size, sigma, seed
         inputs = math.prod(law.data_shape)
         self.net = RandomMLP(inputs, hidden, size, activation, weight_std, bias_std, seed)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from genfw.errors import ContractError
 from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.likelihood import Gaussian
 from genfw.interfaces.values import Latent, NoiseLayout, Size
 from genfw.nn.layers import Activation
+from genfw.plugins.validators import positive
 from genfw_plugins.random_mlp.network import RandomMLP
 
 __all__ = ["RandomMLPDecoder"]
@@ -46,8 +46,7 @@ class RandomMLPDecoder(Decoder):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if sigma <= 0:
-            raise ContractError(f"sigma is a standard deviation, above 0; got {sigma}")
+        positive.check(sigma=sigma)
         self.data_shape, self.sigma = tuple(data_shape), sigma
         size = math.prod(self.data_shape)
         self.net = RandomMLP(latent_layout.size, hidden, size, activation, weight_std, bias_std, seed)

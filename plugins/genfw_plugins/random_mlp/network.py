@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.errors import ContractError
 from genfw.nn.layers import Activation, activation_layer
+from genfw.plugins.validators import at_least, positive
 from genfw.randomness import derive_seed
 
 __all__ = ["RandomMLP"]
@@ -43,10 +43,9 @@ class RandomMLP(nn.Module):
     ) -> None:
         super().__init__()
         widths = [inputs, *hidden, outputs]
-        if min(widths) < 1:
-            raise ContractError(f"every layer needs a width of at least 1, got {widths}")
-        if weight_std <= 0 or bias_std < 0:
-            raise ContractError(f"weight_std is above 0 and bias_std from 0 up, got {weight_std} and {bias_std}")
+        at_least(1).check(widths=widths)
+        positive.check(weight_std=weight_std)
+        at_least(0).check(bias_std=bias_std)
         generator = torch.Generator().manual_seed(derive_seed(seed, "random-mlp"))
         for number, (before, after) in enumerate(pairwise(widths)):
             weight = torch.randn(after, before, generator=generator, dtype=torch.float32)

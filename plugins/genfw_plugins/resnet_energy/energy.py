@@ -14,6 +14,7 @@ from genfw.interfaces.energy import Energy
 from genfw.interfaces.values import Size
 from genfw.nn.manual_grad import closed_form
 from genfw.nn.spectral import SpectralPenalty
+from genfw.plugins.validators import at_least, positive
 from genfw_plugins.resnet_energy.for_chain import StillEnergy
 from genfw_plugins.resnet_energy.network import Activation, Norm, NormedConv, ResBlock, activate
 
@@ -90,11 +91,8 @@ class ResNetEnergy(Energy):
         plan = [read_block(block) for block in (layout if blocks is None else blocks)]
         if not plan:
             raise ContractError("a residual energy needs at least one block")
-        if width <= 0 or init_scale <= 0 or spectral_iterations < 0:
-            raise ContractError(
-                f"width and init_scale are above 0 and spectral_iterations at least 0, got {width}, {init_scale} and "
-                f"{spectral_iterations}"
-            )
+        positive.check(width=width, init_scale=init_scale)
+        at_least(0).check(spectral_iterations=spectral_iterations)
         if batch_norm and norm == "weight":
             raise ContractError("batch_norm goes with norm 'spectral' or 'none'; weight norm is set by the data itself")
         halvings = sum(down for _, down in plan)

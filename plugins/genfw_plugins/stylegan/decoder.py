@@ -15,6 +15,7 @@ from genfw.errors import ContractError
 from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.likelihood import Deterministic, Gaussian, Likelihood
 from genfw.interfaces.values import Latent, NoiseLayout, Size
+from genfw.plugins.validators import at_least, positive
 from genfw.weights.load import load_into
 from genfw_plugins.stylegan.features import Features
 from genfw_plugins.stylegan.layers import Mapping
@@ -78,11 +79,9 @@ class StyleGANDecoder(Decoder):
         super().__init__()
         if len(data_shape) != 3 or data_shape[1] != data_shape[2]:
             raise ContractError(f"decoder 'stylegan' makes square images (C, H, H); the data have {tuple(data_shape)}")
-        if min(channels_base, channels_max) < 1 or min(mapping_layers, lod) < 0 or (sigma is not None and sigma <= 0.0):
-            raise ContractError(
-                "channels_base and channels_max are at least 1, mapping_layers and lod not negative and sigma above 0, "
-                f"got {channels_base}, {channels_max}, {mapping_layers}, {lod} and {sigma}"
-            )
+        at_least(1).check(channels_base=channels_base, channels_max=channels_max)
+        at_least(0).check(mapping_layers=mapping_layers, lod=lod)
+        positive.check(sigma=sigma)
         if perceptual is not None and sigma is None:
             raise ContractError("perceptual weighs features against pixels, so it needs sigma")
         if space == "z" and not mapping_layers:

@@ -16,6 +16,7 @@ from genfw.interfaces.encoder import Encoder, Posterior
 from genfw.interfaces.prior import Prior
 from genfw.interfaces.values import Size
 from genfw.nn.layers import normal_posterior
+from genfw.plugins.validators import at_least, positive
 from genfw.weights.load import load_into
 from genfw_plugins.stylegan.inspector import Inspector
 from genfw_plugins.stylegan.prior import StyleGANPrior
@@ -58,11 +59,8 @@ class StyleGANEncoder(Encoder):
         super().__init__()
         if len(data_shape) != 3 or data_shape[1] != data_shape[2]:
             raise ContractError(f"encoder 'stylegan' reads square images (C, H, H), not {tuple(data_shape)}")
-        if min(channels_base, channels_max) < 1 or scale <= 0.0:
-            raise ContractError(
-                "channels_base and channels_max are at least 1 and scale above 0, "
-                f"got {channels_base}, {channels_max} and {scale}"
-            )
+        at_least(1).check(channels_base=channels_base, channels_max=channels_max)
+        positive.check(scale=scale)
         if embedding is not None:
             prior, outputs = None, embedding
         elif isinstance(prior, StyleGANPrior):

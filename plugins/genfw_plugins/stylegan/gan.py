@@ -13,6 +13,7 @@ from genfw.errors import ContractError
 from genfw.interfaces.values import Batch
 from genfw.models.freezing import frozen
 from genfw.models.model import Model
+from genfw.plugins.validators import at_least, within
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Updater
@@ -70,11 +71,10 @@ class GAN(Stage):
         mixing: float = 0.9,
         average: float = 0.999,
     ) -> None:
-        if min(steps, batch, channels_base, channels_max, r1_every) < 1 or r1 < 0.0 or not 0.0 <= mixing <= 1.0:
-            raise ContractError(
-                "steps, batch, channels_base, channels_max and r1_every are at least 1, r1 is not negative and mixing "
-                f"a share, got {steps}, {batch}, {channels_base}, {channels_max}, {r1_every}, {r1} and {mixing}"
-            )
+        at_least(1).check(steps=steps, batch=batch, channels_base=channels_base, channels_max=channels_max)
+        at_least(1).check(r1_every=r1_every)
+        at_least(0).check(r1=r1)
+        within(0, 1).check(mixing=mixing)
         decoder = model.decoder
         if not isinstance(decoder, StyleGANDecoder) or decoder.mapping is None:
             raise ContractError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.interfaces.prior import Prior
 from genfw.interfaces.values import Latent, Size
+from genfw.plugins.validators import at_least, positive
 from genfw.weights.load import load_into
 from genfw_plugins.stylegan.layers import layer_count, sides_up_to
 
@@ -63,11 +64,9 @@ class StyleGANPrior(Prior):
         super().__init__()
         if len(data_shape) != 3 or data_shape[1] != data_shape[2]:
             raise ContractError(f"prior 'stylegan' is for square images (C, H, H); the data have {tuple(data_shape)}")
-        if width < 1 or truncation <= 0.0 or (truncation_layers is not None and truncation_layers < 0):
-            raise ContractError(
-                "width is at least 1, truncation above 0 and truncation_layers not negative, "
-                f"got {width}, {truncation} and {truncation_layers}"
-            )
+        at_least(1).check(width=width)
+        positive.check(truncation=truncation)
+        at_least(0).check(truncation_layers=truncation_layers)
         if space == "w" and truncation_layers is not None:
             raise ContractError("in space 'w' all layers share a style; truncation_layers is for space 'w+'")
         side, self.space, self.width = data_shape[1], space, width

@@ -17,6 +17,7 @@ from genfw.interfaces.values import Batch
 from genfw.models.chains import ChainResult
 from genfw.models.freezing import frozen
 from genfw.models.model import Model
+from genfw.plugins.validators import at_least
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import StageRun
 from genfw.training.updater import Updater
@@ -65,8 +66,7 @@ def noisy(x: Tensor, std: float, generator: torch.Generator) -> Tensor:
 
 def check_schedule(steps: int, batch: int) -> None:
     """Refuse an empty stage."""
-    if steps < 1 or batch < 1:
-        raise ContractError(f"steps and batch are at least 1, got steps={steps}, batch={batch}")
+    at_least(1).check(steps=steps, batch=batch)
 
 
 def chain_health(result: ChainResult) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from genfw.errors import ContractError
 from genfw.interfaces.values import Batch
 from genfw.models.model import Model
+from genfw.plugins.validators import at_least
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
@@ -57,8 +57,7 @@ class Autoencoder(Stage):
     ) -> None:
         check_schedule(steps, batch)
         need(model, "autoencoder", "prior", "decoder", "encoder")
-        if latent_l2 < 0 or decoder_l2 < 0:
-            raise ContractError(f"latent_l2 and decoder_l2 are weights from 0 up, got {latent_l2} and {decoder_l2}")
+        at_least(0).check(latent_l2=latent_l2, decoder_l2=decoder_l2)
         self.model, self.steps, self.batch, self.optimizer = model, steps, batch, optimizer
         self.latent_l2, self.decoder_l2, self.clip, self.average = latent_l2, decoder_l2, clip, average
 

@@ -14,6 +14,7 @@ from genfw.models.chains import Chain
 from genfw.models.freezing import frozen
 from genfw.models.model import Model
 from genfw.models.targets import Space, make_target
+from genfw.plugins.validators import at_least
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
@@ -109,8 +110,7 @@ class Contrastive(Stage):
         self.optimizer, self.negatives = optimizer, negatives
         self.space: Space = space
         self.mean, self.l2, self.penalty, self.clip = mean, l2, penalty, clip
-        if init_batches < 1:
-            raise ContractError(f"init_batches is at least 1, got {init_batches}")
+        at_least(1).check(init_batches=init_batches)
         self.average, self.data_noise, self.init_batches = average, data_noise, init_batches
 
     def setup(self) -> None:

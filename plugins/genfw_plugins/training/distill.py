@@ -18,6 +18,7 @@ from genfw.models.distances import directions, sliced_wasserstein
 from genfw.models.freezing import frozen, frozen_for_chain
 from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget, PriorTarget
+from genfw.plugins.validators import at_least
 from genfw.training.stage import Stage
 from genfw_plugins.training._amortize import Amortization, Amortize
 from genfw_plugins.training._common import chain_health, check_schedule
@@ -89,8 +90,7 @@ class Distill(Stage):
         watch: int = 0,
     ) -> None:
         check_schedule(steps, batch)
-        if watch < 0:
-            raise ContractError(f"watch is a number of steps, or 0 for never; got {watch}")
+        at_least(0).check(watch=watch)
         if model.amortizer is None:
             raise ContractError("stage 'distill' fits an amortizer, and the recipe has none")
         if model.prior is None or (space == "posterior" and model.decoder is None):

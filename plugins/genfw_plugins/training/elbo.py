@@ -15,6 +15,7 @@ from genfw.interfaces.values import Batch, Latent
 from genfw.models.chains import Chain
 from genfw.models.model import Model
 from genfw.models.targets import PriorTarget
+from genfw.plugins.validators import at_least
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
@@ -102,8 +103,7 @@ class ELBO(Stage):
         data_noise: float = 0.0,
     ) -> None:
         check_schedule(steps, batch)
-        if data_noise < 0.0:
-            raise ContractError(f"data_noise is a standard deviation, not below 0, got {data_noise}")
+        at_least(0).check(data_noise=data_noise)
         need(model, "elbo", "prior", "decoder", "encoder")
         self.tilted = tilted and bool(model.latent_energies)
         if self.tilted and (energy_optimizer is None or negatives is None):
@@ -116,7 +116,7 @@ class ELBO(Stage):
                 "energy_optimizer and negatives are for an energy on the latent; the recipe has none, or tilted is "
                 "false"
             )
-        if penalty_start is not None and (penalty_start <= 0.0 or penalty <= 0.0 or kl_warmup < 1):
+        if penalty_start is not None and not (penalty_start > 0.0 and penalty > 0.0 and kl_warmup >= 1):
             raise ContractError(
                 "penalty_start goes to penalty until kl_warmup, all of them above 0, "
                 f"got penalty_start={penalty_start}, penalty={penalty}, kl_warmup={kl_warmup}"

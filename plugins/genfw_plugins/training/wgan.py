@@ -12,6 +12,7 @@ from genfw.errors import ContractError
 from genfw.interfaces.values import Batch
 from genfw.models.freezing import frozen
 from genfw.models.model import Model
+from genfw.plugins.validators import at_least
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
@@ -98,12 +99,8 @@ class WGAN(Stage):
         need(model, "wgan", "prior", "decoder", "energy")
         if model.latent_energies:
             raise ContractError("stage 'wgan' plays with an energy on data; the recipe's energy is on the latent")
-        if generator_every < 1 or init_batches < 1:
-            raise ContractError(
-                f"generator_every and init_batches are at least 1, got {generator_every} and {init_batches}"
-            )
-        if gradient_penalty < 0 or penalty < 0:
-            raise ContractError(f"penalties are weighed from 0 up, got {gradient_penalty} and {penalty}")
+        at_least(1).check(generator_every=generator_every, init_batches=init_batches)
+        at_least(0).check(gradient_penalty=gradient_penalty, penalty=penalty)
         self.model, self.steps, self.batch = model, steps, batch
         self.optimizer, self.generator_optimizer = optimizer, generator_optimizer
         self.generator_every, self.gradient_penalty, self.penalty = generator_every, gradient_penalty, penalty

@@ -263,12 +263,12 @@ def test_its_loss_is_the_formula_and_each_penalty_shrinks_what_it_weighs():
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: GaussianMixture(layout(2), components=0), "at least 1 component"),
-        (lambda: GaussianMixture(layout(2), scale=0.0), "scale above 0"),
+        (lambda: GaussianMixture(layout(2), components=0), "components must be at least 1, got 0"),
+        (lambda: GaussianMixture(layout(2), scale=0.0), "scale must be above 0"),
         (lambda: LatentVAE(layout(2), dim=0), "at least 1"),
         (lambda: LatentVAE(layout(2), scale=1e-4), "exceed scale_min"),
         (lambda: Autoencoder(Model(StandardNormal(2), LinearDecoder(4, 2)), 1, 1, Adam()), "with encoder"),
-        (lambda: Autoencoder(linear_autoencoder(4, 2), 1, 1, Adam(), latent_l2=-1.0), "from 0 up"),
+        (lambda: Autoencoder(linear_autoencoder(4, 2), 1, 1, Adam(), latent_l2=-1.0), "latent_l2 must be at least 0"),
         (lambda: Autoencoder(linear_autoencoder(4, 2), 0, 1, Adam()), "at least 1"),
     ],
 )

@@ -221,8 +221,8 @@ def test_what_is_wrong_with_the_files_is_said(tmp_path):
         ({"crop": [0, 0, 4]}, "a crop box is"),
         ({"crop": [4, 0, 4, 4]}, "left < right"),
         ({"test_fraction": 1.0}, "test_fraction"),
-        ({"limit": 0}, "limit is at least 1"),
-        ({"flip": -0.1}, "probability"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+        ({"flip": -0.1}, r"flip must lie in \[0, 1\]"),
     ],
 )
 def test_nonsense_is_refused_at_once(options, text):

@@ -275,9 +275,9 @@ def test_prior_chains_may_start_given_data():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"steps": 1}, "steps is at least 2"),
+        ({"steps": 1}, "steps must be at least 2, got 1"),
         ({"variance": 1.5}, r"in \[0, 1\], got 1.5"),
-        ({"guidance": -0.1}, "from 0 up"),
+        ({"guidance": -0.1}, "guidance must be at least 0"),
         ({"log_snr": (3.0, -3.0)}, "low < high"),
         ({"widths": ()}, "at least one"),
         ({"time_features": 7}, "even and at least 4"),

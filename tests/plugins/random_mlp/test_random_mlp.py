@@ -180,10 +180,10 @@ class Unknown(Dataset):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: RandomMLPDecoder((2,), LAYOUT, sigma=0.0), "above 0; got 0.0"),
-        (lambda: RandomMLPDecoder((2,), LAYOUT, weight_std=0.0), "weight_std is above 0"),
+        (lambda: RandomMLPDecoder((2,), LAYOUT, sigma=0.0), "sigma must be above 0, got 0.0"),
+        (lambda: RandomMLPDecoder((2,), LAYOUT, weight_std=0.0), "weight_std must be above 0"),
         (lambda: RandomMLPDecoder((2,), LAYOUT, hidden=(0,)), "at least 1, got [2, 0, 2]"),
-        (lambda: RandomMLPData(pinwheel(), size=0), "size is at least 1"),
+        (lambda: RandomMLPData(pinwheel(), size=0), "size must be above 0"),
         (lambda: DensityEnergy(Unknown())(torch.zeros(1, 2)), "needs a law with a known density; Unknown has none"),
         (lambda: DensityEnergy(pinwheel())(torch.zeros(1, 3)), "over 2 numbers, and the energy is asked for 3"),
     ],

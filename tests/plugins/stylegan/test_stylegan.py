@@ -261,7 +261,7 @@ def test_frozen_weights_stay_and_others_do_not():
         ({"data_shape": (3, 12, 12)}, "power of two from 8 up, not 12"),
         ({"data_shape": (3, 16, 16)}, r"the latent has shape \(6, 3\).*the prior's has \(4, 3\)"),
         ({"space": "z"}, r"in space 'z' the latent has shape \(3,\)"),
-        ({"sigma": 0.0}, "sigma above 0"),
+        ({"sigma": 0.0}, "sigma must be above 0"),
         ({"sigma": None, "perceptual": Features(network="random")}, "needs sigma"),
         ({"space": "z", "mapping_layers": 0}, "needs the mapping network"),
         ({"architecture": "stylegan2-skip", "lod": 1}, "lod is for architecture 'stylegan'"),
@@ -278,7 +278,7 @@ def test_decoder_refuses(arguments, message):
     ("arguments", "message"),
     [
         ({"data_shape": (3, 8)}, "square images"),
-        ({"truncation": 0.0}, "truncation above 0"),
+        ({"truncation": 0.0}, "truncation must be above 0"),
         ({"space": "w", "truncation_layers": 2}, "truncation_layers is for space 'w\\+'"),
     ],
 )
@@ -292,7 +292,7 @@ def test_encoder_refuses():
         StyleGANEncoder(SHAPE, StandardNormal(4))
     with pytest.raises(ContractError, match="the prior is absent"):
         StyleGANEncoder(SHAPE)
-    with pytest.raises(ContractError, match="scale above 0"):
+    with pytest.raises(ContractError, match="scale must be above 0"):
         StyleGANEncoder(SHAPE, styled(), scale=0.0)
     description = StyleGANEncoder(SHAPE, styled(), channels_base=2, embedding=7).eval()
     x = torch.randn(2, *SHAPE)

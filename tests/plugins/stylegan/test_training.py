@@ -154,7 +154,7 @@ def test_gan_refuses():
     other = Model(prior, MLPDecoder(data_shape=(2,), latent_layout=Model(prior).latent_layout))
     with pytest.raises(ContractError, match="trains decoder 'stylegan'"):
         GAN(other, 1, 1, Adam(), Adam())
-    with pytest.raises(ContractError, match="mixing a share"):
+    with pytest.raises(ContractError, match=r"mixing must lie in \[0, 1\], got 2\.0"):
         GAN(inverted(), 1, 1, Adam(), Adam(), mixing=2.0)
 
 

@@ -240,8 +240,8 @@ BARE = Model(StandardNormal(1), amortizer=Linear())
         (lambda: Distill(Model(StandardNormal(1)), 1, 1, NoiseStart(), fit()), "fits an amortizer, and the recipe has"),
         (lambda: Distill(BARE, 1, 1, NoiseStart(), fit()), "'posterior' needs a model with prior and decoder"),
         (lambda: Distill(Model(amortizer=Linear()), 1, 1, NoiseStart(), fit(), space="prior"), "with prior"),
-        (lambda: Distill(BARE, 0, 1, NoiseStart(), fit(), space="prior"), "at least 1, got steps=0"),
-        (lambda: Distill(BARE, 1, 1, NoiseStart(), fit(), space="prior", watch=-1), "0 for never; got -1"),
+        (lambda: Distill(BARE, 0, 1, NoiseStart(), fit(), space="prior"), "steps must be at least 1, got 0"),
+        (lambda: Distill(BARE, 1, 1, NoiseStart(), fit(), space="prior", watch=-1), "watch must be at least 0, got -1"),
         (lambda: Distill(BARE, 1, 1, [], fit(), space="prior"), "at least one start"),
     ],
 )

@@ -196,8 +196,8 @@ class TestWGAN(StageSuite):
         ),
         (lambda: WGAN(tiny(), 1, 1, Adam(), Adam()), "stage 'wgan' needs a model with energy"),
         (lambda: WGAN(tiny(LATENT), 1, 1, Adam(), Adam()), "energy is on the latent"),
-        (lambda: WGAN(tiny(DATA), 1, 1, Adam(), Adam(), generator_every=0), "at least 1, got 0 and 5"),
-        (lambda: WGAN(tiny(DATA), 1, 1, Adam(), Adam(), gradient_penalty=-1.0), "from 0 up"),
+        (lambda: WGAN(tiny(DATA), 1, 1, Adam(), Adam(), generator_every=0), "generator_every must be at least 1"),
+        (lambda: WGAN(tiny(DATA), 1, 1, Adam(), Adam(), gradient_penalty=-1.0), "gradient_penalty must be at least 0"),
     ],
 )
 def test_what_does_not_fit_is_refused(act, message):

@@ -105,7 +105,7 @@ def test_elbo_on_noisy_data_learns_the_law_of_the_noisy_data():
     torch.testing.assert_close(seen[0].std(0), torch.full((2,), 0.3), atol=0.01, rtol=0)
     exact = MultivariateNormal(torch.ones(2), 0.25 * torch.eye(2)).log_prob(seen[0]).mean()
     torch.testing.assert_close(-row["reconstruction"], exact, atol=1e-4, rtol=1e-4)
-    with pytest.raises(ContractError, match="not below 0"):
+    with pytest.raises(ContractError, match="data_noise must be at least 0"):
         ELBO(model, 1, 1, Adam(lr=1.0), data_noise=-0.1)
 
 

@@ -16,6 +16,7 @@ from genfw.errors import ContractError, DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
 from genfw.models.freezing import frozen
+from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed, kept_apart
 from genfw.runs.files import write_atomically
 from genfw.training.loader import Loader
@@ -125,8 +126,7 @@ def trained_classifier(
         ContractError: A setting is out of its range, or the data are no images.
         DataError: The data have no labels.
     """
-    if min(steps, width, size) < 1:
-        raise ContractError(f"steps, width and size are at least 1, got {steps}, {width} and {size}")
+    at_least(1).check(steps=steps, width=width, size=size)
     if len(data.data_shape) != 3:
         raise ContractError(f"a classifier takes images (channels, height, width), but items are {data.data_shape}")
     train, test = data.split("train"), data.split("test")
