@@ -13,6 +13,7 @@ from typing import ClassVar
 import attrs
 
 __all__ = [
+    "ChangedRecipeError",
     "ContractError",
     "DataError",
     "DivergenceError",
@@ -118,6 +119,10 @@ class DivergenceError(GenfwError):
 
 class RunError(GenfwError):
     """A run directory or checkpoint can't be used: absent, damaged, in use by another process, or of other code."""
+
+
+class ChangedRecipeError(RunError):
+    """The recipe in a run directory is not the one that its checkpoints were written under."""
 
 
 class LostProcessError(RunError):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from genfw.engine import run as engine
+from genfw.errors import ChangedRecipeError, RunError
 from genfw.runs.directory import RunDirectory
 from places import ROOT
 from run_toys import Explosive, assert_same, composition, final_state, flat, go, place
@@ -255,14 +256,15 @@ def test_a_checkpoint_of_another_model_is_explained(tmp_path):
 
 
 def test_the_count_of_threads_goes_with_the_run(tmp_path):
-    from genfw.runs.checkpoints import Checkpoints
+    from genfw.runs import checkpoints
 
     seen = []
     with pytest.raises(KilledError):
         go(tmp_path / "run", stop_at(composition(1, steps=16), 0, 13))
-    meta = Checkpoints(tmp_path / "run" / "checkpoints").find("last").path / "checkpoint.json"
+    meta = checkpoints.Checkpoints(tmp_path / "run" / "checkpoints").find("last").path / "checkpoint.json"
     content = json.loads(meta.read_text())
     content["info"]["threads"] = 2
+    content["digest"] = checkpoints._digest(content)
     meta.write_text(json.dumps(content))
     parts = composition(1, steps=16)
     parts.stages[0][1].hook = lambda step: seen.append(torch.get_num_threads())
@@ -270,3 +272,21 @@ def test_the_count_of_threads_goes_with_the_run(tmp_path):
     go(tmp_path / "run", parts)
     assert set(seen) == {2}
     assert torch.get_num_threads() == before
+
+
+def test_an_edited_recipe_is_not_resumed(tmp_path):
+    with pytest.raises(KilledError):
+        go(tmp_path / "run", stop_at(composition(1, steps=16), 0, 13))
+    resolved = tmp_path / "run" / "resolved.yaml"
+    resolved.write_text(resolved.read_text() + "\n")
+    with pytest.raises(ChangedRecipeError, match=r"resolved\.yaml has changed since stage0-step\d+ was written"):
+        go(tmp_path / "run", composition(1, steps=16))
+
+
+def test_a_run_without_a_whole_checkpoint_is_not_begun_again_in_silence(tmp_path):
+    with pytest.raises(KilledError):
+        go(tmp_path / "run", stop_at(composition(1, steps=16), 0, 13))
+    for path in (tmp_path / "run" / "checkpoints").glob("*/state.json"):
+        path.write_text("{}")
+    with pytest.raises(RunError, match=r"no checkpoint of .* is whole: .* is damaged.*begin a new run"):
+        go(tmp_path / "run", composition(1, steps=16))

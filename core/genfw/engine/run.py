@@ -26,7 +26,7 @@ from genfw.engine.interrupts import Interrupts
 from genfw.engine.launching import gathered
 from genfw.engine.loop import Training
 from genfw.engine.observers import Observers, hook_trackers
-from genfw.errors import ContractError, GenfwError, RunError
+from genfw.errors import ChangedRecipeError, ContractError, GenfwError, RunError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.measure import measure, write_samples
 from genfw.evaluation.results import Figure, Result
@@ -168,14 +168,23 @@ def _end(place: RunDirectory, observers: Observers, status: Status) -> None:
 
 
 def _newest(place: RunDirectory, composition: Composition) -> Checkpoint | None:
-    """The newest checkpoint whose files are whole; damaged ones after it are passed over with a warning."""
-    for checkpoint in reversed(place.checkpoints.all()):
+    """The newest checkpoint whose files are whole; damaged ones after it are passed over with a warning.
+
+    Raises:
+        ChangedRecipeError: The run's recipe was changed.
+        RunError: There are checkpoints, and all are damaged.
+    """
+    found = place.checkpoints.all()
+    for checkpoint in reversed(found):
         try:
             place.checkpoints.load(checkpoint)
+            return checkpoint
+        except ChangedRecipeError:
+            raise
         except RunError as error:
+            if checkpoint is found[0]:
+                raise RunError(f"no checkpoint of {place.path} is whole: {error}; begin a new run") from error
             _log.warning("genfw: %s; going on from an earlier one", error)
-            continue
-        return checkpoint
     return None
 
 

@@ -17,6 +17,14 @@ def _own_weight(layer: nn.Module) -> Tensor:
     return weight
 
 
+def _follow(vectors: Tensor, product: Tensor) -> None:
+    """Point ``vectors`` where ``product`` points. One that is zero or not finite points nowhere, and its vector stays:
+    a weight that was zero or NaN for a step does not end the iteration.
+    """
+    unit = F.normalize(product, dim=1)
+    vectors.copy_(torch.where(unit.square().sum(1, keepdim=True) > 0.5, unit, vectors))
+
+
 class SpectralPenalty(nn.Module):
     r"""Sum of spectral norms, :math:`\sum_l \sigma_{\max}(W_l)`, each weight as a matrix (outputs, everything else).
 
@@ -66,8 +74,8 @@ class SpectralPenalty(nn.Module):
             u, v = getattr(self, f"u_{number}"), getattr(self, f"v_{number}")
             with torch.no_grad():
                 for _ in range(iterations):
-                    v.copy_(F.normalize(torch.einsum("loi,lo->li", weights, u), dim=1))
-                    u.copy_(F.normalize(torch.einsum("loi,li->lo", weights, v), dim=1))
+                    _follow(v, torch.einsum("loi,lo->li", weights, u))
+                    _follow(u, torch.einsum("loi,li->lo", weights, v))
             # Clones: the next call's iterations must not change what this call's backward reads.
             sigma = torch.einsum("lo,loi,li->", u.clone(), weights, v.clone())
             total = sigma if total is None else total + sigma

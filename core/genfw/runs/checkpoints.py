@@ -1,15 +1,17 @@
 """The only file that saves and restores state: safetensors and JSON, written whole or not at all.
 
 A checkpoint is a folder ``stage0-step000500`` (``-r2`` after the second rollback) with ``state.safetensors`` and
-``state.json`` (``rank1.*`` for the further processes), and ``checkpoint.json``: where the run stood, and the SHA-256 of
-every other file. It is written under another name, flushed to the disk and renamed, so that a folder with a proper name
-is complete. What was found out about it later (whether it is healthy) stands in ``index.json`` beside it. Nothing is
-pickled, so a checkpoint from a stranger runs no code.
+``state.json`` (``rank1.*`` for the further processes), and ``checkpoint.json``: where the run stood, the SHA-256 of
+every other file and of the recipe that the run follows, and a digest of all that. It is written under another name,
+flushed to the disk and renamed, so that a folder with a proper name is complete. What was found out about it later
+(whether it is healthy) stands in ``index.json`` beside it. Nothing is pickled, so a checkpoint from a stranger runs no
+code.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +23,7 @@ import attrs
 import torch
 from safetensors.torch import load_file, save_file
 
-from genfw.errors import RunError
+from genfw.errors import ChangedRecipeError, RunError
 from genfw.interfaces.values import StateTree
 from genfw.runs.files import hash_file, read_mapping, sync_file, sync_folder, write_atomically
 from genfw.runs.state_tree import join_tree, split_tree
@@ -30,7 +32,7 @@ __all__ = ["Checkpoint", "Checkpoints", "write_atomically"]
 
 _META = "checkpoint.json"
 _INDEX = "index.json"
-_FORMAT = 1
+_FORMAT = 2
 
 
 @attrs.frozen
@@ -68,10 +70,11 @@ class Checkpoints:
 
     Arguments:
         folder: Where it lies; made on the first save.
+        recipe: The file that the run follows; a checkpoint goes on with no other.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, recipe: Path | None = None) -> None:
+        self.folder, self.recipe = folder, recipe
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -150,10 +153,13 @@ class Checkpoints:
         stem = _stem(rank)
         try:
             meta = json.loads((checkpoint.path / _META).read_text(encoding="utf-8"))
-            if meta["format"] > _FORMAT:
+            if meta["format"] != _FORMAT:
+                which = "a newer" if meta["format"] > _FORMAT else "an older"
                 raise RunError(
-                    f"{checkpoint.path} was written by a newer genfw (format {meta['format']}); install that one"
+                    f"{checkpoint.path} was written by {which} genfw (format {meta['format']}, here {_FORMAT}); "
+                    "install that one"
                 )
+            self._verify(checkpoint, meta)
             if f"{stem}.json" not in meta["files"]:
                 raise RunError(
                     f"{checkpoint.path} is of {meta['world']} process(es), so there is no state of number {rank}"
@@ -168,6 +174,16 @@ class Checkpoints:
         except (OSError, ValueError, KeyError) as error:
             raise RunError(f"the checkpoint {checkpoint.path} can't be read: {error}") from error
         return state
+
+    def _verify(self, checkpoint: Checkpoint, meta: Mapping[str, Any]) -> None:
+        """Refuse a ``checkpoint.json``, or a recipe, that is not as it was when the checkpoint was written."""
+        if meta["digest"] != _digest(meta):
+            raise RunError(f"{checkpoint.path / _META} is damaged: it has changed since it was written")
+        if self.recipe is not None and meta["recipe"] not in (None, hash_file(self.recipe)):
+            raise ChangedRecipeError(
+                f"{self.recipe} has changed since {checkpoint.name} was written, and the run would go on with other "
+                "numbers; put the old file back, or begin a new run from the changed recipe"
+            )
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -224,7 +240,7 @@ class Checkpoints:
             return None
         before = self.all()
         sequence = before[-1].sequence + 1 if before else 0
-        meta = {
+        meta: dict[str, Any] = {
             "format": _FORMAT,
             "stage": stage,
             "step": step,
@@ -235,7 +251,9 @@ class Checkpoints:
             "world": world,
             "info": dict(info or {}),
             "files": {file.name: hash_file(file) for file in sorted(part.iterdir())},
+            "recipe": None if self.recipe is None else hash_file(self.recipe),
         }
+        meta["digest"] = _digest(meta)
         write_atomically(part / _META, json.dumps(meta, indent=1))
         if path.exists():  # a damaged one, or one that an interrupted run was not resumed from
             self._remove(path)
@@ -305,6 +323,12 @@ class Checkpoints:
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def _digest(meta: Mapping[str, Any]) -> str:
+    """SHA-256 of all that ``checkpoint.json`` says but for the digest itself."""
+    said = {key: value for key, value in meta.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _stem(rank: int) -> str:

@@ -100,7 +100,7 @@ class RunDirectory:
         # They bring torch along, and `genfw runs` and completion are quick without it.
         from genfw.runs.checkpoints import Checkpoints
 
-        return Checkpoints(self.path / "checkpoints")
+        return Checkpoints(self.path / "checkpoints", self.resolved)
 
     @classmethod
     def create(

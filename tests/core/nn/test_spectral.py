@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -56,3 +57,19 @@ def test_eval_mode_leaves_the_vectors_alone():
 
 def test_without_layers_it_is_zero():
     assert SpectralPenalty([])().item() == 0.0
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan"), float("inf")])
+def test_a_weight_that_was_nothing_for_a_step_is_followed_again(value):
+    layer = nn.Linear(4, 3)
+    penalty = SpectralPenalty([layer])
+    weight = layer.weight.detach().clone()
+    penalty()
+    with torch.no_grad():
+        layer.weight.fill_(value)
+    penalty()
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+    for _ in range(20):
+        found = penalty()
+    torch.testing.assert_close(found, torch.linalg.matrix_norm(weight, 2))

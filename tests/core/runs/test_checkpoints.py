@@ -303,3 +303,49 @@ def test_every_process_has_its_own_state(tmp_path):
     store.save({"n": 0}, stage=0, step=3, rank=0, world=2, barrier=barrier_of_first)
     found = store.find("last")
     assert [store.load(found, rank=rank)["n"] for rank in (0, 1)] == [0, 1]
+
+
+# -- tampering --------------------------------------------------------------------------------------------------------
+
+
+def saved(tmp_path):
+    recipe = tmp_path / "resolved.yaml"
+    recipe.write_text("seed: 1\n")
+    store = Checkpoints(tmp_path / "checkpoints", recipe)
+    store.save({"t": torch.arange(3.0), "n": 7}, stage=0, step=4, info={"rows": 9})
+    return store, store.find("last")
+
+
+@pytest.mark.parametrize("name", ["checkpoint.json", "state.json", "state.safetensors", "../../resolved.yaml"])
+def test_a_change_of_any_file_is_noticed(name, tmp_path):
+    store, checkpoint = saved(tmp_path)
+    path = (checkpoint.path / name).resolve()
+    whole = path.read_bytes()
+    for position in range(0, len(whole), max(1, len(whole) // 40)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(RunError, match=r"damaged|can't be read|has changed|genfw \(format"):
+            store.load(checkpoint)
+    path.write_bytes(whole)
+    assert store.load(checkpoint)["n"] == 7
+
+
+def test_an_edited_step_and_an_edited_recipe_say_what_to_do(tmp_path):
+    store, checkpoint = saved(tmp_path)
+    meta = checkpoint.path / "checkpoint.json"
+    text = meta.read_text()
+    meta.write_text(text.replace('"step": 4', '"step": 2'))
+    with pytest.raises(RunError, match=r"checkpoint\.json is damaged: it has changed since it was written"):
+        store.load(checkpoint)
+    meta.write_text(text)
+    (tmp_path / "resolved.yaml").write_text("seed: 2\n")
+    with pytest.raises(RunError, match="put the old file back, or begin a new run from the changed recipe"):
+        store.load(checkpoint)
+
+
+@pytest.mark.parametrize(("written", "which"), [(1, "an older"), (99, "a newer")])
+def test_a_checkpoint_of_another_format_names_the_genfw_to_install(written, which, tmp_path):
+    store, checkpoint = saved(tmp_path)
+    meta = checkpoint.path / "checkpoint.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": written}))
+    with pytest.raises(RunError, match=rf"written by {which} genfw \(format {written}, here 2\); install that one"):
+        store.load(checkpoint)
