@@ -61,6 +61,7 @@ def measure(count: int) -> None:
     from genfw_plugins.basics.decoder import MLPDecoder
     from genfw_plugins.basics.prior import StandardNormal
     from genfw_plugins.mcmc.langevin import Langevin
+    from genfw_plugins.metrics.fidelity.extractors import Features
     from genfw_plugins.metrics.fidelity.fidelity import FID, KID, InceptionScore
     from genfw_plugins.mlp_energy.energy import MLPEnergy
 
@@ -76,7 +77,7 @@ def measure(count: int) -> None:
         evaluation = Evaluation(model, Waves(count), settings, folder)
         began = time.perf_counter()
         for metric in (FID, KID, InceptionScore):
-            metric(samples=count, extractor="random", batch=250).compute(evaluation)
+            metric(samples=count, features=Features(extractor="random", batch=250)).compute(evaluation)
         seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{count:>8,} images  {seconds:7.1f} s  peak {peak:7.0f} MiB", flush=True)

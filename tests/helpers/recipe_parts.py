@@ -192,9 +192,19 @@ class ToyStage(Stage):
         return {}
 
 
+class ToyBins(Settings):
+    smoke: ClassVar[Mapping[str, Any]] = {"edges": 2}
+
+    def __init__(self, edges: int = 10, closed: bool = True) -> None:
+        self.edges, self.closed = edges, closed
+
+
+BINS = ToyBins()
+
+
 class ToyMetric(Metric):
-    def __init__(self, model: Model, count: int = 100) -> None:
-        self.model, self.count = model, count
+    def __init__(self, model: Model, count: int = 100, bins: ToyBins = BINS) -> None:
+        self.model, self.count, self.bins = model, count, bins
 
     def compute(self, evaluation: Any) -> Sequence[Any]:
         return []

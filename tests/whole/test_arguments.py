@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from unittest import mock
 
+import attrs
 import pytest
 
 from genfw import load_plugins
@@ -21,6 +22,13 @@ KINDS = ("sampler", "start", "metric", "optimizer", "tracker")
 OFFERED = [REGISTRY.load_class(part, check_needs=False) for part in REGISTRY.components if part.kind in KINDS]
 CLASSES = [Amortize, Clip, Features, HealthSettings, SampleSettings, *OFFERED]
 NUMBERS = [(cls, one.name) for cls in CLASSES for one in parameters(cls) if float in alternatives(one.annotation)]
+
+
+@pytest.mark.parametrize("cls", OFFERED)
+def test_components_without_weights_are_attrs_classes_with_identity(cls) -> None:
+    if parameters(cls):
+        assert attrs.has(cls)
+        assert cls.__eq__ is object.__eq__
 
 
 @pytest.mark.parametrize(("cls", "name"), NUMBERS, ids=lambda value: getattr(value, "__name__", value))

@@ -126,5 +126,6 @@ class Settings:
     """Marker of a class that a recipe fills in place, without ``use:``, by a mapping of its constructor's arguments.
 
     A parameter annotated with a subclass takes such a mapping. Use it for what has one implementation (a chain, a
-    clip), and a component where there may be several.
+    clip), and a component where there may be several. Where a parameter's default is an object of the subclass, a
+    recipe that leaves it out has an empty mapping there.
     """

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import attrs
 
 from genfw.errors import ContractError, NoSuchComponentError, PluginError, article, closest, did_you_mean, quoted
-from genfw.plugins.component import KINDS, Component
+from genfw.plugins.component import KINDS, Component, Settings
 from genfw.plugins.registry import Registry
 from genfw.plugins.signature import (
     INJECTED,
@@ -219,6 +219,8 @@ class Binder:
                 say = f"{cls.__name__} needs '{parameter.name}', and the recipe has several: {quoted(roles)}"
                 self.faults.add("GF214", say, mark, f"choose one: {parameter.name}: {{ref: {roles[0]}}}")
                 return None
+        if isinstance(parameter.default, Settings):  # an empty mapping: written out in full, and capped
+            return self.settings(Node({}, mark), type(parameter.default), scope)
         if not parameter.required:
             return Value(parameter.default, f"default of {cls.__name__}")
         if not slip:

@@ -176,6 +176,16 @@ def test_a_smoke_run_caps_numbers_and_replaces_the_rest():
     assert again.resolved.plain() == made.resolved.plain()
 
 
+def test_settings_that_are_left_out_are_an_empty_mapping():
+    recipe = "data: {use: toy}\nenergy: {use: mlp}\nevaluate: [{use: count}, {use: count, bins: {closed: false}}]"
+    first, second = (metric.bins for _, metric in build(recipe).metrics)
+    assert (first.edges, first.closed, second.edges, second.closed) == (10, True, 10, False)
+    made = build(recipe, smoke=True)
+    assert [metric.bins.edges for _, metric in made.metrics] == [2, 2]
+    assert made.resolved.plain()["evaluate"][0]["bins"] == {"edges": 2, "closed": True}
+    assert build(made.resolved.dump()).resolved.plain() == made.resolved.plain()
+
+
 def test_absent_data_is_stood_in_for_in_smoke_runs_only():
     text = "data: {use: toy, size: 5, present: false}"
     assert isinstance(build(text).data, ToyData)

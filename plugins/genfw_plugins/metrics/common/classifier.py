@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -13,14 +15,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genfw.errors import ContractError, DataError
+from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
 from genfw.models.freezing import frozen
+from genfw.plugins.component import Settings
 from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed, kept_apart
 from genfw.runs.files import write_atomically
 from genfw.training.loader import Loader
 from genfw_plugins.metrics.common.content import (
+    cache_folder,
     digest_of_settings,
     digest_of_split,
     digest_of_tensors,
@@ -28,7 +33,7 @@ from genfw_plugins.metrics.common.content import (
     save_tensors,
 )
 
-__all__ = ["ClassifierNetwork", "TrainedClassifier", "trained_classifier"]
+__all__ = ["Classifier", "ClassifierNetwork", "TrainedClassifier", "trained_classifier"]
 
 #: Counts changes of the network or its training that make older files another classifier's.
 _VERSION = 1
@@ -96,6 +101,28 @@ class TrainedClassifier:
     def features(self, x: Tensor) -> Tensor:
         r"""Outputs of the last hidden layer for images in [-1, 1], with shape :math:`(B, F)`."""
         return self.network.features(x)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Classifier(Settings):
+    """How the small classifier of a metric is trained.
+
+    Arguments:
+        steps: Batches of 128 images.
+        width: Channels of its first convolution.
+        seed: Source of its weights and of the order of its rows.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "width": 4}
+
+    steps: int = attrs.field(default=1000, validator=at_least(1))
+    width: int = attrs.field(default=16, validator=at_least(1))
+    seed: int = 0
+
+    def train(self, evaluation: Evaluation, data: Dataset) -> TrainedClassifier:
+        """The classifier of ``data``, on the evaluation's device; found where an earlier metric has kept it."""
+        cache = cache_folder(evaluation, "classifiers")
+        return trained_classifier(data, device=evaluation.device, cache=cache, **attrs.asdict(self))
 
 
 def trained_classifier(

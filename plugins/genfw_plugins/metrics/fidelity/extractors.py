@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import attrs
 
@@ -13,12 +14,14 @@ from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Dataset
 from genfw.interfaces.values import Size
 from genfw.nn.torchvision import import_torchvision
+from genfw.plugins.component import Settings
+from genfw.plugins.validators import at_least
 from genfw.randomness import kept_apart
-from genfw_plugins.metrics.common.classifier import trained_classifier
-from genfw_plugins.metrics.common.content import cache_folder, digest_of_tensors
+from genfw_plugins.metrics.common.classifier import Classifier
+from genfw_plugins.metrics.common.content import digest_of_tensors
 from genfw_plugins.metrics.common.weights import fetched, proved
 
-__all__ = ["OWN", "Extractor", "check_extractor", "make_extractor"]
+__all__ = ["OWN", "Extractor", "Features", "make_extractor"]
 
 #: Names of genfw's own, for which torch-fidelity need not be asked.
 OWN = ("inception", "classifier", "random")
@@ -64,93 +67,101 @@ class Extractor:
         return layer
 
 
-def check_extractor(name: str, weights: Path | None, sha256: str | None) -> None:
-    """Refuse a name that nothing answers to, and weights that nothing vouches for, before any work is done.
+@attrs.frozen(kw_only=True, eq=False)
+class Features(Settings):
+    """Network whose features images are compared by.
 
-    Raises:
-        ContractError: See above.
+    Arguments:
+        extractor: ``inception`` (the reference), ``classifier`` (trained on labelled data when first needed),
+            ``random`` (for smoke runs), or a name registered with torch-fidelity.
+        weights: File of its weights; looked for in the usual places, then downloaded, where absent.
+        sha256: SHA-256 of that file, or its first figures; known for ``inception``.
+        layer: Layer that is read; the extractor's own choice for the metric where absent.
+        dataset: Labelled data that ``classifier`` is trained on; the recipe's where absent.
+        batch: Images extracted at once.
     """
-    if name not in OWN:
-        known = [*OWN, *import_torchvision("torch_fidelity.registry").FEATURE_EXTRACTORS_REGISTRY]
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" - did you mean '{near[0]}'?" if near else ""
-            raise ContractError(f"there is no extractor '{name}'{hint}; there are {', '.join(known)}")
-    if name in ("classifier", "random") and (weights is not None or sha256 is not None):
-        raise ContractError(f"extractor '{name}' makes its own weights; leave 'weights' and 'sha256' out")
-    if name not in OWN and weights is not None and sha256 is None:
-        raise ContractError(
-            "weights of torch-fidelity are pickles, which can run code; say by 'sha256' which file you trust"
-        )
+
+    smoke: ClassVar[Mapping[str, Any]] = {"extractor": "random", "weights": None, "sha256": None, "layer": None}
+
+    extractor: str = "inception"
+    weights: Path | None = None
+    sha256: str | None = None
+    layer: str | None = None
+    dataset: Dataset | None = None
+    batch: int = attrs.field(default=64, validator=at_least(1))
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse a name that nothing answers to, and weights that nothing vouches for, before any work is done."""
+        name, given = self.extractor, self.weights is not None or self.sha256 is not None
+        if name not in OWN:
+            known = [*OWN, *import_torchvision("torch_fidelity.registry").FEATURE_EXTRACTORS_REGISTRY]
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f" - did you mean '{near[0]}'?" if near else ""
+                raise ContractError(f"there is no extractor '{name}'{hint}; there are {', '.join(known)}")
+        if name in ("classifier", "random") and given:
+            raise ContractError(f"extractor '{name}' makes its own weights; leave 'weights' and 'sha256' out")
+        if name not in OWN and self.weights is not None and self.sha256 is None:
+            raise ContractError(
+                "weights of torch-fidelity are pickles, which can run code; say by 'sha256' which file you trust"
+            )
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What an evaluation remembers the extractor by."""
+        return "extractor", self.extractor, self.weights, self.sha256, self.layer, id(self.dataset)
 
 
-def make_extractor(
-    evaluation: Evaluation,
-    name: str,
-    shape: Size,
-    *,
-    weights: Path | None = None,
-    sha256: str | None = None,
-    layer: str | None = None,
-    dataset: Dataset | None = None,
-) -> Extractor:
+def make_extractor(evaluation: Evaluation, features: Features, shape: Size) -> Extractor:
     """Build an extractor.
 
     Arguments:
         evaluation: The evaluation: its device, and its data for a classifier.
-        name: ``inception``, ``classifier``, ``random``, or a name registered with torch-fidelity.
+        features: Which one.
         shape: Shape of the images.
-        weights: File of weights; looked for, then downloaded, where absent.
-        sha256: SHA-256 of that file, or its first figures.
-        layer: A layer wanted beside those that metrics choose by themselves.
-        dataset: Labelled data for the classifier; the recipe's where absent.
 
     Raises:
         DataError: Weights are absent or not those wanted.
         ContractError: The extractor does not fit the images.
     """
-    cuda = evaluation.device.type == "cuda"
+    cuda, name = evaluation.device.type == "cuda", features.extractor
     if name in ("classifier", "random"):
-        module, facts = _own(evaluation, name, shape, layer, dataset)
+        module, facts = _own(evaluation, features, shape)
         layers = tuple(module.features_list)
     else:
-        module, layers, facts = _registered(name, weights, sha256, layer, cuda)
+        module, layers, facts = _registered(features, cuda)
     module = module.to(evaluation.device if cuda else "cpu").requires_grad_(False).eval()
     digest = digest_of_tensors(module.state_dict())
     facts = {"extractor": name, "extractor_weights": digest, **facts}
     return Extractor(name, module, layers, digest, name not in ("classifier", "random"), facts)
 
 
-def _own(
-    evaluation: Evaluation, name: str, shape: Size, layer: str | None, dataset: Dataset | None
-) -> tuple[Any, dict[str, Any]]:
+def _own(evaluation: Evaluation, features: Features, shape: Size) -> tuple[Any, dict[str, Any]]:
     from genfw_plugins.metrics.fidelity.own_extractors import ClassifierExtractor, RandomExtractor
 
-    layers = _layers(RandomExtractor, name, layer)
+    layers = _layers(RandomExtractor, features.extractor, features.layer)
     facts = {"resize": "none"}
-    if name == "random":
+    if features.extractor == "random":
         return RandomExtractor(shape, layers), facts
-    data = dataset or evaluation.data
+    data = features.dataset or evaluation.data
     if data is None:
         raise ContractError("extractor 'classifier' is trained on labelled data; name a 'dataset'")
     # The recipe's seed has no part in it: runs of several seeds are measured by one classifier.
-    cache = cache_folder(evaluation, "classifiers")
-    trained = trained_classifier(data, seed=0, device=evaluation.device, cache=cache)
+    trained = Classifier().train(evaluation, data)
     more = {"classifier_accuracy": round(trained.accuracy, 6), "classifier_classes": trained.classes}
     return ClassifierExtractor(trained, shape, layers), facts | more
 
 
-def _registered(
-    name: str, weights: Path | None, sha256: str | None, layer: str | None, cuda: bool
-) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
+def _registered(features: Features, cuda: bool) -> tuple[Any, tuple[str, ...], dict[str, Any]]:
+    name, weights = features.extractor, features.weights
     registered = _REFERENCE if name == "inception" else name
     registry = import_torchvision("torch_fidelity.registry").FEATURE_EXTRACTORS_REGISTRY
-    layers = _layers(registry[registered], name, layer)
+    layers = _layers(registry[registered], name, features.layer)
     if name == "inception" and weights is None:
         weights = _reference()
     facts: dict[str, Any] = {"resize": "by the extractor" + (", 299x299 bilinear" if name == "inception" else "")}
     if weights is not None:
-        facts["weights_sha256"] = proved(weights, sha256 or _REFERENCE_HASH)
+        facts["weights_sha256"] = proved(weights, features.sha256 or _REFERENCE_HASH)
     options = {} if weights is None else {"feature_extractor_weights_path": str(weights)}
     create = import_torchvision("torch_fidelity.utils").create_feature_extractor
     try:
@@ -187,5 +198,5 @@ def _reference() -> Path:
         import_torchvision("torch_fidelity.feature_extractor_inceptionv3").URL_INCEPTION_V3,
         begins=_REFERENCE_HASH,
         what="the weights of extractor 'inception' (about 96 MB)",
-        instead="name the file by 'weights'; 'extractor: classifier' needs no download",
+        instead="name the file by 'weights'; 'features: {extractor: classifier}' needs no download",
     )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import attrs
 import numpy as np
 
 from genfw.errors import ContractError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.metric import Metric
 from genfw.evaluation.results import Result
-from genfw.interfaces import Dataset
 from genfw.nn.torchvision import import_torchvision
+from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.pixels import (
     ROUNDING,
     FilePixels,
@@ -25,42 +25,34 @@ from genfw_plugins.metrics.common.pixels import (
     made_of,
     protocol_of,
 )
-from genfw_plugins.metrics.fidelity.extractors import Extractor, check_extractor, make_extractor
+from genfw_plugins.metrics.fidelity.extractors import Extractor, Features, make_extractor
 from genfw_plugins.metrics.fidelity.features import extract, remembered, statistics
 
 __all__ = ["FID", "KID", "InceptionScore", "PrecisionRecall"]
 
 #: torch-fidelity's own seed for shuffling and subsets.
 _SEED = 2020
-_SMOKE = {"samples": 16, "rows": 32, "extractor": "random", "weights": None, "sha256": None, "layer": None}
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class _Fidelity(Metric):
-    """What the four have in common; :class:`FID` says what the arguments are."""
+    """What the four have in common.
 
+    Arguments:
+        samples: Images drawn from the model.
+        features: Network whose features images are compared by: ``extractor`` (``inception``, ``classifier``,
+            ``random``, or one of torch-fidelity's, such as ``vgg16``), its ``weights`` with their ``sha256``,
+            ``layer``, the ``dataset`` that a classifier is trained on, and ``batch``, images extracted at once.
+    """
+
+    smoke: ClassVar[dict[str, Any]] = {"samples": 16, "rows": 32}
     #: torch-fidelity's name of the metric, by which extractors choose a layer.
     short: ClassVar[str]
     #: What is compared with the data: the model's samples, or what another metric has made of data.
-    of: str = "samples"
+    of = "samples"
 
-    def __init__(
-        self,
-        samples: int,
-        split: str | None,
-        rows: int | None,
-        extractor: str,
-        weights: Path | None,
-        sha256: str | None,
-        layer: str | None,
-        dataset: Dataset | None,
-        batch: int,
-    ) -> None:
-        if samples < 2 or (rows is not None and rows < 2) or batch < 1:
-            raise ContractError("samples and rows are at least 2, batch is at least 1")
-        check_extractor(extractor, weights, sha256)
-        self.samples, self.split, self.rows, self.batch = samples, split, rows, batch
-        self.extractor, self.weights, self.sha256, self.layer = extractor, weights, sha256, layer
-        self.dataset = dataset
+    samples: int = attrs.field(default=50_000, validator=at_least(2))
+    features: Features = attrs.field(default=Features())
 
     @abc.abstractmethod
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
@@ -70,22 +62,12 @@ class _Fidelity(Metric):
         """See :meth:`Metric.compute`."""
         if self.of != "samples":
             made_of(evaluation, self.of)  # before weights are fetched, or a classifier is trained
-        key = ("extractor", self.extractor, self.weights, self.sha256, self.layer, id(self.dataset))
         # Before anything is drawn: absent weights should not cost an hour of chains.
+        shape = tuple(evaluation.model.data_shape)
         extractor: Extractor = remembered(
-            evaluation,
-            key,
-            lambda: make_extractor(
-                evaluation,
-                self.extractor,
-                tuple(evaluation.model.data_shape),
-                weights=self.weights,
-                sha256=self.sha256,
-                layer=self.layer,
-                dataset=self.dataset,
-            ),
+            evaluation, self.features.key, lambda: make_extractor(evaluation, self.features, shape)
         )
-        return self.measure(evaluation, extractor, extractor.layer(self.short, self.layer))
+        return self.measure(evaluation, extractor, extractor.layer(self.short, self.features.layer))
 
     def drawn(self, evaluation: Evaluation) -> FilePixels | TensorPixels:
         """The model's samples, or what :attr:`of` says."""
@@ -97,9 +79,39 @@ class _Fidelity(Metric):
         )
         return found
 
+    def protocol(self, evaluation: Evaluation, extractor: Extractor, layer: str, **more: Any) -> dict[str, Any]:
+        """All that would change a number of this kind."""
+        train = evaluation.recipe.get("train") or []
+        stages = [block.get("use") for block in (train if isinstance(train, list) else [train])]
+        facts = {
+            **extractor.facts,
+            "layer": layer,
+            "extract_batch": self.features.batch,
+            "rounding": ROUNDING,
+            "grey": "repeated to three channels" if extractor.rgb and evaluation.model.data_shape[0] == 1 else None,
+            "batch_norm": "readjusted" if "readjust-batch-norm" in stages else "as trained",
+            "torch_fidelity": str(import_torchvision("torch_fidelity").__version__),
+            "numpy": np.__version__,
+        }
+        if self.of == "samples":
+            return evaluation.protocol(samples=self.samples, **(facts | more))
+        return evaluation.protocol(of=self.of, **(protocol_of(evaluation, self.of) | facts | more))
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
+class _Compared(_Fidelity):
+    """Features of samples beside those of data.
+
+    Arguments:
+        split: Split that images are compared with; the papers use the training data.
+        rows: Rows of it; all where absent.
+    """
+
+    split: str = "train"
+    rows: int | None = attrs.field(default=None, validator=at_least(2))
+
     def data(self, evaluation: Evaluation) -> SplitPixels:
         """The data they are compared with."""
-        assert self.split is not None  # the metrics that compare have one
         split, rows = self.split, self.rows
         found: SplitPixels = remembered(evaluation, ("rows", split, rows), lambda: data_pixels(evaluation, split, rows))
         shapes = tuple(evaluation.model.data_shape), found.shape
@@ -109,32 +121,17 @@ class _Fidelity(Metric):
 
     def protocol(self, evaluation: Evaluation, extractor: Extractor, layer: str, **more: Any) -> dict[str, Any]:
         """All that would change a number of this kind."""
-        train = evaluation.recipe.get("train") or []
-        stages = [block.get("use") for block in (train if isinstance(train, list) else [train])]
-        facts = {
-            **extractor.facts,
-            "layer": layer,
-            "extract_batch": self.batch,
-            "rounding": ROUNDING,
-            "grey": "repeated to three channels" if extractor.rgb and evaluation.model.data_shape[0] == 1 else None,
-            "batch_norm": "readjusted" if "readjust-batch-norm" in stages else "as trained",
-            "torch_fidelity": str(import_torchvision("torch_fidelity").__version__),
-            "numpy": np.__version__,
-        }
-        if self.split is not None:
-            facts |= {"split": self.split, "rows": len(self.data(evaluation))}
-        if self.of == "samples":
-            return evaluation.protocol(samples=self.samples, **(facts | more))
-        return evaluation.protocol(of=self.of, **(protocol_of(evaluation, self.of) | facts | more))
+        return super().protocol(evaluation, extractor, layer, split=self.split, rows=len(self.data(evaluation)), **more)
 
     def both(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> tuple[Any, Any]:
         """Features of samples and of data."""
-        drawn = extract(evaluation, extractor, self.drawn(evaluation), self.batch, keep=False)
-        data = extract(evaluation, extractor, self.data(evaluation), self.batch, keep=True)
+        drawn = extract(evaluation, extractor, self.drawn(evaluation), self.features.batch, keep=False)
+        data = extract(evaluation, extractor, self.data(evaluation), self.features.batch, keep=True)
         return drawn[layer], data[layer]
 
 
-class FID(_Fidelity):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class FID(_Compared):
     r"""Fréchet distance between samples and data, their features taken as normal:
     :math:`|\mu_1 - \mu_2|^2 + \mathrm{tr}(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2})`.
 
@@ -146,45 +143,20 @@ class FID(_Fidelity):
         Heusel et al. 2017 (arXiv 1706.08500); torch-fidelity, https://github.com/toshas/torch-fidelity
 
     Arguments:
-        samples: Images drawn from the model.
-        split: Split they are compared with; the papers use the training data.
-        rows: Rows of it; all where absent.
-        extractor: ``inception`` (the reference), ``classifier`` (trained on labelled data when first needed),
-            ``random`` (for smoke runs), or a name registered with torch-fidelity.
-        weights: File of the extractor's weights; looked for in the usual places, then downloaded, where absent.
-        sha256: SHA-256 of that file, or its first figures; known for ``inception``.
-        layer: Layer of the extractor; its own choice for this metric where absent.
-        dataset: Labelled data that ``classifier`` is trained on; the recipe's where absent.
-        batch: Images extracted at once.
         of: What is compared: ``samples``, or what the metric ``reconstruction`` or ``inversion``, listed before, has
             made of data; the result is then called ``fid-reconstruction`` or ``fid-inversion``.
     """
 
-    smoke: ClassVar[dict[str, Any]] = _SMOKE
     short: ClassVar[str] = "fid"
 
-    def __init__(
-        self,
-        samples: int = 50_000,
-        split: str = "train",
-        rows: int | None = None,
-        extractor: str = "inception",
-        weights: Path | None = None,
-        sha256: str | None = None,
-        layer: str | None = None,
-        dataset: Dataset | None = None,
-        batch: int = 64,
-        of: Literal["samples", "reconstruction", "inversion"] = "samples",
-    ) -> None:
-        super().__init__(samples, split, rows, extractor, weights, sha256, layer, dataset, batch)
-        self.of = of
+    of: Literal["samples", "reconstruction", "inversion"] = "samples"
 
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
         """See :class:`_Fidelity`."""
         module = import_torchvision("torch_fidelity.metric_fid")
         rows, images = self.data(evaluation), self.drawn(evaluation)
-        data = statistics(evaluation, extractor, rows, layer, self.batch, keep=True)
-        drawn = statistics(evaluation, extractor, images, layer, self.batch, keep=False)
+        data = statistics(evaluation, extractor, rows, layer, self.features.batch, keep=True)
+        drawn = statistics(evaluation, extractor, images, layer, self.features.batch, keep=False)
         value = module.fid_statistics_to_metric(drawn, data, verbose=False)[module.KEY_METRIC_FID]
         size, least = len(drawn["mu"]), min(len(images), len(rows))
         note = f"{least} images can't fill the covariance of {size} features." if least <= size else ""
@@ -193,7 +165,8 @@ class FID(_Fidelity):
         return [Result(name, float(value), "", protocol, better="lower", note=note)]
 
 
-class KID(_Fidelity):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class KID(_Compared):
     r"""Squared maximum mean discrepancy between samples and data under the kernel
     :math:`(f \cdot g / F + 1)^3` of their features, averaged over random subsets; unbiased.
 
@@ -204,43 +177,19 @@ class KID(_Fidelity):
         Bińkowski et al. 2018 (arXiv 1801.01401)
 
     Arguments:
-        samples: Images drawn from the model.
-        split: Split they are compared with.
-        rows: Rows of it; all where absent.
         subsets: Count of subsets.
         subset_size: Images in a subset, at most as many as there are.
-        extractor: ``inception`` (the reference), ``classifier`` (trained on labelled data when first needed),
-            ``random`` (for smoke runs), or a name registered with torch-fidelity.
-        weights: File of the extractor's weights; looked for in the usual places, then downloaded, where absent.
-        sha256: SHA-256 of that file, or its first figures; known for ``inception``.
-        layer: Layer of the extractor; its own choice for this metric where absent.
-        dataset: Labelled data that ``classifier`` is trained on; the recipe's where absent.
-        batch: Images extracted at once.
     """
 
-    smoke: ClassVar[dict[str, Any]] = _SMOKE | {"subsets": 2, "subset_size": 8}
+    smoke: ClassVar[dict[str, Any]] = _Fidelity.smoke | {"subsets": 2, "subset_size": 8}
     short: ClassVar[str] = "kid"
 
-    def __init__(
-        self,
-        samples: int = 50_000,
-        split: str = "train",
-        rows: int | None = None,
-        subsets: int = 100,
-        subset_size: int = 1000,
-        extractor: str = "inception",
-        weights: Path | None = None,
-        sha256: str | None = None,
-        layer: str | None = None,
-        dataset: Dataset | None = None,
-        batch: int = 64,
-    ) -> None:
-        super().__init__(samples, split, rows, extractor, weights, sha256, layer, dataset, batch)
-        if subsets < 1 or subset_size < 2 or subset_size > samples:
-            raise ContractError(
-                f"subsets is at least 1, subset_size lies in [2, samples]; got {subsets}, {subset_size} of {samples}"
-            )
-        self.subsets, self.subset_size = subsets, subset_size
+    subsets: int = attrs.field(default=100, validator=at_least(1))
+    subset_size: int = attrs.field(default=1000, validator=at_least(2))
+
+    def __attrs_post_init__(self) -> None:
+        if self.subset_size > self.samples:
+            raise ContractError(f"subset_size must be at most samples, got {self.subset_size} of {self.samples}")
 
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
         """See :class:`_Fidelity`."""
@@ -258,6 +207,7 @@ class KID(_Fidelity):
         return [Result("kid", found[module.KEY_METRIC_KID_MEAN], "", protocol, better="lower", note=note)]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class InceptionScore(_Fidelity):
     r"""How sure the classes of samples are, and how many there are of them:
     :math:`\exp E_x\, \mathrm{KL}(p(y \mid x) \,\|\, p(y))`.
@@ -269,40 +219,22 @@ class InceptionScore(_Fidelity):
         Salimans et al. 2016 (arXiv 1606.03498)
 
     Arguments:
-        samples: Images drawn from the model.
         splits: Parts that the samples are cut into.
-        extractor: ``inception`` (the reference), ``classifier`` (trained on labelled data when first needed),
-            ``random`` (for smoke runs), or a name registered with torch-fidelity.
-        weights: File of the extractor's weights; looked for in the usual places, then downloaded, where absent.
-        sha256: SHA-256 of that file, or its first figures; known for ``inception``.
-        layer: Layer of the extractor; its own choice for this metric where absent.
-        dataset: Labelled data that ``classifier`` is trained on; the recipe's where absent.
-        batch: Images extracted at once.
     """
 
-    smoke: ClassVar[dict[str, Any]] = {key: cap for key, cap in _SMOKE.items() if key != "rows"} | {"splits": 2}
+    smoke: ClassVar[dict[str, Any]] = {"samples": 16, "splits": 2}
     short: ClassVar[str] = "isc"
 
-    def __init__(
-        self,
-        samples: int = 50_000,
-        splits: int = 10,
-        extractor: str = "inception",
-        weights: Path | None = None,
-        sha256: str | None = None,
-        layer: str | None = None,
-        dataset: Dataset | None = None,
-        batch: int = 64,
-    ) -> None:
-        super().__init__(samples, None, None, extractor, weights, sha256, layer, dataset, batch)
-        if not 1 <= splits <= samples:
-            raise ContractError(f"splits lies in [1, samples], got {splits} of {samples}")
-        self.splits = splits
+    splits: int = attrs.field(default=10, validator=at_least(1))
+
+    def __attrs_post_init__(self) -> None:
+        if self.splits > self.samples:
+            raise ContractError(f"splits must be at most samples, got {self.splits} of {self.samples}")
 
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
         """See :class:`_Fidelity`."""
         module = import_torchvision("torch_fidelity.metric_isc")
-        logits = extract(evaluation, extractor, self.drawn(evaluation), self.batch, keep=False)[layer]
+        logits = extract(evaluation, extractor, self.drawn(evaluation), self.features.batch, keep=False)[layer]
         found = module.isc_features_to_metric(logits, splits=self.splits, shuffle=True, rng_seed=_SEED)
         protocol = self.protocol(evaluation, extractor, layer, splits=self.splits, shuffle=True, rng_seed=_SEED)
         # torch-fidelity divides by the count of parts, where an estimate from so few of them takes one less.
@@ -310,49 +242,30 @@ class InceptionScore(_Fidelity):
         return [Result("inception-score", found[module.KEY_METRIC_ISC_MEAN], "", protocol, error, "higher")]
 
 
-class PrecisionRecall(_Fidelity):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class PrecisionRecall(_Compared):
     """Share of samples among the data (precision), and of data among the samples (recall).
 
     Among: within the distance of another image's ``neighbours``-th nearest neighbour of its own kind, in feature
-    space. Computed by torch-fidelity on samples of genfw's own sampler.
+    space. Computed by torch-fidelity on samples of genfw's own sampler. The paper's features are those of ``vgg16``.
 
     References:
         Kynkäänniemi et al. 2019 (arXiv 1904.06991)
 
     Arguments:
-        samples: Images drawn from the model.
-        split: Split they are compared with.
         rows: Rows of it, as many as samples where that is wanted; all where absent.
         neighbours: Which nearest neighbour's distance counts.
-        extractor: ``inception``, ``classifier`` (trained on labelled data when first needed), ``random`` (for smoke
-            runs), or a name registered with torch-fidelity (``vgg16`` is the reference).
-        weights: File of the extractor's weights; looked for in the usual places, then downloaded, where absent.
-        sha256: SHA-256 of that file, or its first figures; known for ``inception``.
-        layer: Layer of the extractor; its own choice for this metric where absent.
-        dataset: Labelled data that ``classifier`` is trained on; the recipe's where absent.
-        batch: Images extracted at once.
     """
 
-    smoke: ClassVar[dict[str, Any]] = _SMOKE
     short: ClassVar[str] = "prc"
 
-    def __init__(
-        self,
-        samples: int = 10_000,
-        split: str = "train",
-        rows: int | None = 10_000,
-        neighbours: int = 3,
-        extractor: str = "inception",
-        weights: Path | None = None,
-        sha256: str | None = None,
-        layer: str | None = None,
-        dataset: Dataset | None = None,
-        batch: int = 64,
-    ) -> None:
-        super().__init__(samples, split, rows, extractor, weights, sha256, layer, dataset, batch)
-        if neighbours < 1 or neighbours >= samples:
-            raise ContractError(f"neighbours is at least 1 and below samples, got {neighbours} of {samples}")
-        self.neighbours = neighbours
+    samples: int = attrs.field(default=10_000, validator=at_least(2))
+    rows: int | None = attrs.field(default=10_000, validator=at_least(2))
+    neighbours: int = attrs.field(default=3, validator=at_least(1))
+
+    def __attrs_post_init__(self) -> None:
+        if self.neighbours >= self.samples:
+            raise ContractError(f"neighbours must be below samples, got {self.neighbours} of {self.samples}")
 
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
         """See :class:`_Fidelity`."""

@@ -17,8 +17,8 @@ from genfw.evaluation.pictures import SERIES, Canvas
 from genfw.evaluation.results import Figure, Result
 from genfw.interfaces import Dataset, Split
 from genfw.plugins.validators import at_least
-from genfw_plugins.metrics.common.classifier import TrainedClassifier, trained_classifier
-from genfw_plugins.metrics.common.content import cache_folder, read_split
+from genfw_plugins.metrics.common.classifier import Classifier, TrainedClassifier
+from genfw_plugins.metrics.common.content import read_split
 from genfw_plugins.metrics.common.sets import available
 
 __all__ = ["Modes", "divergence"]
@@ -61,19 +61,15 @@ class Modes(Metric):
         by: ``classifier`` (one image, one class), ``channels`` (each channel an image of ``source``), or ``nearest``.
         source: Labelled images of one channel, for ``channels``.
         samples: Samples of the model; 26,000 in the literature on Stacked MNIST.
-        steps: Batches of 128 that the classifier is trained on.
-        width: Channels of its first convolution.
-        seed: Source of its weights and of the order of its rows.
+        classifier: How the classifier is trained: ``steps``, ``width``, ``seed``.
     """
 
-    smoke: ClassVar[dict[str, Any]] = {"samples": 16, "steps": 3, "width": 4}
+    smoke: ClassVar[dict[str, Any]] = {"samples": 16}
 
     by: Literal["classifier", "channels", "nearest"] = "classifier"
     source: Dataset | None = None
     samples: int = attrs.field(default=26_000, validator=at_least(1))
-    steps: int = 1000
-    width: int = 16
-    seed: int = 0
+    classifier: Classifier = attrs.field(default=Classifier())
 
     def __attrs_post_init__(self) -> None:
         source = self.source
@@ -95,17 +91,10 @@ class Modes(Metric):
         if self.by == "nearest":
             modes = _nearest(x, data.split("train"), len(law))
         else:
-            classifier = trained_classifier(
-                data,
-                seed=self.seed,
-                device=evaluation.device,
-                cache=cache_folder(evaluation, "classifiers"),
-                steps=self.steps,
-                width=self.width,
-            )
+            classifier = self.classifier.train(evaluation, data)
             if law.numel() < classifier.classes:  # a class that the test split alone has
                 law = torch.cat([law, law.new_zeros(classifier.classes - law.numel())])
-            facts |= {"classifier": classifier.digest[:16], "classifier_steps": self.steps}
+            facts |= {"classifier": classifier.digest[:16], "classifier_steps": self.classifier.steps}
             facts["classifier_accuracy"] = round(classifier.accuracy, 6)
             modes = self._classify(classifier, x, evaluation.device)
             if self.by == "channels":

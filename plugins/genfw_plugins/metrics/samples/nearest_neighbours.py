@@ -17,8 +17,7 @@ from genfw.evaluation.pictures import is_image
 from genfw.evaluation.results import Figure, Result
 from genfw.interfaces import Dataset, Split
 from genfw.plugins.validators import at_least
-from genfw_plugins.metrics.common.classifier import trained_classifier
-from genfw_plugins.metrics.common.content import cache_folder
+from genfw_plugins.metrics.common.classifier import Classifier
 from genfw_plugins.metrics.common.sets import draw_index
 
 __all__ = ["NearestNeighbours", "nearest"]
@@ -79,12 +78,10 @@ class NearestNeighbours(Metric):
         neighbours: Neighbours shown of each sample.
         show: Samples shown.
         crop: Side of the centred square that pixels are compared on; the whole image where absent.
-        steps: Batches of 128 that the classifier is trained on.
-        width: Channels of its first convolution.
-        seed: Source of its weights and of the order of its rows.
+        classifier: How the classifier is trained: ``steps``, ``width``, ``seed``.
     """
 
-    smoke: ClassVar[dict[str, Any]] = {"samples": 16, "rows": 32, "neighbours": 3, "show": 4, "steps": 3, "width": 4}
+    smoke: ClassVar[dict[str, Any]] = {"samples": 16, "rows": 32, "neighbours": 3, "show": 4}
 
     spaces: list[_Space] = attrs.field(default=None, converter=_or_pixels)
     samples: int = attrs.field(default=200, validator=at_least(2))
@@ -92,9 +89,7 @@ class NearestNeighbours(Metric):
     neighbours: int = attrs.field(default=7, validator=at_least(1))
     show: int = attrs.field(default=8, validator=at_least(0))
     crop: int | None = attrs.field(default=None, validator=at_least(1))
-    steps: int = 1000
-    width: int = 16
-    seed: int = 0
+    classifier: Classifier = attrs.field(default=Classifier())
 
     def __attrs_post_init__(self) -> None:
         if self.rows is not None and self.rows < self.neighbours:
@@ -150,14 +145,7 @@ class NearestNeighbours(Metric):
             top, left = (shape[1] - crop) // 2, (shape[2] - crop) // 2
             return (lambda x: x[..., top : top + crop, left : left + crop].flatten(1).float()), {"crop": crop}
         device = evaluation.device
-        classifier = trained_classifier(
-            data,
-            seed=self.seed,
-            device=device,
-            cache=cache_folder(evaluation, "classifiers"),
-            steps=self.steps,
-            width=self.width,
-        )
+        classifier = self.classifier.train(evaluation, data)
         facts = {"classifier": classifier.digest[:16], "classifier_accuracy": round(classifier.accuracy, 6)}
         return (lambda x: classifier.features(x.to(device)).cpu().float()), facts
 

@@ -5,6 +5,7 @@ import hashlib
 import math
 import urllib.error
 
+import attrs
 import numpy as np
 import pytest
 import torch
@@ -24,12 +25,14 @@ from genfw.training.synthetic import Synthetic
 from genfw_plugins.datasets.digits import Digits
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.metrics.common import pixels as pixels_module
-from genfw_plugins.metrics.common.classifier import trained_classifier
+from genfw_plugins.metrics.common.classifier import Classifier
 from genfw_plugins.metrics.common.pixels import FilePixels, to_pixels
 from genfw_plugins.metrics.fidelity import extractors as extractors_module
 from genfw_plugins.metrics.fidelity import features as features_module
+from genfw_plugins.metrics.fidelity.extractors import Features
 from genfw_plugins.metrics.fidelity.fidelity import FID, KID, InceptionScore, PrecisionRecall
 
+RANDOM = Features(extractor="random")
 SHAPE = (3, 8, 8)
 fidelity = import_torchvision("torch_fidelity")
 
@@ -156,12 +159,13 @@ def directly(evaluation, count, **options):
 
 def test_equal_to_torch_fidelity_called_directly_bit_for_bit(tmp_path, model):
     here = evaluation(tmp_path, model)
-    tiny = {"samples": 70, "extractor": "genfw-test-tiny", "batch": 32}
+    features = Features(extractor="genfw-test-tiny", batch=32)
+    tiny = {"samples": 70, "features": features}
     metrics = [
         FID(**tiny),
         KID(**tiny, subsets=7, subset_size=40),
         InceptionScore(**tiny, splits=3),
-        PrecisionRecall(**tiny, rows=None, neighbours=2, layer="twelve"),
+        PrecisionRecall(**tiny | {"features": attrs.evolve(features, layer="twelve")}, rows=None, neighbours=2),
     ]
     found = {result.name: result for metric in metrics for result in metric.compute(here)}
     options = {"kid_subsets": 7, "kid_subset_size": 40, "isc_splits": 3, "prc_neighborhood": 2}
@@ -180,7 +184,7 @@ def test_equal_to_torch_fidelity_called_directly_bit_for_bit(tmp_path, model):
 
 def test_the_protocol_says_what_would_change_the_number(tmp_path, model):
     here = evaluation(tmp_path, model, mean=True)
-    (result,) = FID(samples=30, rows=50, extractor="random").compute(here)
+    (result,) = FID(samples=30, rows=50, features=RANDOM).compute(here)
     protocol = result.protocol
     assert (protocol["extractor"], protocol["layer"], protocol["resize"]) == ("random", "features", "none")
     assert (protocol["samples"], protocol["split"], protocol["rows"]) == (30, "train", 50)
@@ -221,7 +225,7 @@ def test_frechet_distances_of_known_gaussians(tmp_path, model, monkeypatch, firs
     monkeypatch.setattr(
         features_module, "_extract", lambda here, extractor, pixels, batch: {"features": features[len(pixels)]}
     )
-    (result,) = FID(samples=16, extractor="random").compute(evaluation(tmp_path, model))
+    (result,) = FID(samples=16, features=RANDOM).compute(evaluation(tmp_path, model))
     assert result.value == pytest.approx(expected, abs=1e-9)
 
 
@@ -229,8 +233,8 @@ def test_identical_sets_have_distance_nothing_and_full_precision(tmp_path, model
     here = evaluation(tmp_path, model)
     drawn = here.samples(40).x
     same = evaluation(tmp_path, model, Rows(drawn))
-    assert FID(samples=40, extractor="random").compute(same)[0].value == pytest.approx(0, abs=1e-6)
-    precision, recall, _ = PrecisionRecall(samples=40, rows=None, extractor="random").compute(same)
+    assert FID(samples=40, features=RANDOM).compute(same)[0].value == pytest.approx(0, abs=1e-6)
+    precision, recall, _ = PrecisionRecall(samples=40, rows=None, features=RANDOM).compute(same)
     assert (precision.value, recall.value) == (1.0, 1.0)
 
 
@@ -249,7 +253,7 @@ def test_metrics_that_share_features_draw_and_extract_once(tmp_path, model, monk
         features_module, "_extract", lambda *arguments: calls.append(len(arguments[2])) or plain(*arguments)
     )
     here = evaluation(tmp_path, model)
-    tiny = {"samples": 50, "extractor": "random"}
+    tiny = {"samples": 50, "features": RANDOM}
     fid = FID(**tiny).compute(here)[0].value
     KID(**tiny, subset_size=20).compute(here)
     InceptionScore(**tiny).compute(here)
@@ -303,13 +307,13 @@ def test_memory_does_not_grow_with_the_count_of_images(tmp_path, model, monkeypa
     here = evaluation(tmp_path, model)
     monkeypatch.setattr(Evaluation, "samples", lambda *arguments: pytest.fail("all samples at once"))
     monkeypatch.setattr(Evaluation, "rows", lambda *arguments: pytest.fail("all rows at once"))
-    FID(samples=200, extractor="random", batch=25).compute(here)
+    FID(samples=200, features=Features(extractor="random", batch=25)).compute(here)
     assert max(size for size in sizes if size != 120) <= 25
 
 
 def test_the_classifier_as_extractor(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(extractors_module, "trained_classifier", functools.partial(trained_classifier, steps=60))
+    monkeypatch.setattr(extractors_module, "Classifier", functools.partial(Classifier, steps=60))
 
     class Grey(Picture):
         noise_shape = (1, 8, 8)
@@ -319,18 +323,17 @@ def test_the_classifier_as_extractor(tmp_path, monkeypatch):
 
     grey = Model(Normal(), Grey())
     here = Evaluation(grey, Digits(), SampleSettings(), tmp_path)
-    (score,) = InceptionScore(samples=60, splits=2, extractor="classifier").compute(here)
+    (score,) = InceptionScore(samples=60, splits=2, features=Features(extractor="classifier")).compute(here)
     assert 1.0 <= score.value <= 10.0
     assert score.protocol["classifier_accuracy"] > 0.8
     assert score.protocol["classifier_classes"] == 10
     assert score.error > 0
     # The classifier of grey digits reads the channels of colour images one by one; found in the cache by now.
     colour = Evaluation(Model(Normal(), Picture()), Synthetic(SHAPE, rows=64), SampleSettings(), tmp_path)
-    fid = FID(samples=60, extractor="classifier", dataset=Digits())
+    fid = FID(samples=60, features=Features(extractor="classifier", dataset=Digits()))
     assert fid.compute(colour)[0].value > 0
-    key = ("extractor", "classifier", None, None, None, id(fid.dataset))
-    module = features_module.remembered(colour, key, None).module
-    grey_module = extractors_module.make_extractor(here, "classifier", (1, 8, 8)).module
+    module = features_module.remembered(colour, fid.features.key, None).module
+    grey_module = extractors_module.make_extractor(here, Features(extractor="classifier"), (1, 8, 8)).module
     pixels = torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)
     joint = dict(zip(module.features_list, module(pixels), strict=True))
     apart = [dict(zip(("features", "logits"), grey_module(pixels[:, [c]]), strict=True)) for c in range(3)]
@@ -349,9 +352,7 @@ def test_absent_weights_without_a_network_say_what_to_fetch_and_the_rest_goes_on
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     here = evaluation(tmp_path, model)
     here.recipe = {}
-    first, second = measure(here, [("fid", FID(samples=21)), ("is", InceptionScore(samples=20, extractor="random"))])[
-        :2
-    ]
+    first, second = measure(here, [("fid", FID(samples=21)), ("is", InceptionScore(samples=20, features=RANDOM))])[:2]
     assert first.value is None
     assert "can't be downloaded: <urlopen error no network>" in first.note
     assert "Fetch https://github.com/toshas/torch-fidelity/releases" in first.note
@@ -368,28 +369,29 @@ def test_weights_are_opened_only_when_their_hash_is_right(tmp_path, model):
     torch.save({"maps": torch.ones(192, 12)}, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     here = evaluation(tmp_path, model)
-    (result,) = FID(samples=20, extractor="genfw-test-tiny", weights=path, sha256=digest).compute(here)
+    features = Features(extractor="genfw-test-tiny", weights=path, sha256=digest)
+    (result,) = FID(samples=20, features=features).compute(here)
     assert result.protocol["weights_sha256"] == digest
-    (other,) = FID(samples=20, extractor="genfw-test-tiny").compute(here)
+    (other,) = FID(samples=20, features=Features(extractor="genfw-test-tiny")).compute(here)
     assert result.protocol["extractor_weights"] != other.protocol["extractor_weights"]
     with pytest.raises(DataError, match=f"its SHA-256 is {digest}, wanted is one that begins with 1234"):
-        FID(samples=20, extractor="genfw-test-tiny", weights=path, sha256="1234").compute(here)
+        FID(samples=20, features=Features(extractor="genfw-test-tiny", weights=path, sha256="1234")).compute(here)
     with pytest.raises(DataError, match="wanted is one that begins with 6726825d"):
-        FID(samples=20, weights=path).compute(here)
+        FID(samples=20, features=Features(weights=path)).compute(here)
     with pytest.raises(DataError, match="can't be read: No such file"):
-        FID(samples=20, weights=tmp_path / "absent").compute(here)
+        FID(samples=20, features=Features(weights=tmp_path / "absent")).compute(here)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FID(extractor="inceptoin"), "no extractor 'inceptoin' - did you mean 'inception'"),
-        (lambda: FID(extractor="vgg16", weights="w.pth"), "pickles, which can run code; say by 'sha256'"),
-        (lambda: FID(extractor="random", weights="w.pth"), "makes its own weights"),
-        (lambda: FID(samples=1), "samples and rows are at least 2"),
-        (lambda: KID(samples=10, subset_size=11), r"subset_size lies in \[2, samples\]; got 100, 11 of 10"),
-        (lambda: InceptionScore(samples=5, splits=6), r"splits lies in \[1, samples\], got 6 of 5"),
-        (lambda: PrecisionRecall(samples=5, neighbours=5), "below samples, got 5 of 5"),
+        (lambda: Features(extractor="inceptoin"), "no extractor 'inceptoin' - did you mean 'inception'"),
+        (lambda: Features(extractor="vgg16", weights="w.pth"), "pickles, which can run code; say by 'sha256'"),
+        (lambda: Features(extractor="random", weights="w.pth"), "makes its own weights"),
+        (lambda: FID(samples=1), "samples must be at least 2, got 1"),
+        (lambda: KID(samples=10, subset_size=11), "subset_size must be at most samples, got 11 of 10"),
+        (lambda: InceptionScore(samples=5, splits=6), "splits must be at most samples, got 6 of 5"),
+        (lambda: PrecisionRecall(samples=5, neighbours=5), "neighbours must be below samples, got 5 of 5"),
     ],
 )
 def test_bad_settings_are_refused(make, message):
@@ -400,18 +402,18 @@ def test_bad_settings_are_refused(make, message):
 def test_what_can_not_be_compared_is_refused(tmp_path, model):
     here = evaluation(tmp_path, model)
     with pytest.raises(ContractError, match=r"samples have shape \(3, 8, 8\) and data \(3, 4, 4\)"):
-        FID(samples=4, extractor="random").compute(evaluation(tmp_path, model, Synthetic((3, 4, 4))))
+        FID(samples=4, features=RANDOM).compute(evaluation(tmp_path, model, Synthetic((3, 4, 4))))
     with pytest.raises(ContractError, match="no layer 'seven'; its layers are six, twelve"):
-        FID(samples=4, extractor="genfw-test-tiny", layer="seven").compute(here)
+        FID(samples=4, features=Features(extractor="genfw-test-tiny", layer="seven")).compute(here)
     with pytest.raises(ContractError, match="does not say which layer is meant; name a 'layer', one of six, twelve"):
-        PrecisionRecall(samples=8, extractor="genfw-test-tiny").compute(here)
+        PrecisionRecall(samples=8, features=Features(extractor="genfw-test-tiny")).compute(here)
     with pytest.raises(ContractError, match="a subset has 150 images and the data 120"):
-        KID(samples=200, subset_size=150, extractor="random").compute(here)
+        KID(samples=200, subset_size=150, features=RANDOM).compute(here)
     bare = Evaluation(model, None, SampleSettings(), tmp_path)
     with pytest.raises(ContractError, match="no 'data:' section"):
-        FID(samples=4, extractor="random").compute(bare)
+        FID(samples=4, features=RANDOM).compute(bare)
     with pytest.raises(ContractError, match=r"images of one or three channels, and the items have shape \(2,\)"):
-        FID(samples=4, extractor="random").compute(evaluation(tmp_path, model, Synthetic((2,))))
+        FID(samples=4, features=RANDOM).compute(evaluation(tmp_path, model, Synthetic((2,))))
 
 
 class Suite(MetricSuite):
@@ -422,19 +424,19 @@ class Suite(MetricSuite):
 
 class TestFID(Suite):
     def make(self):
-        return FID(samples=24, rows=30, extractor="random")
+        return FID(samples=24, rows=30, features=RANDOM)
 
 
 class TestKID(Suite):
     def make(self):
-        return KID(samples=24, rows=30, subsets=3, subset_size=10, extractor="random")
+        return KID(samples=24, rows=30, subsets=3, subset_size=10, features=RANDOM)
 
 
 class TestInceptionScore(Suite):
     def make(self):
-        return InceptionScore(samples=24, splits=3, extractor="random")
+        return InceptionScore(samples=24, splits=3, features=RANDOM)
 
 
 class TestPrecisionRecall(Suite):
     def make(self):
-        return PrecisionRecall(samples=24, rows=30, extractor="random")
+        return PrecisionRecall(samples=24, rows=30, features=RANDOM)

@@ -19,10 +19,12 @@ from genfw_plugins.basics.decoder import MLPDecoder
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.metrics.common.pixels import to_pixels
+from genfw_plugins.metrics.fidelity.extractors import Features
 from genfw_plugins.metrics.fidelity.fidelity import FID
 from genfw_plugins.metrics.fidelity.lpips import LPIPS
 from genfw_plugins.metrics.samples.reconstruction import Reconstruction
 
+RANDOM = Features(extractor="random")
 SHAPE = (1, 16, 16)
 CHANNELS = (64, 128, 256, 512, 512)
 
@@ -139,7 +141,7 @@ def test_a_smoke_run_downloads_nothing(evaluation, tmp_path, monkeypatch):
         LPIPS().compute(evaluation)
 
 
-@pytest.mark.parametrize("metric", [LPIPS(), FID(2, extractor="random", of="reconstruction")])
+@pytest.mark.parametrize("metric", [LPIPS(), FID(samples=2, features=RANDOM, of="reconstruction")])
 def test_the_metric_that_makes_the_images_must_stand_before(evaluation, files, metric):
     if isinstance(metric, LPIPS):
         metric = LPIPS(**options(files))
@@ -152,12 +154,15 @@ def test_nothing_is_fetched_or_trained_for_images_that_are_not_there(evaluation,
         "genfw_plugins.metrics.fidelity.fidelity.make_extractor", lambda *_, **__: pytest.fail("it was made")
     )
     with pytest.raises(ContractError, match="has made nothing here"):
-        FID(2, extractor="classifier", of="reconstruction").compute(evaluation)
+        FID(samples=2, features=Features(extractor="classifier"), of="reconstruction").compute(evaluation)
 
 
 def test_each_fid_is_of_the_images_that_were_made_last(evaluation):
     """A recipe may reconstruct twice, by the encoder and by chains, with a distance after each."""
-    rows, metric = evaluation.rows("test", 10), FID(2, split="test", rows=10, extractor="random", of="reconstruction")
+    rows, metric = (
+        evaluation.rows("test", 10),
+        FID(samples=2, split="test", rows=10, features=RANDOM, of="reconstruction"),
+    )
     values = []
     for made in (rows.x.flip(1, 2), rows.x):
         evaluation.pairs["reconstruction"] = Pairs(rows.x, made, {})
@@ -170,7 +175,10 @@ def test_seed_and_versions_bar_no_comparison(evaluation, files):
     """What every metric says of itself is not said again under another name, which would part runs of two seeds."""
     made = Reconstruction(count=10, show=0)
     made.compute(evaluation)
-    metrics = [LPIPS(**options(files)), FID(2, split="test", rows=10, extractor="random", of="reconstruction")]
+    metrics = [
+        LPIPS(**options(files)),
+        FID(samples=2, split="test", rows=10, features=RANDOM, of="reconstruction"),
+    ]
     for metric in metrics:
         keys = set(metric.compute(evaluation)[0].protocol)
         assert {"seed", "torch", "reconstruction_latent", "reconstruction_split"} <= keys
@@ -180,7 +188,7 @@ def test_seed_and_versions_bar_no_comparison(evaluation, files):
 def test_fid_of_reconstructions_compares_them_with_the_rows_they_are_of(evaluation):
     rows = evaluation.rows("test", 10)
     evaluation.pairs["reconstruction"] = Pairs(rows.x, rows.x, {"count": 10})
-    same = FID(2, split="test", rows=10, extractor="random", of="reconstruction").compute(evaluation)[0]
+    same = FID(samples=2, split="test", rows=10, features=RANDOM, of="reconstruction").compute(evaluation)[0]
     assert same.name == "fid-reconstruction"
     assert same.value == pytest.approx(0.0, abs=1e-6)
     assert "samples" not in same.protocol
@@ -189,7 +197,7 @@ def test_fid_of_reconstructions_compares_them_with_the_rows_they_are_of(evaluati
 
     other = Evaluation(evaluation.model, evaluation.data, directory=evaluation.directory, recipe={"train": []})
     (first, *_) = Reconstruction(count=10, show=0).compute(other)
-    made = FID(2, split="test", rows=10, extractor="random", of="reconstruction").compute(other)[0]
+    made = FID(samples=2, split="test", rows=10, features=RANDOM, of="reconstruction").compute(other)[0]
     assert first.value > 0.01
     assert made.value > 1e-3
     assert made.protocol["reconstruction_latent"] == "encoder"
@@ -206,7 +214,7 @@ train: [{use: elbo, steps: 2, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
 evaluate:
   - {use: reconstruction, count: 12}
   - {use: lpips, of: reconstruction}
-  - {use: fid, of: reconstruction, split: test, rows: 12, extractor: random}
+  - {use: fid, of: reconstruction, split: test, rows: 12, features: {extractor: random}}
 engine: {accelerator: cpu}
 """
 

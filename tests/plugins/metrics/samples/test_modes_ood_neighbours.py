@@ -18,6 +18,7 @@ from genfw.testing import MetricSuite
 from genfw.testing.tiny import TinyDecoder, TinyPrior, tiny_evaluation
 from genfw_plugins.datasets.digits import Digits
 from genfw_plugins.datasets.toy import GaussianGrid
+from genfw_plugins.metrics.common.classifier import Classifier
 from genfw_plugins.metrics.common.sets import draw_index, take_rows
 from genfw_plugins.metrics.detection.ood import OutOfDistribution, derive, score_items
 from genfw_plugins.metrics.samples.modes import Modes, divergence
@@ -111,7 +112,7 @@ def test_modes_channel_by_channel(tmp_path, bars, monkeypatch):
     generator = torch.Generator().manual_seed(1)
     digits = torch.tensor([[0, 1, 2], [2, 2, 2], [0, 0, 1], [0, 0, 1]])
     x = patterns(digits.flatten(), generator).view(4, 3, 8, 8)
-    metric = Modes(by="channels", source=bars, samples=4, steps=30, width=4)
+    metric = Modes(by="channels", source=bars, samples=4, classifier=Classifier(steps=30, width=4))
     results = take(metric, Drawn(tmp_path, x))
     assert results["classifier-accuracy"].value == 1.0
     assert results["modes"].value == 3
@@ -129,7 +130,7 @@ def test_modes_channel_by_channel(tmp_path, bars, monkeypatch):
 def test_modes_by_the_class_of_an_image(tmp_path, bars, monkeypatch):
     monkeypatch.setenv("GENFW_CACHE", str(tmp_path))
     x = patterns(torch.tensor([1, 1, 1, 0]), torch.Generator().manual_seed(2))
-    results = take(Modes(samples=4, steps=30, width=4), Drawn(tmp_path, x, bars))
+    results = take(Modes(samples=4, classifier=Classifier(steps=30, width=4)), Drawn(tmp_path, x, bars))
     assert results["modes"].value == 2
     assert (tmp_path / "figures/modes.png").stat().st_size > 1000
 
@@ -331,7 +332,8 @@ def test_copies_are_told_from_new_samples(tmp_path):
 def test_neighbours_between_features(tmp_path, bars, monkeypatch):
     monkeypatch.setenv("GENFW_CACHE", str(tmp_path))
     drawn = patterns(torch.tensor([2, 0]), torch.Generator().manual_seed(5))
-    metric = NearestNeighbours(spaces=["classifier"], samples=2, neighbours=2, rows=100, steps=30, width=4)
+    brief = Classifier(steps=30, width=4)
+    metric = NearestNeighbours(spaces=["classifier"], samples=2, neighbours=2, rows=100, classifier=brief)
     results = take(metric, Drawn(tmp_path, drawn, bars))
     assert results["nn-distance-classifier"].value > 0
     assert results["nn-distance-classifier"].protocol["rows"] == 100
