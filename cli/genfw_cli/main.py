@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from typer._click.exceptions import ClickException
 from genfw import __version__
 from genfw.errors import GenfwError, RecipeError
 from genfw_cli.commands import Lazy
+from genfw_cli.output import note
 from genfw_cli.session import Session
 
 __all__ = ["app", "main"]
@@ -72,6 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Arguments:
         argv: Arguments without the program's name; those of the process by default.
     """
+    _prepare_streams()
     front, rest = _split_globals(sys.argv[1:] if argv is None else argv)
     arguments = [*front, *rest] or ["--help"]
     debug = "--debug" in front or os.environ.get("GENFW_DEBUG", "") not in ("", "0")
@@ -90,20 +93,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         # A recipe's faults begin with their place, as compilers' do, so that editors find it.
-        print(error if isinstance(error, RecipeError) else f"error: {error}", file=sys.stderr)
+        note(str(error) if isinstance(error, RecipeError) else f"error: {error}")
         return error.exit_code if isinstance(error, GenfwError) else 1
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        note("interrupted")
         return 130
     except Exception as error:
         if debug:
             raise
-        print(
+        note(
             f"error: {type(error).__name__}: {error}\n    This is a fault of genfw or of a plugin, not of yours; "
-            "repeat the command with --debug for the traceback.",
-            file=sys.stderr,
+            "repeat the command with --debug for the traceback."
         )
         return 1
+
+
+def _prepare_streams() -> None:
+    """Have a stream to write to, whatever was closed, and characters that it lacks written as escapes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the program
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _split_globals(argv: Sequence[str]) -> tuple[list[str], list[str]]:

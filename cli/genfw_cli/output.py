@@ -5,6 +5,7 @@ Everything else goes to stderr.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -15,12 +16,29 @@ from typing import Any
 
 import attrs
 
-__all__ = ["heading", "lines", "note", "number", "on_terminal", "plain", "show_json", "table", "unmarked", "write"]
+__all__ = [
+    "heading",
+    "lines",
+    "note",
+    "number",
+    "on_terminal",
+    "plain",
+    "show_json",
+    "table",
+    "unmarked",
+    "visible",
+    "write",
+]
 
 
 def on_terminal() -> bool:
     """Whether a person reads stdout."""
     return sys.stdout.isatty()
+
+
+def visible(text: object) -> str:
+    """A text of a recipe, a file or a plugin with its control characters shown: a terminal must not obey them."""
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found.group())[1:-1], str(text))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "") -> None:
@@ -44,7 +62,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = ""
             # The first column names the row: other columns are broken into lines before it is.
             drawn.add_column(column, overflow="fold", no_wrap=place == 0)
         for row in rows:
-            drawn.add_row(*(Text(cell) for cell in row))
+            drawn.add_row(*(Text(visible(cell)) for cell in row))
         Console().print(drawn)
     else:
         lines("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
@@ -52,19 +70,20 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = ""
 
 def heading(text: str) -> None:
     """A line above a block of output, bold on a terminal."""
-    print(f"\033[1m{text}\033[0m" if on_terminal() else text)
+    print(f"\033[1m{visible(text)}\033[0m" if on_terminal() else visible(text))
 
 
 def lines(texts: Any) -> None:
     """Print each text on a line of its own."""
     for text in texts:
-        print(text)
+        print(visible(text))
 
 
 def note(text: str) -> None:
-    """A line on stderr, for the person at the terminal; an empty text prints nothing."""
+    """A line on stderr, for the person at the terminal; an empty text prints nothing, and nobody need be there."""
     if text:
-        print(text, file=sys.stderr)
+        with contextlib.suppress(OSError, ValueError):  # a closed stderr must not end a training
+            print(visible(text), file=sys.stderr, flush=True)
 
 
 def write(text: str, out: Path | None) -> None:

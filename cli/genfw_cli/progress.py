@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import deque
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from genfw.plugins.hookspecs import RunInfo
 from genfw.training.tracker import Tracker
+from genfw_cli.output import visible
 
 __all__ = ["PlainProgress", "Rate", "TerminalProgress", "duration", "progress", "scalars"]
 
@@ -99,7 +101,8 @@ class _Progress(Tracker):
 
     def say(self, text: str) -> None:
         """Print a line."""
-        print(text, file=self.stream, flush=True)
+        with contextlib.suppress(OSError, ValueError):  # nobody reads any more: the run goes on
+            print(visible(text), file=self.stream, flush=True)
 
     def pace(self, row: Mapping[str, Any]) -> tuple[int, int, str, str]:
         """Step, steps of the stage, rate and time left as texts."""
@@ -194,7 +197,7 @@ class TerminalProgress(_Progress):
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self.bars.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.bars.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def end(self, status: str) -> None:
         """See :meth:`Tracker.end`."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import typer
+
+from genfw_cli.output import note
 
 if TYPE_CHECKING:
     from genfw.plugins.registry import Registry
@@ -65,5 +66,5 @@ def _session(ctx: typer.Context) -> Session:
 
 def _told(registry: Registry) -> Registry:
     for broken in registry.broken:
-        print(broken.line(), file=sys.stderr)
+        note(broken.line())
     return registry

@@ -1,12 +1,15 @@
 """Results on stdout."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import attrs
 import pytest
 
-from genfw_cli.output import number, plain, show_json, table, unmarked
+from genfw_cli.output import heading, lines, note, number, plain, show_json, table, unmarked
 
 
 @attrs.frozen
@@ -52,3 +55,38 @@ def test_docstring_markup_is_dropped():
         "Energy E(v) of v, see a.b.Energy.penalty."
     )
     assert unmarked("Law:\n\n.. math:: x = 1\n") == "Law:\n\n    x = 1\n"
+
+
+def test_control_characters_are_shown_and_not_obeyed(capsys, terminal):
+    table(["a"], [("red \x1b[31m",)])
+    lines(["bell \x07", "line\tfeed"])
+    note("clear \x1b[2J")
+    heading("title \x9b0m")
+    said = capsys.readouterr()
+    assert "red \\x1b[31m" in said.out
+    assert "bell \\x07\nline\tfeed\n" in said.out
+    assert "title \\x9b0m" in said.out
+    assert said.err == "clear \\x1b[2J\n"
+
+
+GENFW = "import sys; from genfw_cli.main import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.mark.parametrize("command", [["list"], ["show", "energy/mlp"], ["list", "--recipes"]])
+def test_a_stdout_without_these_characters_or_none_at_all(command, tmp_path):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    call = [sys.executable, "-c", GENFW, *command]
+    said = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (said.returncode, said.stderr) == (0, b"")
+    assert len(said.stdout.decode("ascii").splitlines()) > 5
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *call], cwd=tmp_path, capture_output=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, b"")
+
+
+def test_a_run_goes_on_when_nobody_reads_stderr(tiny, tmp_path):
+    call = [sys.executable, "-c", GENFW, "run", str(tiny), "--dir", "r", "--json"]
+    with subprocess.Popen(call, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        run.stderr.close()
+        said = json.loads(run.stdout.read())
+    assert run.returncode == 0
+    assert said["status"] == "finished"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -48,9 +49,9 @@ class Observers:
             except Exception as error:  # whatever a tracker raises, training goes on
                 self.trackers.remove(tracker)
                 name = tracker.name if isinstance(tracker, _HookTracker) else type(tracker).__name__
-                print(
-                    f"genfw: the tracker {name} failed and is dropped: {type(error).__name__}: {error}", file=sys.stderr
-                )
+                said = f"genfw: the tracker {name} failed and is dropped: {type(error).__name__}: {error}"
+                with contextlib.suppress(OSError, ValueError):  # stderr itself may be what failed
+                    print(said, file=sys.stderr, flush=True)
 
 
 class _HookTracker(Tracker):
