@@ -96,7 +96,7 @@ def die_at(monkeypatch, number):
 
     monkeypatch.setattr(os, "replace", wrap(os.replace))
     monkeypatch.setattr(os, "fsync", wrap(os.fsync))
-    monkeypatch.setattr(genfw.runs.checkpoints, "save_file", wrap(genfw.runs.checkpoints.save_file))
+    monkeypatch.setattr(genfw.runs.checkpoints, "save_tensors", wrap(genfw.runs.checkpoints.save_tensors))
     return lambda: calls
 
 

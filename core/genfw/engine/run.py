@@ -147,6 +147,8 @@ def drive(
         try:
             _announce(composition, place, observers, start, resumed)
             results = _work(composition, place, observers, interrupts, start)
+            if not place.resolved.is_file():
+                raise RunError(f"{place.path} was removed or emptied while the run was at work; its numbers are lost")
             _end(place, observers, Status("finished", step=0))
         except KeyboardInterrupt:
             _end(
@@ -155,7 +157,8 @@ def drive(
             raise
         except BaseException as error:
             reason = str(error) if isinstance(error, GenfwError) else f"{type(error).__name__}: {error}"
-            _end(place, observers, attrs.evolve(place.status(), state="failed", reason=reason))
+            with contextlib.suppress(OSError):  # a full disk, or a directory that is gone: the reason comes first
+                _end(place, observers, attrs.evolve(place.status(), state="failed", reason=reason))
             raise
     return RunResult(place.path, "finished", tuple(results))
 

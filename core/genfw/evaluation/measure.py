@@ -11,7 +11,6 @@ from typing import Any
 
 import attrs
 import torch
-from safetensors.torch import save_file
 
 from genfw.errors import ContractError, LostProcessError, RunError
 from genfw.evaluation.evaluation import Evaluation
@@ -22,6 +21,7 @@ from genfw.models.freezing import frozen
 from genfw.randomness import kept_apart
 from genfw.runs.directory import RunDirectory
 from genfw.runs.files import read_mapping, write_atomically
+from genfw.runs.tensors import save_tensors
 
 __all__ = ["measure", "write_samples"]
 
@@ -98,9 +98,8 @@ def write_samples(
         stem = f"samples-{number + 1}of{shares}"
         every = torch.arange(count).split(settings.batch)
         tensors["index"] = torch.cat(every[number::shares])
-    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / f"{stem}.safetensors", tensors)
     save_samples(folder / f"{stem}.png", tensors["x"])
-    save_file({name: value.contiguous().clone() for name, value in tensors.items()}, folder / f"{stem}.safetensors")
 
 
 def _take(evaluation: Evaluation, name: str, metric: Metric) -> tuple[list[Result], bool]:

@@ -21,12 +21,13 @@ from typing import Any
 
 import attrs
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from genfw.errors import ChangedRecipeError, RunError
 from genfw.interfaces.values import StateTree
-from genfw.runs.files import hash_file, read_mapping, sync_file, sync_folder, write_atomically
+from genfw.runs.files import hash_file, read_mapping, sync_folder, write_atomically
 from genfw.runs.state_tree import join_tree, split_tree
+from genfw.runs.tensors import save_tensors
 
 __all__ = ["Checkpoint", "Checkpoints", "write_atomically"]
 
@@ -228,12 +229,8 @@ class Checkpoints:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
         barrier()
-        save_file(tensors, part / f"{_stem(rank)}.safetensors")
-        sync_file(part / f"{_stem(rank)}.safetensors")
-        with open(part / f"{_stem(rank)}.json", "w", encoding="utf-8") as file:
-            json.dump(structure, file)
-            file.flush()
-            os.fsync(file.fileno())
+        save_tensors(part / f"{_stem(rank)}.safetensors", tensors)
+        write_atomically(part / f"{_stem(rank)}.json", json.dumps(structure))
         barrier()
         if rank:
             barrier()

@@ -9,18 +9,17 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
-from safetensors.torch import save_file
 from torch import Tensor
 
 from genfw.errors import DataError, PluginError, quoted, shown
 from genfw.plugins.component import Importer
 from genfw.runs.files import hash_file, write_atomically
+from genfw.runs.tensors import save_tensors
 from genfw.weights.load import ROLES
 from genfw.weights.pickled import Inert
 from genfw.weights.torch_files import Tensors, open_published
@@ -119,7 +118,8 @@ def import_checkpoint(
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "unused": unused,
     }
-    _write(target, tensors, {"genfw": json.dumps({name: content[name] for name in ("kind", "sha256", "architecture")})})
+    head = json.dumps({name: content[name] for name in ("kind", "sha256", "architecture")})
+    save_tensors(target, tensors, {"genfw": head})
     card = target.with_suffix(".json")
     write_atomically(card, json.dumps(content, indent=2) + "\n")
     return Imported(target, card, content)
@@ -132,16 +132,6 @@ def _load(importer: Importer, target: str) -> Callable[..., Any]:
     except (ImportError, AttributeError) as error:
         raise PluginError(f"importer '{importer.name}' of {importer.provider} can't be imported: {error}") from error
     return function
-
-
-def _write(target: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    part = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        # Copies: safetensors refuses two names for one memory.
-        save_file({name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}, part, metadata)
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 from types import SimpleNamespace
@@ -283,3 +284,13 @@ def test_hooks_of_plugins_are_told_apart_from_one_another(capsys):
     observers.end("finished")
     assert told == [1, 2]
     assert "bad" in capsys.readouterr().err
+
+
+def test_a_run_directory_that_is_removed_meanwhile_is_no_success(tmp_path, monkeypatch):
+    def measure(*_):
+        shutil.rmtree(tmp_path / "run")
+        return []
+
+    monkeypatch.setattr(engine, "_conclude", measure)
+    with pytest.raises(RunError, match=r"run was removed or emptied while the run was at work"):
+        go(tmp_path / "run", composition(1, steps=2))

@@ -205,7 +205,7 @@ def count_calls(monkeypatch, fail_at):
 
     for name in ("replace", "fsync"):
         monkeypatch.setattr(module.os, name, wrap(getattr(os, name)))
-    monkeypatch.setattr(module, "save_file", wrap(module.save_file))
+    monkeypatch.setattr(module, "save_tensors", wrap(module.save_tensors))
     monkeypatch.setattr(module, "hash_file", wrap(module.hash_file))
     return lambda: calls
 

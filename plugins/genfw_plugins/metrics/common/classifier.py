@@ -23,6 +23,7 @@ from genfw.plugins.component import Settings
 from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed, kept_apart
 from genfw.runs.files import write_atomically
+from genfw.runs.tensors import save_tensors
 from genfw.training.loader import Loader
 from genfw_plugins.metrics.common.content import (
     cache_folder,
@@ -30,7 +31,6 @@ from genfw_plugins.metrics.common.content import (
     digest_of_split,
     digest_of_tensors,
     read_split,
-    save_tensors,
 )
 
 __all__ = ["Classifier", "ClassifierNetwork", "TrainedClassifier", "trained_classifier"]

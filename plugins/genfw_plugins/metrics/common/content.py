@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from genfw.errors import DataError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Split
-from genfw.runs.files import replacing
 
 __all__ = [
     "cache_folder",
@@ -24,7 +22,6 @@ __all__ = [
     "digest_of_split",
     "digest_of_tensors",
     "read_split",
-    "save_tensors",
 ]
 
 #: Rows read at once.
@@ -56,13 +53,6 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 def digest_of_settings(settings: Mapping[str, Any]) -> str:
     """SHA-256 of JSON scalars by name."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write a safetensors file that is whole, or is not there; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, part)
 
 
 def read_split(split: Split) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from genfw.evaluation.evaluation import Evaluation
 from genfw.nn.torchvision import import_torchvision
-from genfw_plugins.metrics.common.content import cache_folder, digest_of_settings, save_tensors
+from genfw.runs.tensors import save_tensors
+from genfw_plugins.metrics.common.content import cache_folder, digest_of_settings
 from genfw_plugins.metrics.common.pixels import Pixels
 from genfw_plugins.metrics.fidelity.extractors import Extractor
 
