@@ -13,6 +13,7 @@ from typing import ClassVar
 import attrs
 
 __all__ = [
+    "AbsentDataError",
     "ChangedRecipeError",
     "ContractError",
     "DataError",
@@ -111,6 +112,10 @@ class ContractError(GenfwError):
 
 class DataError(GenfwError):
     """A data set is absent, unreadable, or not what it says."""
+
+
+class AbsentDataError(DataError):
+    """The files of a data set are not there: in a smoke run, and only then, synthetic rows stand in for them."""
 
 
 class DivergenceError(GenfwError):

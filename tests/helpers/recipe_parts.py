@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from genfw.errors import DataError
+from genfw.errors import AbsentDataError
 from genfw.evaluation.metric import Metric
 from genfw.interfaces import Amortizer, Dataset, Decoder, Encoder, Energy, Posterior, Prior, Sampler, Split, Start
 from genfw.interfaces.likelihood import Gaussian, Likelihood
@@ -41,7 +41,7 @@ class ToyData(Dataset):
 
     def split(self, name: str) -> Split:
         if not self.present:
-            raise DataError(f"nothing at {self.root}")
+            raise AbsentDataError(f"nothing at {self.root}")
         return Synthetic(self.data_shape).split(name)
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import attrs
 import torch
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import ContractError
 from genfw.evaluation.metric import Metric
 from genfw.interfaces.dataset import Dataset
 from genfw.interfaces.values import NoiseLayout
@@ -27,7 +27,7 @@ from genfw.recipes.yaml_nodes import dump
 from genfw.training.health import HealthSettings
 from genfw.training.settings import EngineSettings
 from genfw.training.stage import Stage
-from genfw.training.synthetic import Synthetic
+from genfw.training.synthetic import stand_in
 from genfw.training.tracker import Tracker
 
 __all__ = ["Composition", "Resolved", "check", "compose", "open_recipe"]
@@ -196,13 +196,10 @@ class _Builder:
     def _data(self, data: Dataset, mark: Mark) -> Dataset:
         if not self.resolved.smoke:
             return data
-        try:
-            data.split("train")
-            data.split("test")
-        except DataError:
-            with self._guard("the data set", mark):
-                return Synthetic(data.data_shape)
-        return data
+        found = data
+        with self._guard("the data set", mark):
+            found = stand_in(data)
+        return found
 
     def _model(self) -> Model | None:
         energies = [built for role, built in self.roles.items() if role.startswith("energy.")]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from genfw.errors import DataError
+from genfw.errors import AbsentDataError
 
 __all__ = ["absent", "data_home", "download_folder", "fetched", "find_file", "folders"]
 
@@ -41,10 +41,10 @@ def find_file(places: Iterable[Path], *names: str) -> Path | None:
     return None
 
 
-def absent(what: str, looked: Iterable[Path], remedy: str) -> DataError:
+def absent(what: str, looked: Iterable[Path], remedy: str) -> AbsentDataError:
     """The error for files that are not there: what, where it was looked for, what to do."""
     places = ", ".join(dict.fromkeys(str(place) for place in looked))
-    return DataError(f"{what} is absent; looked in {places}. {remedy}")
+    return AbsentDataError(f"{what} is absent; looked in {places}. {remedy}")
 
 
 def fetched(what: str, folder: Path, remedy: str, fetch: Callable[[], Any]) -> Any:
@@ -60,7 +60,7 @@ def fetched(what: str, folder: Path, remedy: str, fetch: Callable[[], Any]) -> A
         What ``fetch`` returns.
 
     Raises:
-        DataError: There is no network, the address is gone, or what came is not what was expected.
+        AbsentDataError: There is no network, the address is gone, or what came is not what was expected.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def fetched(what: str, folder: Path, remedy: str, fetch: Callable[[], Any]) -> A
     except (OSError, RuntimeError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         reason = reason.rstrip(".")
-        raise DataError(f"{what} is absent and can't be downloaded to {folder}: {reason}. {remedy}") from error
+        raise AbsentDataError(f"{what} is absent and can't be downloaded to {folder}: {reason}. {remedy}") from error
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import AbsentDataError, ContractError, DataError
 from genfw.interfaces import Split
 from genfw.plugins.validators import at_least
 from genfw_plugins.datasets._arrays import pixels_to_float, random_flip
@@ -159,7 +159,7 @@ def image_source(root: Path) -> ImageSource:
         return FolderSource(root)
     if root.is_file():
         return ZipSource(root)
-    raise DataError(f"there is no folder or zip archive at {root}; set 'root' to where the images are")
+    raise AbsentDataError(f"there is no folder or zip archive at {root}; set 'root' to where the images are")
 
 
 class ImageSplit(Split):

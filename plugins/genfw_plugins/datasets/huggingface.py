@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import PIL.Image
 import torch
 
-from genfw.errors import DataError
+from genfw.errors import AbsentDataError, DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
 from genfw_plugins.datasets._arrays import check_flip
@@ -91,7 +91,7 @@ class HuggingFace(Dataset):
         try:
             return datasets.load_dataset(self.path, self.config, data_dir=folder, split=part, revision=self.revision)
         except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(
+            raise AbsentDataError(
                 f"the split '{part}' of {self.path} can't be loaded: {error}. "
                 "Check 'path', 'config' and the split's name; without a network the set must be in the cache (HF_HOME)"
             ) from error

@@ -12,7 +12,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import AbsentDataError, ContractError, DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
 from genfw.plugins.validators import within
@@ -85,7 +85,7 @@ class TensorFile(Dataset):
     def _read(self, name: str) -> Tensor:
         path = self.file.expanduser()
         if not path.is_file():
-            raise DataError(f"there is no file {path}; set 'file' to where it is")
+            raise AbsentDataError(f"there is no file {path}; set 'file' to where it is")
         try:
             if path.suffix == ".npz":
                 with np.load(path, allow_pickle=False) as arrays:

@@ -186,13 +186,23 @@ def test_settings_that_are_left_out_are_an_empty_mapping():
     assert build(made.resolved.dump()).resolved.plain() == made.resolved.plain()
 
 
-def test_absent_data_is_stood_in_for_in_smoke_runs_only():
+def test_absent_data_is_stood_in_for_in_smoke_runs_only(caplog):
     text = "data: {use: toy, size: 5, present: false}"
     assert isinstance(build(text).data, ToyData)
     assert isinstance(build("data: {use: toy}", smoke=True).data, ToyData)
     stand_in = build(text, smoke=True).data
     assert isinstance(stand_in, Synthetic)
     assert stand_in.data_shape == (5,)
+    assert "synthetic rows stand in for data in this smoke run: nothing at" in caplog.text
+
+
+def test_wrong_data_is_not_stood_in_for(monkeypatch):
+    def wrong(self, name):
+        raise DataError(f"the file has no array '{name}'")
+
+    monkeypatch.setattr(ToyData, "split", wrong)
+    with pytest.raises(DataError, match="the file has no array 'train'"):
+        build("data: {use: toy}", smoke=True)
 
 
 # -- ways in ----------------------------------------------------------------------------------------------------------

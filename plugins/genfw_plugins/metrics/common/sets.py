@@ -5,25 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import ContractError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Batch, Size
 from genfw.randomness import derive_seed
-from genfw.training.synthetic import Synthetic
+from genfw.training.synthetic import stand_in
 
 __all__ = ["available", "check_shape", "draw_index", "take_rows"]
 
 
 def available(evaluation: Evaluation, data: Dataset) -> Dataset:
     """The data set; in a smoke run, data of its shape where its files are absent."""
-    if evaluation.smoke:
-        try:
-            data.split("train")
-            data.split("test")
-        except DataError:
-            return Synthetic(data.data_shape)
-    return data
+    return stand_in(data) if evaluation.smoke else data
 
 
 def check_shape(name: str, data: Dataset, shape: Size) -> None:
