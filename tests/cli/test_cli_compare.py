@@ -48,6 +48,14 @@ def test_a_page_on_several_runs_and_a_table_for_a_person(call, runs, tmp_path, t
     assert "comparison" not in (tmp_path / "one.html").read_text()[:3000]
 
 
+def test_a_run_without_numbers_is_told(call, runs, tmp_path):
+    recipe = "{genfw: 1, name: bare}"
+    path = RunDirectory.create(tmp_path / "runs", "bare", recipe, recipe).path
+    said = call("compare", runs[0], path)
+    assert said.code == 0
+    assert "bare has no numbers; 'genfw evaluate' takes them" in said.err
+
+
 def test_nothing_to_compare_is_said(call, tmp_path):
     assert call("compare", "absent").code == 1
     recipe = "{genfw: 1, name: bare}"

@@ -65,6 +65,20 @@ def test_show_gives_signature_reference_and_provider(call):
     assert ":math:" not in said.out
 
 
+def test_a_recipe_is_shown_with_the_head_of_its_file(call, write):
+    path = write(
+        "headed.yaml",
+        """
+        # Run to the end: 3 minutes.
+        # FID 12.
+        name: headed
+        # not of the head
+        seed: 3
+    """,
+    )
+    assert call("show", path).out == "# Run to the end: 3 minutes.\n# FID 12.\n{name: headed, seed: 3}\n"
+
+
 def test_show_needs_no_kind_and_shows_all_that_answer(call):
     said = call("show", "mlp")
     assert [line for line in said.out.splitlines() if line in ("decoder/mlp", "encoder/mlp", "energy/mlp")] == [

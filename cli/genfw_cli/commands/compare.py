@@ -9,7 +9,7 @@ import typer
 
 from genfw_cli import complete
 from genfw_cli.arguments import Json, Root
-from genfw_cli.output import heading, number, show_json, table
+from genfw_cli.output import heading, note, number, show_json, table
 
 if TYPE_CHECKING:
     from genfw.runs.pages.compare import Comparison
@@ -54,8 +54,9 @@ def _print(comparison: Comparison) -> None:
         for one in sorted(row.numbers, key=lambda one: (one.group or "~", one.rank or 0)):
             rank = "" if one.rank is None else f"{one.rank}{'=' if one.tied else ''}"
             place = f"{one.group}{rank}" if parted else rank
-            note = one.note if one.value is None or comparison.runs[one.run].smoke else ""
-            rows.append((row.name, comparison.runs[one.run].label, number(one.value, one.error), row.unit, place, note))
+            remark = one.note if one.value is None or comparison.runs[one.run].smoke else ""
+            label = comparison.runs[one.run].label
+            rows.append((row.name, label, number(one.value, one.error), row.unit, place, remark))
         rows += [
             (row.name, paper.source, number(paper.value), row.unit, "", "the paper's; its protocol is not recorded")
             for paper in row.papers
@@ -65,6 +66,10 @@ def _print(comparison: Comparison) -> None:
         rows,
         empty="none of these runs has been evaluated; 'genfw evaluate RUN' does it",
     )
+    measured = {each.run for row in comparison.rows for each in row.numbers}
+    for index, run in enumerate(comparison.runs):
+        if comparison.rows and index not in measured:
+            note(f"{run.label} has no numbers; 'genfw evaluate' takes them")
     reasons: dict[str, list[str]] = {}
     for row in comparison.rows:
         if row.reason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,6 +94,8 @@ def _show_recipe(ctx: typer.Context, name: str, fill: bool, origin: bool, as_jso
         if as_json:
             show_json(recipe.plain())
         else:
+            # The file's head says what was run to the end, and what it cost.
+            lines(itertools.takewhile(lambda line: line.startswith("#"), recipe.text.splitlines()))
             print(dump(recipe.plain()), end="")
         return
     resolved = check(recipe, registry)

@@ -241,13 +241,17 @@ def _stages(recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
 
 
 def _pictures(root: Path, records: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """The figures that results name, each once, in order."""
+    """The figures that results name, each once, in order; the run's own samples where no metric shows any."""
     pictures: dict[str, Picture] = {}
     for record in records:
         for figure in map(_mapping, record.get("figures") or []):
             path, title, caption = (str(figure.get(key, "")) for key in ("path", "title", "caption"))
             if path not in pictures and (picture := embed(root, path, title, caption)) is not None:
                 pictures[path] = picture
+    if not any(path.startswith("samples/") for path in pictures):
+        caption = "Drawn from the finished model, as the recipe's section 'sample' says."
+        if (picture := embed(root, "samples/samples.png", "Samples", caption)) is not None:
+            pictures["samples/samples.png"] = picture
     return list(pictures.values())
 
 

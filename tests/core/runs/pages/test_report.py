@@ -307,3 +307,11 @@ def test_ticks_are_round_and_inside(low, high):
 )
 def test_numbers_in_few_characters(value, text):
     assert short(value) == text
+
+
+def test_the_runs_own_samples_are_shown_where_no_metric_shows_any(tmp_path):
+    run = make_run(tmp_path)
+    run.samples.mkdir()
+    imsave(run.samples / "samples.png", np.zeros((8, 8, 3)))
+    page = write_report(run.path).read_text()
+    assert "Drawn from the finished model, as the recipe&#39;s section" in page
