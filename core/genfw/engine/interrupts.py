@@ -1,4 +1,4 @@
-"""What a signal asks of a run."""
+"""Signals that stop a run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ __all__ = ["Interrupts"]
 
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into one question that the training loop asks between steps.
+    """Turns SIGINT and SIGTERM into a flag that the training loop reads between steps.
 
-    Inside :meth:`deferred` the first signal sets :attr:`requested`, and a second one raises ``KeyboardInterrupt`` at
-    once; outside of it every signal raises at once. Signals can be caught in the main thread alone; in another thread
-    nothing changes.
+    Inside :meth:`deferred` the first signal sets :attr:`requested`, and a second one raises ``KeyboardInterrupt``;
+    outside of it every signal raises. Only the main thread can catch signals; in other threads nothing changes.
     """
 
     def __init__(self) -> None:
-        #: A signal has asked the run to stop.
+        #: Whether a signal has asked the run to stop.
         self.requested = False
         self._deferred = False
 

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from genfw.engine import run as engine
 from genfw.engine.launching import free_port
-from genfw.nn.batch_norm import alone, synchronised
+from genfw.nn.batch_norm import single_process_statistics, synchronised
 from genfw.runs.checkpoints import Checkpoints
 from run_toys import assert_same
 
@@ -140,7 +140,7 @@ def kept_apart(rank, x):
             net(x)
             own(x.flatten(1))
         net.train()
-        with alone(net, net.first):
+        with single_process_statistics(net, net.first):
             if rank == 0:
                 copy.deepcopy(net)(x)
         with synchronised(net.first):  # told twice: the outer block holds on after the inner one

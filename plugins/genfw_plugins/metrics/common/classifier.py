@@ -16,7 +16,7 @@ from genfw.errors import ContractError, DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
 from genfw.models.freezing import frozen
-from genfw.randomness import derive_seed, kept_apart
+from genfw.randomness import derive_seed, isolated_rng
 from genfw.runs.files import write_atomically
 from genfw.training.loader import Loader
 from genfw_plugins.metrics.common.content import (
@@ -138,7 +138,7 @@ def trained_classifier(
         if (found := _load(kept, data.data_shape, width, size, device)) is not None:
             return found
     classes = 1 + max(int(_labels(split).max()) for split in (train, test))
-    with torch.enable_grad(), kept_apart(device):
+    with torch.enable_grad(), isolated_rng(device):
         torch.manual_seed(derive_seed(seed, "classifier"))
         network = ClassifierNetwork(data.data_shape, classes, width, size).to(device)
         _train(network, train, steps, derive_seed(seed, "classifier", "rows"))
@@ -208,7 +208,7 @@ def _load(path: Path, data_shape: Size, width: int, size: int, device: torch.dev
             return None
     except Exception:  # safetensors raises an error of its own for a damaged file
         return None
-    with kept_apart(device):
+    with isolated_rng(device):
         network = ClassifierNetwork(data_shape, classes, width, size)
     network.load_state_dict(state)
     return _finished(network.to(device), accuracy, classes, data_shape)

@@ -13,7 +13,7 @@ from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Dataset
 from genfw.interfaces.values import Size
 from genfw.nn.torchvision import import_torchvision
-from genfw.randomness import kept_apart
+from genfw.randomness import isolated_rng
 from genfw_plugins.metrics.common.classifier import trained_classifier
 from genfw_plugins.metrics.common.content import cache_folder, digest_of_tensors
 from genfw_plugins.metrics.common.weights import fetched, proved
@@ -154,7 +154,7 @@ def _registered(
     options = {} if weights is None else {"feature_extractor_weights_path": str(weights)}
     create = import_torchvision("torch_fidelity.utils").create_feature_extractor
     try:
-        with kept_apart("cuda" if cuda else "cpu"):
+        with isolated_rng("cuda" if cuda else "cpu"):
             module = create(registered, list(layers), cuda=cuda, verbose=False, **options)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
