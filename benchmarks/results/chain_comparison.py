@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from genfw.engine.devices import make_fabric
-from genfw.engine.loop import begin
+from genfw.engine.loop import set_up_stage
 from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Sampler
 from genfw.models.chains import run_chain
@@ -106,7 +106,7 @@ def train(composition: Composition, number: int, seed: int) -> float:
     data = composition.data
     assert data is not None
     split = data.split("train")
-    stage = begin(composition, make_fabric(composition.engine), number, len(split))
+    stage = set_up_stage(composition, make_fabric(composition.engine), number, len(split))
     loader = Loader(split, stage.batch, derive_seed(seed, "data", number))
     stage.prepare(lambda step: loader.batch_at(step))
     began = time.perf_counter()

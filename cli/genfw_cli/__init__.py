@@ -2,5 +2,5 @@
 
 import gc
 
-# Start-up makes many objects that live on and hardly any garbage: collecting less often saves `genfw list` a tenth.
+# Start-up creates many lasting objects and little garbage: collecting less often saves `genfw list` a tenth.
 gc.set_threshold(20_000)

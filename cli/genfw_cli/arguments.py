@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have, each with one wording."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RunName = Annotated[
         autocompletion=complete.runs,
     ),
 ]
-Root = Annotated[Path, typer.Option("--root", metavar="PATH", help="Where run directories lie.")]
+Root = Annotated[Path, typer.Option("--root", metavar="PATH", help="Folder of all runs.")]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change a value, as in --set train.0.steps=500; repeatable."),
@@ -41,8 +41,8 @@ Processes = Annotated[
         "--processes",
         metavar="N",
         min=1,
-        help="Share the work out over so many processes, each with a GPU of its own where there are some; "
-        "the numbers are the same.",
+        help="Share the work among this many processes, each with its own GPU if there are GPUs; "
+        "the results are the same.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for a program to read.")]

@@ -1,4 +1,4 @@
-"""What a shell offers after TAB. Nothing here imports torch or fails: no offer beats a traceback in a prompt."""
+"""Shell completion. Nothing here imports torch, and errors give no completions instead of a traceback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``genfw doctor`` tells: whether this machine has what genfw needs, and what to do where it has not."""
+"""``genfw doctor``: whether this machine has what genfw needs, and what to do if not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Finding", "examine"]
 
-#: Packages genfw stands on, by the names they are installed under.
+#: Packages that genfw needs, by their distributions' names.
 _PACKAGES = (
     "torch",
     "lightning-fabric",
@@ -38,9 +38,9 @@ _PACKAGES = (
     "torch-fidelity",
 )
 _OPTIONAL = {"tensorboard": "pip install 'genfw[tensorboard]'", "datasets": "pip install 'genfw[huggingface]'"}
-#: Below this a run of any size fills the disk with its checkpoints.
+#: Below this, checkpoints of any run may fill the disk.
 _LEAST_FREE = 2 * 2**30
-#: Seconds; a plugin that takes longer to load is felt in every command.
+#: Seconds of loading from which a plugin slows every command noticeably.
 _SLOW_PLUGIN = 0.1
 
 
@@ -50,10 +50,10 @@ class Finding:
 
     Arguments:
         group: ``genfw``, ``package``, ``torch``, ``data``, ``plugin`` or ``disk``.
-        name: What it is about.
-        value: What was found.
+        name: Its subject.
+        value: Its value.
         level: ``ok``, ``warning`` (something will be slower or missing) or ``fault`` (something will fail).
-        hint: What to do, where something is to be done.
+        hint: What to do, or empty.
     """
 
     group: str
@@ -64,11 +64,11 @@ class Finding:
 
 
 def examine(registry: Registry, directory: Path | str = ".") -> tuple[Finding, ...]:
-    """Look at versions, devices, plugins, data folders and disk. Changes nothing and opens no connection.
+    """Examine versions, devices, plugins, data folders and disk. Changes nothing and opens no connection.
 
     Arguments:
-        registry: Its plugins, loaded and broken, are reported.
-        directory: Where runs will be written.
+        registry: Registry with the loaded and the broken plugins.
+        directory: Folder of the runs.
     """
     return (*_program(), *_packages(), *_torch(), *_plugins(registry), *_data(), *_disk(Path(directory)))
 
@@ -95,7 +95,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _torchvision() -> Finding:
-    """Whether torchvision is whole: a build for another torch installs cleanly, but its operators do not load."""
+    """Whether torchvision works: a build for another torch installs cleanly, but its operators do not load."""
     try:
         version = importlib.metadata.version("torchvision")
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The app: global options, one command per file of :mod:`genfw_cli.commands`, and what a failure looks like outside."""
+"""The app: global options, one command per file of :mod:`genfw_cli.commands`, messages and exit codes of failures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-# Typer carries its own copy of click and gives this base of all usage errors no public name.
+# Typer has its own copy of click, without a public name for this base of all usage errors.
 from typer._click.exceptions import ClickException
 
 from genfw import __version__
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
     Arguments:
-        argv: Arguments without the program's name; those of the process by default.
+        argv: Arguments without the program's name; the process's by default.
     """
     _prepare_streams()
     front, rest = _split_globals(sys.argv[1:] if argv is None else argv)
@@ -89,10 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         if isinstance(error, BrokenPipeError):
-            # The reader went away (`genfw list | head`); without this the interpreter's last flush would complain.
+            # The reader has closed the pipe (`genfw list | head`); prevent an error at the interpreter's last flush.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        # A recipe's faults begin with their place, as compilers' do, so that editors find it.
+        # A recipe's faults begin with their place, like a compiler's messages, so that editors find it.
         note(str(error) if isinstance(error, RecipeError) else f"error: {error}")
         return error.exit_code if isinstance(error, GenfwError) else 1
     except KeyboardInterrupt:
@@ -119,7 +119,7 @@ def _prepare_streams() -> None:
 
 
 def _split_globals(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part ``--plugin PATH``, ``--no-plugins`` and ``--debug`` from the rest, so that they may follow the command."""
+    """Move ``--plugin PATH``, ``--no-plugins`` and ``--debug`` to the front, so that they may follow the command."""
     front: list[str] = []
     rest: list[str] = []
     words = iter(argv)

@@ -1,4 +1,4 @@
-"""Results on stdout: a table on a terminal, tab-separated lines when piped, JSON when a program asks.
+"""Results on stdout: a table on a terminal, tab-separated lines in a pipe, or JSON.
 
 Everything else goes to stderr.
 """
@@ -42,12 +42,12 @@ def visible(text: object) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "") -> None:
-    """Print rows: aligned under headings on a terminal; when piped, one line each, cells parted by tabs, no headings.
+    """Print rows: aligned under headings on a terminal; in a pipe one line each, with tabs between cells, no headings.
 
     Arguments:
         columns: Headings.
-        rows: Cells, as many in each row as there are headings.
-        empty: Told on stderr where there are no rows.
+        rows: Cells, one per heading in each row.
+        empty: Message on stderr if there are no rows.
     """
     if not rows:
         note(empty)
@@ -58,9 +58,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = ""
         from rich.text import Text
 
         drawn = Table(box=SIMPLE_HEAD, pad_edge=False)
-        for place, column in enumerate(columns):
-            # The first column names the row: other columns are broken into lines before it is.
-            drawn.add_column(column, overflow="fold", no_wrap=place == 0)
+        for index, column in enumerate(columns):
+            # The first column names the row: other columns wrap instead.
+            drawn.add_column(column, overflow="fold", no_wrap=index == 0)
         for row in rows:
             drawn.add_row(*(Text(visible(cell)) for cell in row))
         Console().print(drawn)
@@ -69,7 +69,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = ""
 
 
 def heading(text: str) -> None:
-    """A line above a block of output, bold on a terminal."""
+    """Print a heading, bold on a terminal."""
     print(f"\033[1m{visible(text)}\033[0m" if on_terminal() else visible(text))
 
 
@@ -80,14 +80,14 @@ def lines(texts: Any) -> None:
 
 
 def note(text: str) -> None:
-    """A line on stderr, for the person at the terminal; an empty text prints nothing, and nobody need be there."""
+    """Print a line on stderr, also where nobody reads it any more; an empty text prints nothing."""
     if text:
         with contextlib.suppress(OSError, ValueError):  # a closed stderr must not end a training
             print(visible(text), file=sys.stderr, flush=True)
 
 
 def write(text: str, out: Path | None) -> None:
-    """Print ``text``, or write it to ``out`` and print where that is."""
+    """Print ``text``, or write it to ``out`` and print that path."""
     if out is None:
         print(text, end="")
     else:
@@ -96,12 +96,12 @@ def write(text: str, out: Path | None) -> None:
 
 
 def show_json(value: Any) -> None:
-    """Print ``value`` as JSON: records become objects, paths strings, numbers that are not finite null."""
+    """Print ``value`` as JSON: records become objects, paths strings, non-finite numbers null."""
     print(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def plain(value: Any) -> Any:
-    """``value`` made of what JSON has."""
+    """``value`` in JSON's types."""
     if attrs.has(type(value)):
         return {
             field.name: plain(getattr(value, field.name)) for field in attrs.fields(type(value)) if field.name[0] != "_"
@@ -118,7 +118,7 @@ def plain(value: Any) -> Any:
 
 
 def unmarked(text: str) -> str:
-    """A docstring without its markup: roles and quotes dropped, formulas as they are written."""
+    """A docstring without roles and quotes; formulas stay."""
     text = re.sub(r":[\w:]+:`~?([^`<]*?)(?: <[^`]*>)?`", r"\1", text)
     text = re.sub(r"^( *)\.\. math::[ \n]*", r"\1    ", text, flags=re.MULTILINE)
     return text.replace("``", "").replace("::\n", ":\n")

@@ -1,4 +1,4 @@
-"""How a run is going, on stderr: one live bar per stage on a terminal, a plain line now and then elsewhere."""
+"""Progress of a run on stderr: one live bar per stage on a terminal, occasional plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ __all__ = ["PlainProgress", "Rate", "TerminalProgress", "duration", "progress", 
 
 #: Columns of a row that are not scalars of the stage.
 _BOOKKEEPING = ("stage", "name", "step", "time")
-#: Scalars in the order they are shown; what a stage logs beyond them follows while there is room.
+#: Scalars to show first; others follow while there is room.
 _FIRST = ("energy/gap", "loss", "loss/total")
 _SHOWN = 4
 
 
 class Rate:
-    """Steps per second over the newest rows, and what is left at that rate.
+    """Steps per second over the newest rows, and the time left at that rate.
 
     Arguments:
-        rows: Rows looked back on: enough to smooth, few enough to follow a change of pace.
+        rows: Count of rows: enough to smooth, few enough to follow a change of pace.
     """
 
     def __init__(self, rows: int = 10) -> None:
         self._points: deque[tuple[int, float]] = deque(maxlen=rows)
 
     def add(self, step: int, seconds: float) -> None:
-        """Note that ``step`` was done at ``seconds``; a step back (a new stage, a rollback) begins anew."""
+        """Add the time at which ``step`` was completed; a smaller step (a new stage, a rollback) starts over."""
         if self._points and step <= self._points[-1][0]:
             self._points.clear()
         self._points.append((step, seconds))
@@ -64,7 +64,7 @@ def duration(seconds: float | None) -> str:
 
 
 def scalars(row: Mapping[str, Any]) -> str:
-    """The row's scalars worth a glance: the energy gap first, then losses, then the rest while there is room."""
+    """The row's most important scalars: the energy gap, then losses, then the rest while there is room."""
     values = {
         name: value for name, value in row.items() if name not in _BOOKKEEPING and isinstance(value, (int, float))
     }
@@ -73,21 +73,21 @@ def scalars(row: Mapping[str, Any]) -> str:
 
 
 class _Progress(Tracker):
-    """What both displays share.
+    """Shared by both displays.
 
     Arguments:
-        stream: Where lines go.
+        stream: Stream for lines.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
         self.rate = Rate()
         self.stages: tuple[tuple[str, int], ...] = ()
-        #: Told by :meth:`start`; what a resume command needs.
+        #: The run directory, set by :meth:`start`; a resume command needs it.
         self.directory: Path | None = None
 
     def start(self, run: RunInfo) -> None:
-        """The run begins."""
+        """See :meth:`Tracker.start`."""
         self.stages, self.directory = run.stages, run.directory
         self.say(f"{run.name}: {run.directory}")
         if run.resumed_at is not None:
@@ -95,7 +95,7 @@ class _Progress(Tracker):
             self.say(f"goes on at stage {stage + 1} of {len(run.stages)}, step {step}")
 
     def event(self, kind: str, message: str) -> None:
-        """A line for everything but stage changes and checkpoints, which the display itself shows."""
+        """Print every event except stage changes and checkpoints, which the display shows."""
         if kind not in ("stage", "checkpoint"):
             self.say(f"{kind}: {message}")
 
@@ -126,7 +126,7 @@ class PlainProgress(_Progress):
     """A line when a stage begins or ends, and every ``interval`` seconds between: for logs and pipes.
 
     Arguments:
-        stream: Where lines go; stderr by default.
+        stream: Stream for lines; stderr by default.
         interval: Least seconds between lines of one stage.
         clock: Seconds, from any origin.
     """
@@ -136,15 +136,15 @@ class PlainProgress(_Progress):
     ) -> None:
         super().__init__(stream)
         self.interval, self.clock = interval, clock
-        self._said = -float("inf")
+        self._printed = -float("inf")
         self._stage = -1
 
     def log(self, row: Mapping[str, Any]) -> None:
         """See :meth:`Tracker.log`."""
         step, steps, speed, left = self.pace(row)
         now = self.clock()
-        if now - self._said >= self.interval or row["stage"] != self._stage or step >= steps:
-            self._said, self._stage = now, row["stage"]
+        if now - self._printed >= self.interval or row["stage"] != self._stage or step >= steps:
+            self._printed, self._stage = now, row["stage"]
             parts = (f"{self.title(row)}: step {step}/{steps}", speed, f"ETA {left}", scalars(row))
             self.say("  ".join(part for part in parts if part))
 
@@ -165,7 +165,7 @@ class TerminalProgress(_Progress):
 
     Arguments:
         stream: A terminal; stderr by default.
-        console: To draw on instead.
+        console: Console to use instead.
     """
 
     def __init__(self, stream: TextIO | None = None, console: Console | None = None) -> None:

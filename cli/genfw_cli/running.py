@@ -1,4 +1,4 @@
-"""What ``run`` and ``resume`` share: the display, the interruption, the last lines."""
+"""Shared by ``run`` and ``resume``: the display, interrupts, the final output."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["drive"]
 
 
 def drive(start: Callable[..., RunResult], as_json: bool, *arguments: Any, **more: Any) -> None:
-    """Run ``start`` under a display, print how it ended, and leave with the exit code that says so.
+    """Call ``start`` with a display, print the outcome, and exit with its exit code.
 
     Arguments:
-        start: Trains; given the arguments, and the display among its ``trackers``.
+        start: Trains; the display is among its ``trackers``.
         as_json: Print JSON instead of lines.
-        arguments: Of ``start``.
-        more: Further ones, by name.
+        arguments: Arguments of ``start``.
+        more: Keyword arguments of ``start``.
     """
     from genfw.runs.directory import RunDirectory
     from genfw_cli.progress import progress
@@ -52,11 +52,11 @@ def drive(start: Callable[..., RunResult], as_json: bool, *arguments: Any, **mor
             }
         )
     else:
-        # What each number means stands in the report; why one is missing is said here.
+        # The report explains each number; this says only why one is missing.
         rows = [
             (item.name, number(item.value, item.error), item.unit if item.value is not None else item.note)
             for item in result.results
         ]
         table(["result", "value", ""], rows)
-        # Not in the table: a path that is broken into lines can't be copied.
+        # Outside of the table, which would wrap a long path.
         lines([f"run\t{result.directory}", *([f"report\t{report}"] if report.exists() else [])])

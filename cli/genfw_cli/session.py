@@ -1,4 +1,4 @@
-"""What every command shares: the global options, and the plugins, loaded only when a command asks for them."""
+"""Shared by all commands: the global options, and the plugins, which are loaded only when a command needs them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Session:
 
     Arguments:
         plugins: One-file plugins named by ``--plugin``.
-        enabled: False with ``--no-plugins``: built-in plugins alone.
+        enabled: False with ``--no-plugins``: only built-in plugins.
     """
 
     plugins: tuple[Path, ...] = ()
@@ -32,28 +32,28 @@ class Session:
 
 
 def registry_of(ctx: typer.Context) -> Registry:
-    """The components there are. Each broken plugin is told of on stderr, and the command goes on."""
+    """The registry. Broken plugins are reported on stderr, and the command continues."""
     from genfw.plugins import load_plugins
 
     session = _session(ctx)
-    return _told(load_plugins(local=session.plugins, enabled=session.enabled))
+    return _reported(load_plugins(local=session.plugins, enabled=session.enabled))
 
 
 def open_recipe(
     ctx: typer.Context, source: str | Path, sets: Sequence[str] | None = None, unsets: Sequence[str] | None = None
 ) -> tuple[Recipe, Registry]:
-    """A recipe as it was read, and the components there are for it: its own local plugins among them."""
+    """A recipe as read, and the registry with its local plugins."""
     from genfw.recipes.recipe import open_recipe
 
     session = _session(ctx)
     recipe, registry = open_recipe(
         source, sets=sets or (), unsets=unsets or (), plugins=session.plugins, enabled=session.enabled
     )
-    return recipe, _told(registry)
+    return recipe, _reported(registry)
 
 
 def registry_of_run(ctx: typer.Context, directory: Path) -> Registry:
-    """The components there are for a run."""
+    """The registry of a run."""
     from genfw.runs.directory import RunDirectory
 
     return open_recipe(ctx, RunDirectory.open(directory).resolved)[1]
@@ -64,7 +64,7 @@ def _session(ctx: typer.Context) -> Session:
     return session if isinstance(session, Session) else Session()
 
 
-def _told(registry: Registry) -> Registry:
+def _reported(registry: Registry) -> Registry:
     for broken in registry.broken:
         note(broken.line())
     return registry

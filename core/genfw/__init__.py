@@ -1,7 +1,7 @@
 """genfw: energy-based models over generators, composed from a recipe.
 
-What a recipe composes are a prior, a decoder, energies, a sampler and an amortizer (``genfw.interfaces``); plugins
-supply them. The rooms of this package stand in one order, in which each imports only those before it:
+A recipe composes a prior, a decoder, energies, a sampler and an amortizer (``genfw.interfaces``), which plugins supply.
+The rooms of this package have an order; each imports only those before it:
 
 ``errors``, ``randomness``, ``plugins``, ``interfaces``, ``nn``, ``runs``, ``models``, ``training``, ``evaluation``,
 ``weights``, ``recipes``, ``engine``, ``testing``.
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: Module -> the public names that are taken from it.
+#: Module -> its public names.
 _MODULES = {
     "engine.finished": ("load_run",),
     "engine.run": ("RunResult", "resume", "run"),

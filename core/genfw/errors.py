@@ -1,4 +1,4 @@
-"""Every failure that genfw expects, by whose hands can mend it.
+"""Every failure that genfw expects, by who can fix it.
 
 ``exit_code`` is what the command line returns for it: 1 the run failed, 3 the recipe is wrong,
 4 a component or plugin is wrong.
@@ -41,12 +41,12 @@ class GenfwError(Exception):
 
 @attrs.frozen
 class Fault:
-    """One thing that is wrong in a recipe, at the place where it is wrong.
+    """One thing that is wrong in a recipe, and where.
 
     Arguments:
         code: Stable identifier, such as ``GF203``.
         message: What was given, what exists.
-        file: The file the text stands in, or ``--set`` for an override.
+        file: The file of the text, or ``--set`` for an override.
         line: Line, counted from 1; 0 where there is none.
         column: Column, counted from 1; 0 where there is none.
         source: The line itself, shown with a caret under ``column``.
@@ -92,7 +92,7 @@ class PluginError(GenfwError):
 
 
 class NoSuchComponentError(PluginError):
-    """A name is that of no component, of one of another kind, or of several.
+    """A name belongs to no component, to one of another kind, or to several.
 
     Arguments:
         code: The code of the fault where a recipe names it (``docs/errors.md``).
@@ -105,7 +105,7 @@ class NoSuchComponentError(PluginError):
 
 
 class ContractError(GenfwError):
-    """A component was given, or gave, something its interface rules out (a shape, a range, a missing ability)."""
+    """A component was given, or returned, something that its interface rules out (a shape, a range, an ability)."""
 
     exit_code = 4
 
@@ -119,11 +119,11 @@ class AbsentDataError(DataError):
 
 
 class DivergenceError(GenfwError):
-    """Training left the healthy region and no permitted action brought it back."""
+    """Training left its healthy range, and no permitted action brought it back."""
 
 
 class RunError(GenfwError):
-    """A run directory or checkpoint can't be used: absent, damaged, in use by another process, or of other code."""
+    """A run directory or checkpoint is absent, damaged, in use by another process, or written by other code."""
 
 
 class ChangedRecipeError(RunError):
@@ -131,7 +131,7 @@ class ChangedRecipeError(RunError):
 
 
 class LostProcessError(RunError):
-    """A further process of the run is gone: what it was asked for will not come."""
+    """Another process of the run ended before it answered."""
 
 
 def article(noun: str) -> str:
@@ -140,19 +140,19 @@ def article(noun: str) -> str:
 
 
 def closest(word: str, options: Iterable[str]) -> str | None:
-    """The option that ``word`` is most likely a slip of, or ``None``."""
+    """The option that ``word`` most likely misspells, or ``None``."""
     folded = {option.casefold().replace("_", "-"): option for option in options}
     found = difflib.get_close_matches(word.casefold().replace("_", "-"), folded, n=1, cutoff=0.6)
     return folded[found[0]] if found else None
 
 
 def quoted(words: Iterable[str]) -> str:
-    """``a, b, c`` for a sentence; ``none`` where there are none."""
+    """``a, b, c`` for a sentence; ``none`` if there are none."""
     return ", ".join(words) or "none"
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """The end of a sentence about an unknown ``word``: the likely slip, or what there is."""
+    """The end of a sentence about an unknown ``word``: the likely spelling, or the options."""
     options = list(options)
     likely = closest(word, options)
     if likely is not None:
@@ -164,7 +164,7 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 
 def shown(value: object, most: int = 100) -> str:
-    """The start of a value that a file has supplied, fit for a sentence; the type's name of what is no text or number.
+    """The start of a value read from a file, printable; the type's name if it is neither text nor a number.
 
     Arguments:
         value: Anything.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["capture", "derive_seed", "kept_apart", "restore", "seed_all"]
+__all__ = ["capture", "derive_seed", "isolated_rng", "restore", "seed_all"]
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
@@ -69,8 +69,8 @@ def restore(state: dict[str, Any], device: torch.device | str = "cpu") -> None:
 
 
 @contextmanager
-def kept_apart(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Whatever randomness is used inside the block, the global generators are as they were after it."""
+def isolated_rng(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Restore the global generators after the block, whatever it drew from them."""
     state = capture(device)
     try:
         yield

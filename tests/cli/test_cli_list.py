@@ -86,9 +86,9 @@ def test_show_needs_no_kind_and_shows_all_that_answer(call):
         "encoder/mlp",
         "energy/mlp",
     ]
-    cards = json.loads(call("show", "genfw/mlp", "--json").out)
-    assert [card["component"]["kind"] for card in cards] == ["decoder", "encoder", "energy"]
-    assert all(setting["description"] for card in cards for setting in card["settings"])
+    components = json.loads(call("show", "genfw/mlp", "--json").out)
+    assert [component["component"]["kind"] for component in components] == ["decoder", "encoder", "energy"]
+    assert all(setting["description"] for component in components for setting in component["settings"])
 
 
 def test_filled_component_is_a_block_to_paste(call):

@@ -6,7 +6,7 @@ import pytest
 from genfw.errors import PluginError
 from genfw.plugins import load_plugins
 from genfw.plugins.component import Component
-from genfw.plugins.help import components_named, make_card
+from genfw.plugins.help import component_help, components_named
 from genfw.plugins.registry import BrokenPlugin, PluginRecord, Registry
 from genfw.recipes.find import shipped_recipes
 from genfw_cli.doctor import examine
@@ -82,29 +82,29 @@ def test_names_may_carry_kind_and_distribution(registry):
         components_named("qqqqqqqq", registry)
 
 
-def test_every_built_in_component_has_a_card_and_a_block(registry):
+def test_every_built_in_component_has_help_and_a_block(registry):
     for component in registry.components:
-        card = make_card(component, registry)
-        assert card.doc, component
-        assert all(setting.description for setting in card.settings), component
-        assert card.block().startswith(f"use: {component.name}\n")
+        shown = component_help(component, registry)
+        assert shown.doc, component
+        assert all(setting.description for setting in shown.settings), component
+        assert shown.block().startswith(f"use: {component.name}\n")
 
 
-def test_card_marks_what_must_be_given_and_what_genfw_fills(registry):
+def test_help_marks_what_must_be_given_and_what_genfw_fills(registry):
     (langevin,) = components_named("langevin", registry)
-    settings = {setting.name: setting for setting in make_card(langevin, registry).settings}
+    settings = {setting.name: setting for setting in component_help(langevin, registry).settings}
     assert settings["step_size"].required
     assert settings["steps"].default == "20"
     (energy,) = components_named("energy/mlp", registry)
-    settings = {setting.name: setting for setting in make_card(energy, registry).settings}
+    settings = {setting.name: setting for setting in component_help(energy, registry).settings}
     assert settings["data_shape"].injected
     assert not settings["data_shape"].required
 
 
-def test_card_of_what_can_not_be_imported_names_the_plugin():
+def test_help_of_what_can_not_be_imported_names_the_plugin():
     gone = Component("energy", "gone", "no_such_module:Gone", "gone", provider="quad", version="0.1")
     with pytest.raises(PluginError, match="no_such_module"):
-        make_card(gone, Registry([gone]))
+        component_help(gone, Registry([gone]))
 
 
 def test_shipped_recipes_have_descriptions_and_unreadable_ones_a_name(tmp_path):

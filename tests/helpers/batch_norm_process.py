@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import distributed, nn
 
-from genfw.nn.batch_norm import alone, synchronised
+from genfw.nn.batch_norm import single_process_statistics, synchronised
 
 ROWS = 12
 #: Rows of the first of two processes: even, and as uneven as it gets.
@@ -133,7 +133,7 @@ def kept_apart(rank, x):
             net(x)
             own(x.flatten(1))
         net.train()
-        with alone(net, net.first):
+        with single_process_statistics(net, net.first):
             if rank == 0:
                 copy.deepcopy(net)(x)
         with synchronised(net.first):  # told twice: the outer block holds on after the inner one

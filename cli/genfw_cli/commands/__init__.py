@@ -1,8 +1,7 @@
-"""One file per command, each read only when its command is asked for.
+"""One file per command, each imported only when its command is used.
 
-A module is named after its command (``import_``: Python keeps the word itself). Its function ``command`` is for Typer.
-At its top it imports nothing heavy: what the command needs, its function imports, so that ``--help`` and completion
-never wait for torch.
+A module is named after its command (``import_``, because ``import`` is a keyword). Typer calls its function
+``command``, which imports what is heavy itself, so that ``--help`` and completion never wait for torch.
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ NAMES = (
 
 
 class Lazy(TyperGroup):
-    """A group that imports a command's module when the command is named."""
+    """A group that imports a command's module when the command is used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """See the base class; no module is imported for it."""
+        """See the base class; imports no module."""
         return [*NAMES]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """See the base class."""
-        # For a name that is none, all are loaded: the base class looks through them for what was meant.
+        # An unknown name loads all commands, from which the base class makes its suggestion.
         for name in (cmd_name,) if cmd_name in NAMES else NAMES:
             if name not in self.commands:
                 self.commands[name] = _command(name)

@@ -35,7 +35,7 @@ def command(
 ) -> None:
     """Put runs side by side, and the papers' numbers.
 
-    Only numbers whose protocols agree are ranked; where they differ, it is said in what. Numbers of one letter agree.
+    Only numbers whose protocols agree are ranked, and share a letter. Differences between protocols are listed.
     """
     from genfw.runs.directory import find_run
     from genfw.runs.pages.compare import compare_runs
@@ -50,13 +50,13 @@ def command(
 def _print(comparison: Comparison) -> None:
     rows = []
     for row in comparison.rows:
-        parted = len({one.group for one in row.numbers if one.group}) > 1
-        for one in sorted(row.numbers, key=lambda one: (one.group or "~", one.rank or 0)):
-            rank = "" if one.rank is None else f"{one.rank}{'=' if one.tied else ''}"
-            place = f"{one.group}{rank}" if parted else rank
-            remark = one.note if one.value is None or comparison.runs[one.run].smoke else ""
-            label = comparison.runs[one.run].label
-            rows.append((row.name, label, number(one.value, one.error), row.unit, place, remark))
+        parted = len({result.group for result in row.numbers if result.group}) > 1
+        for result in sorted(row.numbers, key=lambda result: (result.group or "~", result.rank or 0)):
+            rank = "" if result.rank is None else f"{result.rank}{'=' if result.tied else ''}"
+            rank = f"{result.group}{rank}" if parted else rank
+            remark = result.note if result.value is None or comparison.runs[result.run].smoke else ""
+            label = comparison.runs[result.run].label
+            rows.append((row.name, label, number(result.value, result.error), row.unit, rank, remark))
         rows += [
             (row.name, paper.source, number(paper.value), row.unit, "", "the paper's; its protocol is not recorded")
             for paper in row.papers

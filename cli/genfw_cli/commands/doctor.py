@@ -14,12 +14,12 @@ from genfw_cli.session import registry_of
 
 def command(
     ctx: typer.Context,
-    root: Annotated[Path, typer.Option("--root", help="Where run directories would be made.")] = Path(),
+    root: Annotated[Path, typer.Option("--root", help="Folder of the runs.")] = Path(),
     as_json: Json = False,
 ) -> None:
-    """Say what this machine has, and what is amiss.
+    """Check what this machine has for genfw.
 
-    Looks at versions, devices, plugins, data folders and disk. Exits with 5 where something will fail.
+    Examines versions, devices, plugins, data folders and disk. Exits with 5 if something will fail.
     """
     from genfw_cli.doctor import examine
 

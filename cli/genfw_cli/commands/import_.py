@@ -19,7 +19,7 @@ def command(
         str | None,
         typer.Argument(
             metavar="[KIND]",
-            help="What the file holds, such as vaebm-energy; without it, the kinds there are.",
+            help="Kind of the file, such as vaebm-energy; without it, the command lists all kinds.",
             autocompletion=complete.importers,
         ),
     ] = None,
@@ -36,9 +36,9 @@ def command(
 ) -> None:
     """Turn a published checkpoint into safetensors and a card.
 
-    Only tensors, plain containers and an argument record are read; dates, paths, optimisers and random states beside
-    them are passed over. Nothing in the file is executed. The weights go into a run by the stage
-    {use: load, file: FILE}, and into a model by genfw.weights.load.load_into(model, FILE).
+    It reads only tensors, plain containers and an argument record, and skips dates, paths, optimisers and random
+    states. Nothing in the file is executed. The stage {use: load, file: FILE} loads the weights in a run, and
+    genfw.weights.load.load_into(model, FILE) loads them into a model.
     """
     registry = registry_of(ctx)
     if kind is None:
@@ -46,8 +46,8 @@ def command(
             show_json(registry.importers)
             return
         rows = [
-            (one.name, one.summary, one.reference, f"{one.provider} {one.version}".strip())
-            for one in registry.importers
+            (importer.name, importer.summary, importer.reference, f"{importer.provider} {importer.version}".strip())
+            for importer in registry.importers
         ]
         table(["kind", "what it is", "published at", "from"], rows, empty="no plugin offers an importer")
         return

@@ -15,7 +15,7 @@ from genfw_cli.output import note
 def command(
     kind: Annotated[str, typer.Argument(help=f"One of: {', '.join(KINDS)}.", autocompletion=complete.kinds)],
     name: Annotated[str, typer.Argument(help="The component's name: lower-case words joined by '-'.")],
-    directory: Annotated[Path, typer.Option("--dir", help="Folder in which the package's folder is made.")] = Path(),
+    directory: Annotated[Path, typer.Option("--dir", help="Folder for the package's folder.")] = Path(),
 ) -> None:
     """Write a plugin package with one component.
 

@@ -23,9 +23,9 @@ def command(
     out: Out = None,
     root: Root = Path("runs"),
 ) -> None:
-    """Write a run's report anew, from its files alone; of several runs, a page that compares them.
+    """Write a run's report again, or a page that compares runs.
 
-    Prints the page's path: report.html in the run's directory, comparison.html in the folder of runs for several.
+    Prints the page's path: report.html in the run directory, or comparison.html in the folder of runs.
     """
     from genfw.runs.directory import find_run
 

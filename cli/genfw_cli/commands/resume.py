@@ -11,7 +11,7 @@ from genfw_cli.session import registry_of_run
 
 
 def command(ctx: typer.Context, run: RunName, root: Root = Path("runs"), as_json: Json = False) -> None:
-    """Go on with an interrupted run, from its newest checkpoint."""
+    """Resume an interrupted run from its newest checkpoint."""
     from genfw.engine import run as engine
     from genfw.runs.directory import find_run
     from genfw_cli.running import drive

@@ -18,18 +18,18 @@ def command(
     sets: Sets = None,
     unsets: Unsets = None,
     smoke: Annotated[
-        bool, typer.Option("--smoke", help="A few steps of everything, on stand-in data where the real is absent.")
+        bool, typer.Option("--smoke", help="A few steps of every part, on synthetic data if the data are absent.")
     ] = False,
     root: Root = Path("runs"),
     directory: Annotated[
         Path | None,
-        typer.Option("--dir", metavar="PATH", help="This very run directory, instead of a new one under --root."),
+        typer.Option("--dir", metavar="PATH", help="The run directory, instead of a new one under --root."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Train, sample, evaluate and report, as a recipe says.
 
-    Makes a new run directory under --root; prints it at the end with the numbers and the report.
+    Creates a run directory under --root; prints it at the end with the numbers and the report.
     """
     from genfw.engine import run as engine
     from genfw_cli.running import drive

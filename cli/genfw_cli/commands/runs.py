@@ -7,12 +7,12 @@ from pathlib import Path
 from genfw_cli.arguments import Json, Root
 from genfw_cli.output import number, show_json, table
 
-#: Numbers in a line: the first that the recipe asks for.
+#: Most numbers in a line, in the recipe's order.
 _NUMBERS = 3
 
 
 def command(root: Root = Path("runs"), as_json: Json = False) -> None:
-    """List the runs: how far each came, and its numbers."""
+    """List the runs with their progress and numbers."""
     from genfw.runs.directory import list_runs
 
     found = list_runs(root)
@@ -35,6 +35,6 @@ def command(root: Root = Path("runs"), as_json: Json = False) -> None:
 
 
 def _short(path: Path, root: Path) -> str:
-    """The part of the path below ``root``, which names the run to every command."""
+    """The path below ``root``, by which commands find the run."""
     above = root.absolute()
     return str(path.relative_to(above) if path.is_relative_to(above) else path)

@@ -16,10 +16,12 @@ def command(
     ctx: typer.Context,
     run: RunName,
     count: Annotated[
-        int | None, typer.Option("--count", "-n", min=1, help="How many; the recipe's 'sample.count' by default.")
+        int | None,
+        typer.Option("--count", "-n", min=1, help="Count of samples; the recipe's 'sample.count' by default."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="PATH", help="Folder to write, instead of one in the run's.")
+        Path | None,
+        typer.Option("--out", "-o", metavar="PATH", help="Folder to write, instead of one in the run directory."),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Another seed than the recipe's.")] = None,
     share: Annotated[
@@ -31,7 +33,7 @@ def command(
 ) -> None:
     """Draw samples from a trained model.
 
-    Prints the folder they are in: a picture, and a file of tensors.
+    Prints their folder, with a picture and a file of tensors.
     """
     from genfw.engine import finished
     from genfw.runs.directory import find_run

@@ -14,7 +14,7 @@ from genfw_cli.session import registry_of
 def command(ctx: typer.Context, out: Out = None) -> None:
     """Print the JSON Schema of recipes, for editors.
 
-    It is made from the components that are installed.
+    It covers the installed components.
     """
     from genfw.recipes.schema import export
 

@@ -14,7 +14,7 @@ from genfw_cli.output import heading, lines, show_json, table, unmarked
 from genfw_cli.session import open_recipe, registry_of
 
 if TYPE_CHECKING:
-    from genfw.plugins.help import Card
+    from genfw.plugins.help import ComponentHelp
 
 
 def command(
@@ -36,7 +36,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Show a component with its parameters, or a recipe."""
-    from genfw.plugins.help import components_named, make_card
+    from genfw.plugins.help import component_help, components_named
     from genfw.recipes.find import shipped_names
 
     registry = registry_of(ctx)
@@ -44,22 +44,22 @@ def command(
     if is_file or (name in shipped_names(registry.recipe_dirs()) and not registry.search(name)):
         _show_recipe(ctx, name, fill, origin, as_json)
         return
-    cards = [make_card(component, registry) for component in components_named(name, registry)]
+    components = [component_help(component, registry) for component in components_named(name, registry)]
     if as_json:
-        show_json(cards)
+        show_json(components)
     elif fill:
-        lines(card.block() for card in cards)
+        lines(shown.block() for shown in components)
     else:
-        for card in cards:
-            _show_card(card)
+        for shown in components:
+            _show_component(shown)
 
 
-def _show_card(card: Card) -> None:
-    component = card.component
+def _show_component(shown: ComponentHelp) -> None:
+    component = shown.component
     heading(f"{component.kind}/{component.name}")
     print(f"{component.summary}\n")
-    if card.doc:
-        print(f"{unmarked(card.doc)}\n")
+    if shown.doc:
+        print(f"{unmarked(shown.doc)}\n")
     facts = [
         ("from", f"{component.provider} {component.version} ({component.source}, plugin {component.plugin})"),
         ("class", component.target),
@@ -80,7 +80,7 @@ def _show_card(card: Card) -> None:
                 "must be given" if setting.required else setting.default,
                 unmarked(setting.description),
             )
-            for setting in card.settings
+            for setting in shown.settings
         ],
     )
 

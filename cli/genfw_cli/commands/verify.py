@@ -31,9 +31,9 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Hold installed components against their contract.
+    """Test installed components against their interfaces.
 
-    Runs the suites of genfw.testing, as far as they need no more than the component's constructor says.
+    Runs the tests of genfw.testing that need no more than the component's constructor.
     """
     from genfw.plugins.help import components_named
     from genfw.testing.verify import verify

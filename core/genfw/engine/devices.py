@@ -1,4 +1,4 @@
-"""Devices and precision of a process, by Lightning Fabric."""
+"""Devices and precision of a process, through Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -30,10 +30,8 @@ __all__ = [
 ]
 
 
-class _Placed(LightningEnvironment):
-    """Processes on this machine that genfw started itself, so that neither this script nor the environment is re-run or
-    read.
-    """
+class _LocalEnvironment(LightningEnvironment):
+    """Processes on this machine that genfw started itself: Fabric runs no script again and reads no environment."""
 
     def __init__(self, rank: int, port: int) -> None:
         super().__init__()
@@ -59,17 +57,17 @@ class _Placed(LightningEnvironment):
 
 
 def launched_outside() -> bool:
-    """Whether ``torchrun`` started several processes of this program; they are then taken as they are."""
+    """Whether ``torchrun`` started several processes of this program; genfw then starts none."""
     return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes: all but those that ``torchrun`` counts from 1 up."""
+    """Whether this process writes files: every process except those of ``torchrun`` with rank 1 and up."""
     return not launched_outside() or os.environ.get("RANK", "0") == "0"
 
 
 def own_device(accelerator: str) -> torch.device:
-    """The device of this process: the first one, unless ``torchrun`` has counted it otherwise."""
+    """The device of this process: the first one, or that of its ``LOCAL_RANK`` under ``torchrun``."""
     return first_device(accelerator, int(os.environ.get("LOCAL_RANK", "0")) if launched_outside() else 0)
 
 
@@ -78,7 +76,7 @@ def first_device(accelerator: str, rank: int = 0) -> torch.device:
 
     Arguments:
         accelerator: As in the recipe's ``engine:`` section.
-        rank: Number of the process on this machine.
+        rank: Rank of the process on this machine.
 
     Raises:
         RunError: This machine has no such accelerator.
@@ -103,42 +101,44 @@ def count_processes(settings: EngineSettings) -> int:
 
 
 def make_fabric(
-    settings: EngineSettings, *, rank: int = 0, world: int = 1, port: int = 0, alone: torch.device | None = None
+    settings: EngineSettings, *, rank: int = 0, world: int = 1, port: int = 0, device: torch.device | None = None
 ) -> Fabric:
-    """A launched Fabric: this process knows its device, its precision and its fellows.
+    """A launched Fabric, with the device and precision of this process and its connection to the others.
 
-    Modules are not handed to ``Fabric.setup``: :class:`~genfw.training.updater.Updater` averages gradients itself, so
-    that a stage may take gradients in any order and of any part.
+    genfw does not call ``Fabric.setup``: :class:`~genfw.training.updater.Updater` averages gradients itself, so that a
+    stage may take gradients in any order and of any part.
 
     Arguments:
         settings: The recipe's ``engine:`` section.
-        rank: Number of this process.
+        rank: Rank of this process.
         world: Count of processes.
-        port: Where they meet.
-        alone: This process's device, where it asks none of the others, whatever others there are. Fabric makes it the
-            process's current one, through which objects travel: another one than before would be every message's end.
+        port: Port of the first process.
+        device: Device for a single-process Fabric, whatever other processes there are. It must be the process's device:
+            Fabric sets the current CUDA device, and collective calls fail if it changes.
     """
-    accelerator = first_device(settings.accelerator, rank).type if alone is None else alone.type
+    accelerator = first_device(settings.accelerator, rank).type if device is None else device.type
     common: dict[str, Any] = {"accelerator": accelerator, "precision": settings.precision}
     with _quiet():
-        if alone is not None:
-            devices = [alone.index or 0] if alone.type == "cuda" else 1
-            fabric = Fabric(devices=devices, plugins=[_Placed(0, port)], **common)
+        if device is not None:
+            devices = [device.index or 0] if device.type == "cuda" else 1
+            fabric = Fabric(devices=devices, plugins=[_LocalEnvironment(0, port)], **common)
         elif launched_outside():
             local = int(os.environ["LOCAL_WORLD_SIZE"])
             nodes = int(os.environ["WORLD_SIZE"]) // local
             fabric = Fabric(devices=local, num_nodes=nodes, strategy="ddp", **common)
         elif world == 1:
-            fabric = Fabric(devices=1, plugins=[_Placed(0, port)], **common)
+            fabric = Fabric(devices=1, plugins=[_LocalEnvironment(0, port)], **common)
         else:
-            fabric = Fabric(devices=world, strategy=DDPStrategy(cluster_environment=_Placed(rank, port)), **common)
+            fabric = Fabric(
+                devices=world, strategy=DDPStrategy(cluster_environment=_LocalEnvironment(rank, port)), **common
+            )
         fabric.launch()
     return fabric
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Fabric announces precision and processes through a logger of its own, and guesses about clusters in warnings."""
+    """Silence Fabric's announcements of precision and processes, and its warnings about clusters."""
     logger = logging.getLogger("lightning_fabric")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -151,7 +151,7 @@ def _quiet() -> Iterator[None]:
 
 
 def release() -> None:
-    """Leave the group of processes, so that this one can go on alone and train again later."""
+    """Leave the process group, so that this process can continue and train again later."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
         if not launched_outside():
@@ -161,15 +161,15 @@ def release() -> None:
 
 @contextlib.contextmanager
 def tuned(settings: EngineSettings) -> Iterator[None]:
-    """Give this process the recipe's threads, determinism and default type, and leave it, random states included, as it
-    was found.
+    """Inside the block this process has the recipe's threads, determinism and default type; afterwards all of these and
+    the random states are restored.
     """
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     deterministic, warns = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    with randomness.kept_apart(first_device(settings.accelerator)):
+    with randomness.isolated_rng(first_device(settings.accelerator)):
         try:
             if settings.threads:
                 torch.set_num_threads(settings.threads)

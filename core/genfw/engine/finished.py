@@ -1,4 +1,4 @@
-"""Use what a run has trained: load it, sample from it, measure it again."""
+"""Use a trained run: load it, sample from it, measure it again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lightning_fabric import Fabric
 
 from genfw import randomness
 from genfw.engine.devices import is_first, make_fabric, own_device, tuned
-from genfw.engine.launching import gathered
-from genfw.engine.recovery import begin, put_back
+from genfw.engine.launching import launched
+from genfw.engine.recovery import restore_state, set_up_stage
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.measure import measure, write_samples
 from genfw.evaluation.pool import pooled, serve
@@ -45,43 +45,43 @@ def load_run(
     Arguments:
         directory: The run directory.
         checkpoint: ``best``, ``last``, or a checkpoint's name; see :meth:`~genfw.runs.checkpoints.Checkpoints.find`.
-        device: Where the model goes; ``None`` takes the recipe's accelerator.
-        registry: Plugins; those that are installed where absent.
+        device: Device of the model; ``None`` takes the recipe's accelerator.
+        registry: Plugins; the installed ones by default.
 
     Raises:
         RunError: There is no such run or checkpoint.
     """
-    place = RunDirectory.open(directory)
-    composition = compose_again(place, registry, device)
-    # Composing has put the model where it was told to.
+    run_dir = RunDirectory.open(directory)
+    composition = compose_again(run_dir, registry, device)
+    # compose_again has moved the model to the device.
     parameter = next(composition.model.parameters(), torch.empty(0))
-    load_weights(composition, place, checkpoint, device=str(parameter.device))
+    load_weights(composition, run_dir, checkpoint, device=str(parameter.device))
     return composition
 
 
 def load_weights(
-    composition: Composition, place: RunDirectory, checkpoint: str = "best", *, device: str = "cpu"
+    composition: Composition, run_dir: RunDirectory, checkpoint: str = "best", *, device: str = "cpu"
 ) -> None:
-    """Give a composition the weights that its stage would leave behind if it ended at a checkpoint.
+    """Load the weights that a stage would leave in the model if it ended at a checkpoint.
 
     Arguments:
         composition: The run's parts.
-        place: The run directory.
+        run_dir: The run directory.
         checkpoint: See :func:`load_run`.
-        device: Where the model goes.
+        device: Device of the model.
     """
     if composition.engine.precision == "64-true":
         composition.model.double()
     if composition.stages:
-        found = place.checkpoints.find(checkpoint)
+        found = run_dir.checkpoints.find(checkpoint)
         engine = copy.copy(composition.engine)
         engine.accelerator, engine.devices = torch.device(device).type, 1  # type: ignore[assignment]
         with tuned(engine):
-            fabric = make_fabric(engine, alone=torch.device(device))
+            fabric = make_fabric(engine, device=torch.device(device))
             composition.model.to(fabric.device)
-            # The data set is not opened: a trained model can be sampled from where its data are not.
-            stage = begin(composition, fabric, found.stage, found.info["rows"])
-            put_back(composition, stage, place.checkpoints.load(found, device=fabric.device))
+            # The data set stays closed: you can sample from a trained model without its data.
+            stage = set_up_stage(composition, fabric, found.stage, found.info["rows"])
+            restore_state(composition, stage, run_dir.checkpoints.load(found, device=fabric.device))
             stage.finish()
     composition.model.to(device).eval()
 
@@ -100,30 +100,30 @@ def sample_run(
 ) -> Path:
     """Draw from a trained model, as the recipe's ``sample:`` section says.
 
-    Several processes of this machine may draw together, and several machines a share each: what is drawn in all is, bit
-    for bit on the same kind of device, what one process draws.
+    Several processes of this machine can draw together, and several machines can draw a share each. All together they
+    draw the same samples as a single process, bit for bit on the same kind of device.
 
     Arguments:
         directory: The run directory.
-        count: Samples; the recipe's count where absent.
-        seed: Source of all randomness; the recipe's seed where absent.
-        out: Folder to write to; ``samples/seed<seed>`` in the run directory where absent.
-        share: Number of the share, from 0, and count of shares.
-        processes: Processes to draw with, on CUDA each with a device of its own; ``torchrun``'s are taken as they are.
+        count: Count of samples; the recipe's count by default.
+        seed: Source of all randomness; the recipe's seed by default.
+        out: Folder of the files; by default ``samples/seed<seed>`` in the run directory.
+        share: Index of the share, and count of shares.
+        processes: Count of processes, on CUDA each with its own device; ignored under ``torchrun``.
         checkpoint: See :func:`load_run`.
-        device: Where chains run; the recipe's accelerator where absent.
-        registry: Plugins; those that are installed where absent.
+        device: Device of the chains; the recipe's accelerator by default.
+        registry: Plugins; the installed ones by default.
 
     Returns:
         The folder: ``samples.png`` (one value range for all) and ``samples.safetensors`` with ``x``, shape (N, *),
         ``position``, shape (N, D), and ``potential`` in nats, shape (N,). A share's files are named
-        ``samples-2of4``, and ``index`` in them says which samples of the whole it has.
+        ``samples-2of4`` and have in ``index`` the share's indices among all samples.
     """
-    place = RunDirectory.open(directory)
+    run_dir = RunDirectory.open(directory)
     composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
     used = composition.seed if seed is None else seed
-    folder = place.samples / f"seed{used}" if out is None else Path(out)
-    with _opened(composition, place, processes) as evaluation:
+    folder = run_dir.samples / f"seed{used}" if out is None else Path(out)
+    with _opened(composition, run_dir, processes) as evaluation:
         if evaluation is not None:
             write_samples(evaluation, folder, count=count, seed=used, share=share)
     return folder
@@ -138,30 +138,30 @@ def evaluate_run(
     device: str | None = None,
     registry: Registry | None = None,
 ) -> list[Result]:
-    """Take a trained model's numbers again, and write its report anew.
+    """Measure a trained model again, and write its report again.
 
     Arguments:
         directory: The run directory.
         only: Names of metrics; all where empty.
         processes: See :func:`sample_run`; any number gives the same results.
         checkpoint: See :func:`load_run`.
-        device: Where to measure; the recipe's accelerator where absent.
-        registry: Plugins; those that are installed where absent.
+        device: Device of the model; the recipe's accelerator by default.
+        registry: Plugins; the installed ones by default.
 
     Returns:
-        The results; none in those processes of ``torchrun`` that only help.
+        The results; none in ``torchrun``'s workers.
     """
     from genfw.runs.pages.report import write_report
 
-    place = RunDirectory.open(directory)
+    run_dir = RunDirectory.open(directory)
     composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
-    with place.lock() if is_first() else contextlib.nullcontext():
-        with _opened(composition, place, processes) as evaluation:
+    with run_dir.lock() if is_first() else contextlib.nullcontext():
+        with _opened(composition, run_dir, processes) as evaluation:
             if evaluation is None:
                 return []
             randomness.seed_all(composition.seed)
             results = measure(evaluation, composition.metrics, only=only)
-        write_report(place.path)
+        write_report(run_dir.path)
     return results
 
 
@@ -169,52 +169,52 @@ def evaluate_run(
 
 
 @contextlib.contextmanager
-def _opened(composition: Composition, place: RunDirectory, processes: int) -> Iterator[Evaluation | None]:
-    """The evaluation of a run with its processes; ``None``, once all is done, in one of ``torchrun``'s that helped."""
+def _opened(composition: Composition, run_dir: RunDirectory, processes: int) -> Iterator[Evaluation | None]:
+    """The evaluation of a run with its workers; ``None``, after all work is done, in a worker of ``torchrun``."""
     parameter = next(composition.model.parameters(), torch.empty(0))
     settings = copy.copy(composition.engine)
     settings.accelerator = parameter.device.type  # type: ignore[assignment]
     plugins = local_plugins(composition)
-    with tuned(settings), gathered(settings, place.path, processes, task="evaluate", plugins=plugins) as fabric:
+    with tuned(settings), launched(settings, run_dir.path, processes, task="evaluate", plugins=plugins) as fabric:
         if not is_first():
-            serve_evaluation(composition, place)
+            serve_evaluation(composition, run_dir)
             yield None
             return
-        with open_evaluation(composition, fabric, place) as evaluation:
+        with open_evaluation(composition, fabric, run_dir) as evaluation:
             yield evaluation
 
 
 @contextlib.contextmanager
-def open_evaluation(composition: Composition, fabric: Fabric, place: RunDirectory) -> Iterator[Evaluation]:
-    """In the first process: what the metrics of a run are given, its work shared out over all processes.
+def open_evaluation(composition: Composition, fabric: Fabric, run_dir: RunDirectory) -> Iterator[Evaluation]:
+    """In the first process: the evaluation of a run, with its workers.
 
     Arguments:
         composition: The run's parts, trained.
         fabric: The processes.
-        place: The run directory.
+        run_dir: The run directory.
     """
-    evaluation = prepare(composition, place.path)
+    evaluation = prepare(composition, run_dir.path)
     with pooled(fabric, evaluation, [metric for _, metric in composition.metrics]):
         yield evaluation
 
 
-def serve_evaluation(composition: Composition, place: RunDirectory) -> None:
-    """In a further process: work for the first one's evaluation until it is done.
+def serve_evaluation(composition: Composition, run_dir: RunDirectory) -> None:
+    """In a worker: carry out the first process's orders until its evaluation ends.
 
     Arguments:
         composition: The run's parts.
-        place: The run directory.
+        run_dir: The run directory.
     """
     if composition.engine.precision == "64-true":
         composition.model.double()
-    serve(prepare(composition, place.path), [metric for _, metric in composition.metrics])
+    serve(prepare(composition, run_dir.path), [metric for _, metric in composition.metrics])
 
 
 def prepare(composition: Composition, directory: Path | str) -> Evaluation:
-    """What the metrics of a run are given.
+    """The evaluation of a run.
 
     Arguments:
-        composition: The run; its model's weights are those to be measured.
+        composition: The run's parts; its metrics measure the model's current weights.
         directory: The run directory.
     """
     parameter = next(composition.model.parameters(), None)
@@ -232,25 +232,25 @@ def prepare(composition: Composition, directory: Path | str) -> Evaluation:
 
 
 def local_plugins(composition: Composition) -> list[str]:
-    """Files of one-file plugins that the recipe itself does not name: further processes have to be told of them."""
+    """Files of local plugins that the recipe does not name, which workers must load too."""
     named = {path.resolve() for path in composition.resolved.recipe.plugins}
-    local = [one.file for one in composition.registry.plugins if one.source == "local"]
+    local = [plugin.file for plugin in composition.registry.plugins if plugin.source == "local"]
     return [file for file in local if Path(file).resolve() not in named]
 
 
-def compose_again(place: RunDirectory, registry: Registry | None = None, device: str | None = None) -> Composition:
+def compose_again(run_dir: RunDirectory, registry: Registry | None = None, device: str | None = None) -> Composition:
     """The parts of a run, from its resolved recipe.
 
     Arguments:
-        place: The run directory.
-        registry: Plugins; those that are installed where absent.
-        device: Where components that ask for a device are told to be; the recipe's accelerator where absent.
+        run_dir: The run directory.
+        registry: Plugins; the installed ones by default.
+        device: Device of the components; the recipe's accelerator by default.
     """
-    recipe, known = open_recipe(place.resolved, registry=registry)
+    recipe, known = open_recipe(run_dir.resolved, registry=registry)
     return compose(recipe, known, device=device or str(own_device(accelerator_of(recipe))))
 
 
 def accelerator_of(recipe: Recipe) -> str:
-    """What a recipe says under ``engine.accelerator``."""
+    """A recipe's ``engine.accelerator``."""
     node = recipe.get("engine.accelerator")
     return "auto" if node is None else str(node.value)

@@ -1,4 +1,4 @@
-"""What a signal asks of a run."""
+"""Signals that stop a run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ __all__ = ["Interrupts"]
 
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into one question that the training loop asks between steps.
+    """Turns SIGINT and SIGTERM into a flag that the training loop reads between steps.
 
-    Inside :meth:`deferred` the first signal sets :attr:`requested`, and a second one raises ``KeyboardInterrupt`` at
-    once; outside of it every signal raises at once. Signals can be caught in the main thread alone; in another thread
-    nothing changes.
+    Inside :meth:`deferred` the first signal sets :attr:`requested`, and a second one raises ``KeyboardInterrupt``;
+    outside of it every signal raises. Only the main thread can catch signals; in other threads nothing changes.
     """
 
     def __init__(self) -> None:
-        #: A signal has asked the run to stop.
+        #: Whether a signal has asked the run to stop.
         self.requested = False
         self._deferred = False
 
@@ -30,12 +29,12 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {signum: signal.signal(signum, self._on_signal) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self
         finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            for signum, handler in previous.items():
+                signal.signal(signum, handler)
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -46,7 +45,7 @@ class Interrupts:
         finally:
             self._deferred = False
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._deferred and not self.requested:
             self.requested = True
         else:

@@ -1,4 +1,4 @@
-"""Start the further processes of a run on this machine, and end them."""
+"""Start and end the worker processes of a run on this machine."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from genfw.engine.devices import first_device, launched_outside, make_fabric, re
 from genfw.errors import LostProcessError, RunError
 from genfw.training.settings import EngineSettings
 
-__all__ = ["Workers", "free_port", "gathered"]
+__all__ = ["WorkerProcesses", "free_port", "launched"]
 
-#: What further processes are started for.
+#: What workers are started for.
 Task = Literal["run", "evaluate"]
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """A TCP port that is free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-class Workers:
-    """The further processes of a run on this machine, each ``python -m genfw.engine.worker`` in the run directory.
+class WorkerProcesses:
+    """The workers of a run on this machine, each ``python -m genfw.engine.worker`` with the run directory.
 
-    This process is number 0 whatever program it is (a script, the command line, a notebook); no script is run twice.
+    This process has rank 0, whatever program it is (a script, the command line, a notebook). No script is run twice.
 
     Arguments:
         directory: The run directory.
-        world: Count of processes, this one included.
-        task: ``run``, train along and then help to evaluate; or ``evaluate``, the second alone.
-        accelerator: As in the recipe's ``engine:`` section, which it takes the place of.
-        checkpoint: Name of the checkpoint to go on from.
+        world: Count of processes, including this one.
+        task: ``run`` to train and then to evaluate, or ``evaluate``.
+        accelerator: Replaces the recipe's ``engine.accelerator``.
+        checkpoint: Name of the checkpoint to resume from.
         plugins: Files of local plugins.
     """
 
@@ -59,14 +59,14 @@ class Workers:
         plugins: Sequence[str] = (),
     ) -> None:
         self.port = free_port()
-        self._door = socket.create_server(("127.0.0.1", 0))
+        self._ready = socket.create_server(("127.0.0.1", 0))
         order = {
             "directory": str(directory),
             "world": world,
             "task": task,
             "accelerator": accelerator,
             "port": self.port,
-            "door": self._door.getsockname()[1],
+            "ready_port": self._ready.getsockname()[1],
             "checkpoint": checkpoint,
             "plugins": list(plugins),
         }
@@ -81,44 +81,42 @@ class Workers:
             for rank in range(1, world)
         ]
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> WorkerProcesses:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._door.close()
+        self._ready.close()
         for process in self.processes:
             try:
-                # They come to their end with this one, by themselves; after a failure they wait for a message that
-                # never comes.
+                # Workers end with this process by themselves; after a failure they wait for a message for ever.
                 process.wait(timeout=30 if kind is None else 2)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
-    def gather(self) -> None:
-        """Wait until all of them have composed their model: where they meet next, nobody could be told of one that did
-        not come.
+    def wait_until_ready(self) -> None:
+        """Wait until all workers have composed their model; a barrier could not report a missing one.
 
         Raises:
-            RunError: One of them has failed.
+            RunError: A worker has failed.
         """
-        self._door.settimeout(0.1)
+        self._ready.settimeout(0.1)
         waiting = len(self.processes)
         while waiting:
             try:
-                self._door.accept()[0].close()
+                self._ready.accept()[0].close()
                 waiting -= 1
             except TimeoutError:
                 self.check()
 
     def check(self, patience: float = 0.0) -> None:
-        """Complain of processes that have failed.
+        """Raise an error if workers have failed.
 
         Arguments:
-            patience: Seconds to wait for the first: a connection breaks before its process has ended.
+            patience: Seconds to wait for the first failure: a connection breaks before its process has ended.
 
         Raises:
-            RunError: There are some.
+            RunError: Workers have failed.
         """
         end = time.monotonic() + patience
         while (
@@ -133,7 +131,7 @@ class Workers:
 
 
 @contextlib.contextmanager
-def gathered(
+def launched(
     settings: EngineSettings,
     directory: Path,
     world: int,
@@ -142,18 +140,18 @@ def gathered(
     checkpoint: str | None = None,
     plugins: Sequence[str] = (),
 ) -> Iterator[Fabric]:
-    """This process as one of several inside the block: the first, which starts the others, or one of ``torchrun``'s.
+    """Inside the block this process is one of several: the first, which starts its workers, or one of ``torchrun``'s.
 
     Arguments:
         settings: The recipe's ``engine:`` section.
         directory: The run directory.
-        world: Count of processes; what ``torchrun`` has started is taken as it is.
-        task: See :class:`Workers`.
-        checkpoint: See :class:`Workers`.
-        plugins: See :class:`Workers`.
+        world: Count of processes; ignored under ``torchrun``.
+        task: See :class:`WorkerProcesses`.
+        checkpoint: See :class:`WorkerProcesses`.
+        plugins: See :class:`WorkerProcesses`.
 
     Raises:
-        RunError: A further process has failed, or there are too few devices.
+        RunError: A worker has failed, or there are too few devices.
     """
     if launched_outside() or world == 1:
         try:
@@ -165,11 +163,11 @@ def gathered(
         raise RunError(
             f"each of {world} processes takes a device of its own, and torch finds {torch.cuda.device_count()} here"
         )
-    with Workers(
+    with WorkerProcesses(
         directory, world, task=task, accelerator=settings.accelerator, checkpoint=checkpoint, plugins=plugins
     ) as workers:
         try:
-            workers.gather()
+            workers.wait_until_ready()
             yield make_fabric(settings, rank=0, world=world, port=workers.port)
         except (RuntimeError, LostProcessError) as error:
             try:

@@ -1,4 +1,4 @@
-"""The stages of a run, in turn: steps, logged rows, checkpoints, and samples in the middle of training."""
+"""The training loop: the stages of a run with their steps, logged rows, checkpoints and snapshots."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from genfw import randomness
 from genfw.engine.interrupts import Interrupts
 from genfw.engine.observers import Observers
-from genfw.engine.recovery import Clock, StageProgress, begin
+from genfw.engine.recovery import Clock, StageProgress, set_up_stage
 from genfw.errors import ContractError, DivergenceError
 from genfw.evaluation.pictures import save_samples
 from genfw.interfaces.values import Batch
@@ -28,9 +28,9 @@ from genfw.training.loader import Loader
 
 __all__ = ["Training"]
 
-#: Seconds between writes of STATUS where nothing else asks for one.
+#: Seconds between routine writes of STATUS.
 _STATUS_EVERY = 2.0
-#: Samples in a picture of a snapshot.
+#: Most samples in a snapshot.
 _SNAPSHOT_SAMPLES = 64
 
 
@@ -40,15 +40,20 @@ class Training:
     Arguments:
         composition: The run's parts; the model is moved to the device.
         fabric: Devices and processes.
-        run: Where everything is written.
-        observers: Who is told; none but in the first process.
-        interrupts: Whether somebody asked the run to stop.
+        run_dir: The run directory.
+        observers: The run's observers; none in workers.
+        interrupts: Whether a signal has asked the run to stop.
     """
 
     def __init__(
-        self, composition: Composition, fabric: Fabric, run: RunDirectory, observers: Observers, interrupts: Interrupts
+        self,
+        composition: Composition,
+        fabric: Fabric,
+        run_dir: RunDirectory,
+        observers: Observers,
+        interrupts: Interrupts,
     ) -> None:
-        self.composition, self.fabric, self.run = composition, fabric, run
+        self.composition, self.fabric, self.run_dir = composition, fabric, run_dir
         self.observers, self.interrupts = observers, interrupts
         self.settings, self.clock = composition.engine, Clock()
         self.model = composition.model.to(fabric.device)
@@ -56,41 +61,42 @@ class Training:
             self.model.double()
 
     def train(self, start: Checkpoint | None = None) -> None:
-        """Run every stage that is not done yet; the model then holds the weights to evaluate.
+        """Run every remaining stage; the model then has the weights to evaluate.
 
         Arguments:
-            start: Checkpoint to go on from.
+            start: Checkpoint to resume from.
 
         Raises:
             DivergenceError: The monitor stopped the run.
-            KeyboardInterrupt: A signal did; the state is saved.
+            KeyboardInterrupt: A signal stopped it; the state is saved.
         """
         if self.composition.data is None and self.composition.stages:
             raise ContractError("this recipe trains without data; give it a data: section")
-        for number in range(0 if start is None else start.stage, len(self.composition.stages)):
-            self._stage(number, start if start is not None and start.stage == number else None)
+        for stage_index in range(0 if start is None else start.stage, len(self.composition.stages)):
+            self._stage(stage_index, start if start is not None and start.stage == stage_index else None)
         self.model.eval()
 
-    def _stage(self, number: int, start: Checkpoint | None) -> None:
-        assert self.composition.data is not None  # train() has refused
+    def _stage(self, stage_index: int, start: Checkpoint | None) -> None:
+        assert self.composition.data is not None  # train() refuses this
         split = self.composition.data.split("train")
-        stage = begin(self.composition, self.fabric, number, len(split))
-        name = self.composition.stages[number][0]
+        composition, fabric, rows = self.composition, self.fabric, len(split)
+        stage = set_up_stage(composition, fabric, stage_index, rows)
+        name = composition.stages[stage_index][0]
         progress = StageProgress(
-            self.composition, self.fabric, self.run, self.observers, self.clock, number, name, stage, len(split)
+            composition, fabric, self.run_dir, self.observers, self.clock, stage_index, name, stage, rows
         )
         loader = Loader(
             split,
             stage.batch,
-            derive_seed(self.composition.seed, "data", number),
-            rank=self.fabric.global_rank,
-            world=self.fabric.world_size,
-            # Rows in memory are read faster than a thread could hand them over, unless a device computes meanwhile.
-            prefetch=0 if split.in_memory and self.fabric.device.type == "cpu" else 2,
+            derive_seed(composition.seed, "data", stage_index),
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            # For rows in memory a thread is slower than reading them, unless a device computes meanwhile.
+            prefetch=0 if split.in_memory and fabric.device.type == "cpu" else 2,
         )
         if start is None:
-            progress.event("stage", f"stage {number} '{name}' begins: {stage.steps} steps")
-            with self._together():
+            progress.event("stage", f"stage {stage_index} '{name}' begins: {stage.steps} steps")
+            with self._synchronised():
                 stage.prepare(lambda step: self._on_device(loader.batch_at(step)))
             progress.save(healthy=True, final=stage.steps == 0)
         else:
@@ -99,24 +105,24 @@ class Training:
         with self.interrupts.deferred():
             while not ended and progress.step < stage.steps:
                 ended = self._steps(progress, loader)
-        if self.interrupts.requested:  # between the stage's last step and here
+        if self.interrupts.requested:  # a signal came after the stage's last step
             raise KeyboardInterrupt
-        with self._together():
+        with self._synchronised():
             stage.finish()
-        progress.event("stage", f"stage {number} '{name}' is done after {progress.step} steps")
+        progress.event("stage", f"stage {stage_index} '{name}' is done after {progress.step} steps")
 
     def _steps(self, progress: StageProgress, loader: Loader) -> bool:
-        """Step until the stage is over or a rollback changes where it stands; whether it is over."""
+        """Step until the stage ends or a rollback moves it to another step; returns whether it has ended."""
         settings, stage = self.settings, progress.stage
         for step, batch in loader.batches(progress.step, stage.steps):
-            with self._together():
-                progress.window.add(stage.step(self._on_device(batch), step))
+            with self._synchronised():
+                progress.means.add(stage.step(self._on_device(batch), step))
             progress.step = step + 1
             last = progress.step == stage.steps
             logs = last or progress.step % settings.log_every == 0
             saves = last or progress.step % settings.checkpoint_every == 0
-            asked_alone = self.interrupts.requested and self.fabric.world_size == 1
-            verdict, asked = self._log_row(progress) if logs else (None, asked_alone)
+            stop_single = self.interrupts.requested and self.fabric.world_size == 1
+            verdict, stop = self._log_row(progress) if logs else (None, stop_single)
             if saves and (verdict is None or verdict.healthy) and not self._weights_finite():
                 verdict = self._agree(progress.monitor.judge({"weights": float("nan")}))
             if verdict is not None and verdict.action != "none" and self._act(progress, verdict):
@@ -128,20 +134,20 @@ class Training:
                 progress.save(healthy=self._known_health(verdict, last), final=last)
             if settings.snapshot_every and progress.step % settings.snapshot_every == 0:
                 self._draw_snapshot(progress)
-            if asked and not last:
+            if stop and not last:
                 if not saves:
                     progress.save(scheduled=False)
                 raise KeyboardInterrupt
         return True
 
-    def _together(self) -> AbstractContextManager[None]:
-        """For what all processes do at once. A snapshot, which one of them draws, stays outside."""
+    def _synchronised(self) -> AbstractContextManager[None]:
+        """For calls that all processes make together. Only one of them draws a snapshot, so that stays outside."""
         return synchronised(self.model) if self.settings.sync_batch_norm else contextlib.nullcontext()
 
     def _on_device(self, batch: Batch) -> Batch:
         device = self.fabric.device
         x = batch.x.double() if self.settings.precision == "64-true" else batch.x
-        if device.type == "cuda":  # from pinned memory the copy runs beside the computation
+        if device.type == "cuda":  # copies from pinned memory overlap with the computation
             label = None if batch.label is None else batch.label.pin_memory().to(device, non_blocking=True)
             return Batch(x.pin_memory().to(device, non_blocking=True), batch.index.to(device), label)
         return Batch(x, batch.index, batch.label).to(device)
@@ -149,10 +155,10 @@ class Training:
     # -- rows and health ----------------------------------------------------------------------------------------------
 
     def _log_row(self, progress: StageProgress) -> tuple[Verdict, bool]:
-        """Log the means since the last row, and judge them; and whether any process was asked to stop."""
-        means, asked = progress.window.take(self.fabric, self.interrupts.requested)
+        """Log and judge the means since the last row; returns the verdict, and whether a signal reached any process."""
+        means, stop = progress.means.take(self.fabric, self.interrupts.requested)
         row = {
-            "stage": progress.number,
+            "stage": progress.stage_index,
             "name": progress.name,
             "step": progress.step,
             "time": self.clock.seconds(),
@@ -160,21 +166,21 @@ class Training:
         }
         verdict = self._agree(progress.monitor.judge(row))
         if self.fabric.global_rank == 0:
-            self.run.append_metrics(row)
+            self.run_dir.append_metrics(row)
             self.observers.log(row)
             if self.composition.health.enabled and not verdict.suspect:
                 progress.judge_checkpoints(verdict.healthy)
             if time.monotonic() - progress.status_at > _STATUS_EVERY:
                 progress.write_status()
-        return verdict, asked
+        return verdict, stop
 
     def _agree(self, verdict: Verdict) -> Verdict:
-        """The first process's verdict, in all of them."""
+        """The first process's verdict, in all processes."""
         agreed: Verdict = self.fabric.broadcast(verdict)
         return agreed
 
     def _act(self, progress: StageProgress, verdict: Verdict) -> bool:
-        """Do what the monitor says; whether the stage stands elsewhere now."""
+        """Carry out a verdict; returns whether the stage has moved to another step."""
         health, run = self.composition.health, progress.stage.run
         match verdict.action:
             case "warn":
@@ -189,8 +195,9 @@ class Training:
             case "stop":
                 if not health.stop_is_success:
                     progress.event("stop", verdict.reason)
+                    stage = f"stage {progress.stage_index} '{progress.name}'"
                     raise DivergenceError(
-                        f"stage {progress.number} '{progress.name}' stopped at step {progress.step}: {verdict.reason}. "
+                        f"{stage} stopped at step {progress.step}: {verdict.reason}. "
                         f"Its last healthy weights are kept; a smaller learning rate or more chain steps usually help"
                     )
                 progress.leave(verdict.reason)
@@ -198,17 +205,15 @@ class Training:
         return False
 
     def _known_health(self, verdict: Verdict | None, last: bool) -> bool | None:
-        """What is known of a checkpoint as it is written: no row has been logged after it, unless nobody watches or it
-        is the last.
+        """Health of a checkpoint at its writing: unknown before the next row, except for a stage's last one, or without
+        monitoring.
         """
         if not self.composition.health.enabled:
             return True
         return verdict.healthy if last and verdict is not None else None
 
     def _ends_ill(self, verdict: Verdict) -> bool:
-        """Whether the stage must not end as it stands. Who asked for warnings alone gets the weights as they are, if
-        they are numbers.
-        """
+        """Whether the stage must not end with these weights; under ``action: warn`` only if they are not finite."""
         ill = {finding.kind for finding in verdict.findings}
         return "non-finite" in ill or (bool(ill) and self.composition.health.action != "warn")
 
@@ -220,16 +225,16 @@ class Training:
     # -- snapshots ----------------------------------------------------------------------------------------------------
 
     def _draw_snapshot(self, progress: StageProgress) -> None:
-        """Save a picture of samples with the weights as they are; the training does not notice.
+        """Save a picture of samples with the current weights, without effect on the training.
 
-        All snapshots of a run use one seed: the same noise is seen becoming better samples.
+        All snapshots of a run use one seed, so that they show the same noise.
         """
         if self.fabric.global_rank:
             return
-        path = self.run.samples / f"stage{progress.number}-step{progress.step:06d}.png"
+        path = self.run_dir.samples / f"stage{progress.stage_index}-step{progress.step:06d}.png"
         settings, seed = self.composition.sample, derive_seed(self.composition.seed, "snapshot")
         count, device = min(settings.count, _SNAPSHOT_SAMPLES), self.fabric.device
-        with randomness.kept_apart(device), frozen(self.model):
+        with randomness.isolated_rng(device), frozen(self.model):
             samples = draw_samples(self.model, settings, count, seed=seed, device=device)
             path.parent.mkdir(parents=True, exist_ok=True)
             save_samples(path, samples.x)

@@ -1,4 +1,4 @@
-"""Who watches a run: trackers and plugin hooks. None of them can bring it down."""
+"""The observers of a run: trackers and plugin hooks. Their failures do not stop it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["Observers", "hook_trackers"]
 
 
 class Observers:
-    """Trackers, told in order; one that raises is reported once on stderr and dropped.
+    """Trackers, called in order; one that raises is reported once on stderr and dropped.
 
     Arguments:
-        trackers: Who is told.
+        trackers: The trackers.
     """
 
     def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
@@ -31,7 +31,7 @@ class Observers:
         self._tell(lambda tracker: tracker.start(run))
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """See :meth:`~genfw.training.tracker.Tracker.log`; each tracker gets a row of its own."""
+        """See :meth:`~genfw.training.tracker.Tracker.log`; each tracker gets its own copy of the row."""
         self._tell(lambda tracker: tracker.log(dict(row)))
 
     def event(self, kind: str, message: str) -> None:
@@ -46,7 +46,7 @@ class Observers:
         for tracker in list(self.trackers):
             try:
                 call(tracker)
-            except Exception as error:  # whatever a tracker raises, training goes on
+            except Exception as error:  # no error of a tracker stops the training
                 self.trackers.remove(tracker)
                 name = tracker.name if isinstance(tracker, _HookTracker) else type(tracker).__name__
                 said = f"genfw: the tracker {name} failed and is dropped: {type(error).__name__}: {error}"
@@ -55,7 +55,7 @@ class Observers:
 
 
 class _HookTracker(Tracker):
-    """A plugin's run hooks as a tracker; hooks are called plugin by plugin, so that one's failure is not another's."""
+    """A plugin's run hooks as a tracker, called plugin by plugin so that a failure drops only one of them."""
 
     def __init__(self, manager: pluggy.PluginManager, plugin: Any) -> None:
         self.name = f"of plugin {manager.get_name(plugin)}"

@@ -1,4 +1,4 @@
-"""Where a stage stands: how it begins, is saved and restored, and the way back when the monitor finds a row ill."""
+"""The progress of a stage: set-up, saving and restoring, and rollbacks after an unhealthy row."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from genfw.recipes.compose import Composition
 from genfw.runs.checkpoints import Checkpoint
 from genfw.runs.directory import RunDirectory, Status
 from genfw.training.health import Monitor
-from genfw.training.scalars import Window
+from genfw.training.scalars import RunningMeans
 from genfw.training.stage import Stage, StageRun
 
-__all__ = ["Clock", "StageProgress", "begin", "put_back"]
+__all__ = ["Clock", "StageProgress", "restore_state", "set_up_stage"]
 
 
-def begin(composition: Composition, fabric: Fabric, number: int, rows: int) -> Stage:
-    """Lend a stage what it needs, and let it build its optimisers and chains.
+def set_up_stage(composition: Composition, fabric: Fabric, stage_index: int, rows: int) -> Stage:
+    """Give a stage its :class:`StageRun`, and let it build its optimisers and chains.
 
     Arguments:
         composition: The run's parts.
         fabric: Devices and processes.
-        number: Number of the stage.
+        stage_index: Index of the stage.
         rows: Rows of the training split.
     """
-    stage = composition.stages[number][1]
+    stage = composition.stages[stage_index][1]
     seed, rank = composition.seed, fabric.global_rank
-    randomness.seed_all(derive_seed(seed, "global", number, "rank", rank))
+    randomness.seed_all(derive_seed(seed, "global", stage_index, "rank", rank))
     generator = torch.Generator(device=fabric.device)
-    generator.manual_seed(derive_seed(seed, "stage", number, "rank", rank))
+    generator.manual_seed(derive_seed(seed, "stage", stage_index, "rank", rank))
     stage.run = StageRun(fabric, fabric.device, generator, rows)
     composition.model.train()
     stage.setup()
     return stage
 
 
-def put_back(composition: Composition, stage: Stage, state: StateTree) -> None:
+def restore_state(composition: Composition, stage: Stage, state: StateTree) -> None:
     """Restore weights, the stage, and all randomness from a checkpoint's state.
 
     Arguments:
         composition: The run's parts.
         stage: The stage, set up.
-        state: What :meth:`StageProgress.state` has given.
+        state: Return value of :meth:`StageProgress.state`.
 
     Raises:
-        RunError: The state is of another model.
+        RunError: The state belongs to another model.
     """
     try:
         composition.model.load_state_dict(state["model"])
@@ -63,13 +63,13 @@ def put_back(composition: Composition, stage: Stage, state: StateTree) -> None:
         ) from error
     device = stage.run.device
     stage.run.lr_scale = float(state["lr_scale"])
-    if state["device"] == device.type:  # a generator's state means nothing to one on another device
+    if state["device"] == device.type:  # a generator's state does not fit a generator on another device
         stage.run.generator.set_state(state["generator"])
         randomness.restore(state["random"], device)
 
 
 class Clock:
-    """Seconds trained, over all sessions of a run."""
+    """Seconds of training, over all sessions of a run."""
 
     def __init__(self) -> None:
         self._before, self._since = 0.0, time.monotonic()
@@ -79,56 +79,56 @@ class Clock:
         return round(self._before + time.monotonic() - self._since, 3)
 
     def set(self, seconds: float) -> None:
-        """Go on from what an earlier session had counted."""
+        """Continue from an earlier session's count."""
         self._before, self._since = seconds, time.monotonic()
 
 
 @attrs.define(eq=False)
 class StageProgress:
-    """Where one stage of a run stands, in this process.
+    """The progress of one stage of a run, in this process.
 
     Arguments:
         composition: The run's parts.
         fabric: Devices and processes.
-        run: Where everything is written.
-        observers: Who is told; none but in the first process.
-        clock: Seconds trained.
-        number: Number of the stage.
+        run_dir: The run directory.
+        observers: The run's observers; none in workers.
+        clock: Seconds of training.
+        stage_index: Index of the stage.
         name: Its name.
         stage: The stage, set up.
         rows: Rows of the training split.
-        step: Steps that are done.
+        step: Completed steps.
     """
 
     composition: Composition
     fabric: Fabric
-    run: RunDirectory
+    run_dir: RunDirectory
     observers: Observers
     clock: Clock
-    number: int
+    stage_index: int
     name: str
     stage: Stage
     rows: int
     step: int = 0
     monitor: Monitor = attrs.field(init=False)
-    window: Window = attrs.field(init=False)
+    means: RunningMeans = attrs.field(init=False)
     status_at: float = attrs.field(init=False, default=0.0)
 
     def __attrs_post_init__(self) -> None:
-        self.monitor, self.window = Monitor(self.composition.health), Window(self.fabric.device)
+        self.monitor, self.means = Monitor(self.composition.health), RunningMeans(self.fabric.device)
 
-    # -- telling ------------------------------------------------------------------------------------------------------
+    # -- reporting ----------------------------------------------------------------------------------------------------
 
     def event(self, kind: str, message: str) -> None:
-        """Write a line to the run's events, and tell the observers; first process only."""
+        """Add an event to the run's log, and notify the observers; first process only."""
         if self.fabric.global_rank == 0:
-            self.run.append_event(kind, message, stage=self.number, step=self.step)
+            self.run_dir.append_event(kind, message, stage=self.stage_index, step=self.step)
             self.observers.event(kind, message)
 
     def write_status(self) -> None:
-        """Say in ``STATUS`` where the run stands."""
+        """Write the current stage and step to ``STATUS``."""
         self.status_at = time.monotonic()
-        self.run.write_status(Status("running", self.name, self.step), durable=False)
+        self.run_dir.write_status(Status("running", self.name, self.step), durable=False)
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -142,31 +142,31 @@ class StageProgress:
             "random": randomness.capture(self.fabric.device),
             "lr_scale": self.stage.run.lr_scale,
             "monitor": self.monitor.state_dict(),
-            "window": self.window.state_dict(),
+            "window": self.means.state_dict(),
         }
 
     def save(
         self, *, healthy: bool | None = None, scheduled: bool = True, final: bool = False, returned: bool = False
     ) -> None:
-        """Write a checkpoint, with all processes.
+        """Write a checkpoint, together with all processes.
 
         Arguments:
-            healthy: What is already known about it.
-            scheduled: Written by the schedule, and not because the run is interrupted.
-            final: The state its stage ends with.
-            returned: A rollback has led here.
+            healthy: See :class:`Checkpoint`.
+            scheduled: See :class:`Checkpoint`.
+            final: See :class:`Checkpoint`.
+            returned: Whether a rollback has restored this state.
         """
-        checkpoints = self.run.checkpoints
+        checkpoints = self.run_dir.checkpoints
         checkpoint = checkpoints.save(
             self.state(),
-            stage=self.number,
+            stage=self.stage_index,
             step=self.step,
             rollbacks=self.monitor.rollbacks,
             scheduled=scheduled,
             healthy=healthy,
             info={
                 "seconds": self.clock.seconds(),
-                "sizes": self.run.log_sizes() if self.fabric.global_rank == 0 else {},
+                "sizes": self.run_dir.log_sizes() if self.fabric.global_rank == 0 else {},
                 "threads": torch.get_num_threads(),
                 "rows": self.rows,
                 "returned": returned,
@@ -183,38 +183,38 @@ class StageProgress:
             self.observers.event("checkpoint", checkpoint.name)
 
     def restore(self, checkpoint: Checkpoint, *, reject: bool = False) -> None:
-        """Stand where a checkpoint was written.
+        """Restore the state of a checkpoint.
 
         Arguments:
             checkpoint: The checkpoint.
-            reject: The path since then is given up (a rollback), and not resumed; see :meth:`RunDirectory.truncate`.
+            reject: Whether this is a rollback, and not a resumed run; see :meth:`RunDirectory.truncate`.
         """
-        state = self.run.checkpoints.load(checkpoint, rank=self.fabric.global_rank, device=self.fabric.device)
-        put_back(self.composition, self.stage, state)
+        state = self.run_dir.checkpoints.load(checkpoint, rank=self.fabric.global_rank, device=self.fabric.device)
+        restore_state(self.composition, self.stage, state)
         self.monitor.load_state_dict(state["monitor"])
-        self.window.load_state_dict(state["window"])
+        self.means.load_state_dict(state["window"])
         self.step = checkpoint.step
         if not reject:
             torch.set_num_threads(checkpoint.info["threads"])
             self.clock.set(checkpoint.info["seconds"])
         if self.fabric.global_rank == 0:
-            self.run.truncate(checkpoint.info["sizes"], reject=reject)
+            self.run_dir.truncate(checkpoint.info["sizes"], reject=reject)
 
-    # -- the way back -------------------------------------------------------------------------------------------------
+    # -- rollbacks ----------------------------------------------------------------------------------------------------
 
     def roll_back(self, reason: str) -> None:
-        """Go back to a healthy checkpoint, on another path: smaller learning rates, and generators seeded anew."""
+        """Return to a healthy checkpoint, with smaller learning rates and new seeds."""
         scale, rollbacks, step = self.stage.run.lr_scale, self.monitor.rollbacks + 1, self.step
         target = self._healthy()
         self.restore(target, reject=True)
         self.monitor = Monitor(self.composition.health)
         self.monitor.rollbacks = rollbacks
         self.stage.run.lr_scale = scale * self.composition.health.lr_factor
-        names = (self.number, "rank", self.fabric.global_rank, "rollback", rollbacks)
+        names = (self.stage_index, "rank", self.fabric.global_rank, "rollback", rollbacks)
         self.stage.run.generator.manual_seed(derive_seed(self.composition.seed, "stage", *names))
         randomness.seed_all(derive_seed(self.composition.seed, "global", *names))
         if self.fabric.global_rank == 0:
-            self.run.checkpoints.drop_after(target)
+            self.run_dir.checkpoints.drop_after(target)
         self.event(
             "rollback",
             f"{reason}; back from step {step} to step {self.step}, "
@@ -227,27 +227,29 @@ class StageProgress:
         step, target = self.step, self._healthy(further=False)
         self.restore(target, reject=True)
         if self.fabric.global_rank == 0:
-            self.run.checkpoints.drop_after(target)
-            self.run.checkpoints.mark(target, final=True)
+            self.run_dir.checkpoints.drop_after(target)
+            self.run_dir.checkpoints.mark(target, final=True)
         self.event("stop", f"{reason}; the stage ends with its healthy state of step {self.step} instead of {step}")
 
     def judge_checkpoints(self, healthy: bool) -> None:
-        """Mark the stage's earlier checkpoints, now that a row has been logged after them."""
-        for checkpoint in self.run.checkpoints.all():
+        """Mark the stage's checkpoints before the last logged row as healthy or not."""
+        for checkpoint in self.run_dir.checkpoints.all():
             waiting = checkpoint.healthy is None and checkpoint.scheduled and checkpoint.step < self.step
-            if checkpoint.stage == self.number and waiting:
-                self.run.checkpoints.mark(checkpoint, healthy=healthy)
+            if checkpoint.stage == self.stage_index and waiting:
+                self.run_dir.checkpoints.mark(checkpoint, healthy=healthy)
 
     def _healthy(self, *, further: bool = True) -> Checkpoint:
-        """The newest healthy checkpoint of this stage; where a rollback has led there in vain, one before it."""
+        """The newest healthy checkpoint of this stage; ``further`` than one that a rollback has returned to before."""
         found: Checkpoint | None = None
         if self.fabric.global_rank == 0:
-            able = [c for c in self.run.checkpoints.all() if c.stage == self.number and c.healthy and c.scheduled]
+            able = [
+                c for c in self.run_dir.checkpoints.all() if c.stage == self.stage_index and c.healthy and c.scheduled
+            ]
             found = able[-1] if able else None
             if further and found is not None and found.info.get("returned"):
-                earlier = [one for one in able if one.step < found.step]
+                earlier = [checkpoint for checkpoint in able if checkpoint.step < found.step]
                 found = earlier[-1] if earlier else found
         agreed: Checkpoint | None = self.fabric.broadcast(found)
         if agreed is None:
-            raise RunError(f"{self.run.path} has lost its healthy checkpoints; begin the run anew")
+            raise RunError(f"{self.run_dir.path} has lost its healthy checkpoints; begin the run anew")
         return agreed

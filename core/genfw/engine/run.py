@@ -1,4 +1,4 @@
-"""Runs: begin one, and go on with one."""
+"""Start a run, or resume one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from genfw.engine.finished import (
     serve_evaluation,
 )
 from genfw.engine.interrupts import Interrupts
-from genfw.engine.launching import gathered
+from genfw.engine.launching import launched
 from genfw.engine.loop import Training
 from genfw.engine.observers import Observers, hook_trackers
 from genfw.errors import ChangedRecipeError, ContractError, GenfwError, RunError
@@ -49,12 +49,12 @@ _log = logging.getLogger("genfw")
 
 @attrs.frozen
 class RunResult:
-    """What a run came to.
+    """The outcome of a run.
 
     Arguments:
         directory: The run directory.
-        status: ``finished``; the other endings are exceptions.
-        results: The numbers that were taken.
+        status: ``finished``; other outcomes raise exceptions.
+        results: The results of its metrics.
     """
 
     directory: Path
@@ -62,7 +62,7 @@ class RunResult:
     results: tuple[Result, ...]
 
 
-# -- begin and go on --------------------------------------------------------------------------------------------------
+# -- start and resume -------------------------------------------------------------------------------------------------
 
 
 def run(
@@ -79,14 +79,14 @@ def run(
     """Train, sample, evaluate and report, as a recipe says.
 
     Arguments:
-        recipe: A file, the name of a shipped recipe, a recipe that was read, or its plain dict.
+        recipe: A file, the name of a shipped recipe, a :class:`Recipe`, or a plain dict.
         root: Folder of all runs.
-        smoke: Make every part tiny, to see within seconds that they fit together.
+        smoke: Make every part tiny, to test within seconds that they fit together.
         sets: Overrides, such as ``train.0.steps=100``.
         unsets: Keys to remove.
-        trackers: Observers besides those of the recipe.
-        registry: Plugins; those that are installed where absent.
-        directory: The run directory, instead of a fresh one below ``root``.
+        trackers: Observers besides the recipe's.
+        registry: Plugins; the installed ones by default.
+        directory: The run directory; by default a new one below ``root``.
 
     Returns:
         The finished run.
@@ -94,44 +94,44 @@ def run(
     Raises:
         RecipeError: The recipe is wrong; nothing was written.
         DivergenceError: The health monitor stopped the run.
-        KeyboardInterrupt: SIGINT or SIGTERM came; the state is saved, and :func:`resume` goes on from it.
+        KeyboardInterrupt: SIGINT or SIGTERM; the state is saved, and :func:`resume` continues from it.
     """
     read, registry = _read(recipe, sets, unsets, registry)
     composition = compose(read, registry, device=str(own_device(accelerator_of(read))), smoke=smoke)
-    place = _make_directory(composition, read, root, directory)
-    return drive(composition, place, trackers)
+    run_dir = _make_directory(composition, read, root, directory)
+    return drive(composition, run_dir, trackers)
 
 
 def resume(directory: str | Path, *, trackers: Sequence[Tracker] = (), registry: Registry | None = None) -> RunResult:
-    """Go on with a run that was interrupted or killed, or that failed; bit for bit on the CPU.
+    """Resume a run that was interrupted or killed, or that failed; bit for bit on the CPU.
 
-    A finished run is left alone: its results are read and returned.
+    A finished run is not changed: its results are read and returned.
 
     Arguments:
         directory: The run directory.
-        trackers: Observers besides those of the recipe.
-        registry: Plugins; those that are installed where absent.
+        trackers: Observers besides the recipe's.
+        registry: Plugins; the installed ones by default.
 
     Raises:
-        RunError: It is no run directory, another process is at it, or its checkpoints are damaged.
+        RunError: It is no run directory, another process uses it, or its checkpoints are damaged.
     """
-    place = RunDirectory.open(directory)
-    if place.status().state == "finished":
-        return RunResult(place.path, "finished", tuple(_read_results(place)))
-    composition = compose_again(place, registry)
-    return drive(composition, place, trackers, resumed=True)
+    run_dir = RunDirectory.open(directory)
+    if run_dir.status().state == "finished":
+        return RunResult(run_dir.path, "finished", tuple(_read_results(run_dir)))
+    composition = compose_again(run_dir, registry)
+    return drive(composition, run_dir, trackers, resumed=True)
 
 
 def drive(
-    composition: Composition, place: RunDirectory, trackers: Sequence[Tracker] = (), *, resumed: bool = False
+    composition: Composition, run_dir: RunDirectory, trackers: Sequence[Tracker] = (), *, resumed: bool = False
 ) -> RunResult:
     """Run a composition in a run directory, from its newest checkpoint where it has one.
 
     Arguments:
         composition: The run's parts.
-        place: The run directory; it is locked meanwhile.
-        trackers: Observers besides the composition's own and the plugins'.
-        resumed: The run was begun before.
+        run_dir: The run directory; it is locked during the run.
+        trackers: Observers besides the composition's and the plugins'.
+        resumed: Whether the run was started before.
     """
     observers = Observers(
         [*composition.trackers, *trackers, *hook_trackers(composition.registry)] if is_first() else ()
@@ -139,137 +139,139 @@ def drive(
     interrupts = Interrupts()
     with contextlib.ExitStack() as stack:
         if is_first():
-            stack.enter_context(place.lock())
-            place.checkpoints.clean()
+            stack.enter_context(run_dir.lock())
+            run_dir.checkpoints.clean()
         stack.enter_context(interrupts.installed())
         stack.enter_context(tuned(composition.engine))
-        start = _newest(place, composition) if resumed else None
+        start = _newest(run_dir, composition) if resumed else None
         try:
-            _announce(composition, place, observers, start, resumed)
-            results = _work(composition, place, observers, interrupts, start)
-            if not place.resolved.is_file():
-                raise RunError(f"{place.path} was removed or emptied while the run was at work; its numbers are lost")
-            _end(place, observers, Status("finished", step=0))
+            _announce(composition, run_dir, observers, start, resumed)
+            results = _work(composition, run_dir, observers, interrupts, start)
+            if not run_dir.resolved.is_file():
+                raise RunError(f"{run_dir.path} was removed or emptied while the run was at work; its numbers are lost")
+            _end(run_dir, observers, Status("finished", step=0))
         except KeyboardInterrupt:
             _end(
-                place, observers, attrs.evolve(place.status(), state="interrupted", reason="a signal asked it to stop")
+                run_dir,
+                observers,
+                attrs.evolve(run_dir.status(), state="interrupted", reason="a signal asked it to stop"),
             )
             raise
         except BaseException as error:
             reason = str(error) if isinstance(error, GenfwError) else f"{type(error).__name__}: {error}"
             with contextlib.suppress(OSError):  # a full disk, or a directory that is gone: the reason comes first
-                _end(place, observers, attrs.evolve(place.status(), state="failed", reason=reason))
+                _end(run_dir, observers, attrs.evolve(run_dir.status(), state="failed", reason=reason))
             raise
-    return RunResult(place.path, "finished", tuple(results))
+    return RunResult(run_dir.path, "finished", tuple(results))
 
 
-def _end(place: RunDirectory, observers: Observers, status: Status) -> None:
+def _end(run_dir: RunDirectory, observers: Observers, status: Status) -> None:
     if is_first():
-        place.append_event("end", f"{status.state} {status.reason}".strip())
-        place.write_status(attrs.evolve(status, pid=os.getpid(), time=Status("").time))
+        run_dir.append_event("end", f"{status.state} {status.reason}".strip())
+        run_dir.write_status(attrs.evolve(status, pid=os.getpid(), time=Status("").time))
         observers.end(status.state)
 
 
-def _newest(place: RunDirectory, composition: Composition) -> Checkpoint | None:
-    """The newest checkpoint whose files are whole; damaged ones after it are passed over with a warning.
+def _newest(run_dir: RunDirectory, composition: Composition) -> Checkpoint | None:
+    """The newest intact checkpoint; damaged ones are skipped with a warning.
 
     Raises:
         ChangedRecipeError: The run's recipe was changed.
         RunError: There are checkpoints, and all are damaged.
     """
-    found = place.checkpoints.all()
+    found = run_dir.checkpoints.all()
     for checkpoint in reversed(found):
         try:
-            place.checkpoints.load(checkpoint)
+            run_dir.checkpoints.load(checkpoint)
             return checkpoint
         except ChangedRecipeError:
             raise
         except RunError as error:
             if checkpoint is found[0]:
-                raise RunError(f"no checkpoint of {place.path} is whole: {error}; begin a new run") from error
+                raise RunError(f"no checkpoint of {run_dir.path} is whole: {error}; begin a new run") from error
             _log.warning("genfw: %s; going on from an earlier one", error)
     return None
 
 
 def _announce(
-    composition: Composition, place: RunDirectory, observers: Observers, start: Checkpoint | None, resumed: bool
+    composition: Composition, run_dir: RunDirectory, observers: Observers, start: Checkpoint | None, resumed: bool
 ) -> None:
     if not is_first():
         return
-    place.write_status(Status("running"))
+    run_dir.write_status(Status("running"))
     now = describe_environment(composition.registry)
     if resumed:
-        before = dict(read_mapping(place.environment))
+        before = dict(read_mapping(run_dir.environment))
         changed = differences(before, now) if before else []
         now["before"] = [*before.pop("before", []), before]
-    write_atomically(place.environment, json.dumps(now, indent=1, default=str))
+    write_atomically(run_dir.environment, json.dumps(now, indent=1, default=str))
     stages = tuple((name, stage.steps) for name, stage in composition.stages)
     plain = composition.resolved.plain()
     at = (start.stage, start.step) if start is not None else (0, 0)
-    observers.start(RunInfo(composition.name, place.path, plain, stages, at if resumed else None))
+    observers.start(RunInfo(composition.name, run_dir.path, plain, stages, at if resumed else None))
     if resumed:
-        place.append_event("resume", f"goes on from stage {at[0]}, step {at[1]}")
+        run_dir.append_event("resume", f"goes on from stage {at[0]}, step {at[1]}")
         if start is None:
-            place.truncate({})
+            run_dir.truncate({})
         for change in changed:
             message = f"{change} since this run was begun; it may not go on bit for bit"
-            place.append_event("warning", message)
+            run_dir.append_event("warning", message)
             observers.event("warning", message)
             _log.warning("genfw: %s", message)
 
 
 def _work(
     composition: Composition,
-    place: RunDirectory,
+    run_dir: RunDirectory,
     observers: Observers,
     interrupts: Interrupts,
     start: Checkpoint | None,
 ) -> list[Result]:
-    """Train, with all processes; then measure, with the first one in the lead."""
+    """Train with all processes; then measure in the first one, with the others as its workers."""
     engine = composition.engine
     world = 1 if launched_outside() else count_processes(engine)
     plugins = local_plugins(composition) if world > 1 else []
     checkpoint = None if start is None else start.name
-    with gathered(engine, place.path, world, checkpoint=checkpoint, plugins=plugins) as fabric:
-        Training(composition, fabric, place, observers, interrupts).train(start)
+    with launched(engine, run_dir.path, world, checkpoint=checkpoint, plugins=plugins) as fabric:
+        Training(composition, fabric, run_dir, observers, interrupts).train(start)
         if not is_first():
-            serve_evaluation(composition, place)
+            serve_evaluation(composition, run_dir)
             return []
-        with open_evaluation(composition, fabric, place) as evaluation:
-            return _conclude(composition, place, observers, evaluation)
+        with open_evaluation(composition, fabric, run_dir) as evaluation:
+            return _conclude(composition, run_dir, observers, evaluation)
 
 
 def _conclude(
-    composition: Composition, place: RunDirectory, observers: Observers, evaluation: Evaluation
+    composition: Composition, run_dir: RunDirectory, observers: Observers, evaluation: Evaluation
 ) -> list[Result]:
-    """Sample, measure and report with the weights that training has left in the model."""
+    """Sample, measure and report with the trained weights."""
     from genfw.runs.pages.report import write_report
 
     composition.model.eval()
-    randomness.seed_all(composition.seed)  # the same numbers, whether or not the run was interrupted
-    place.write_status(Status("running", "evaluate"))
+    randomness.seed_all(composition.seed)  # so that an interrupt does not change the results
+    run_dir.write_status(Status("running", "evaluate"))
     observers.event("evaluate", f"{len(composition.metrics)} metrics")
     results = measure(evaluation, composition.metrics)
-    _see_samples(evaluation, place, observers)
-    place.write_status(Status("running", "report"))
+    _see_samples(evaluation, run_dir, observers)
+    run_dir.write_status(Status("running", "report"))
     try:
-        write_report(place.path)
-    except Exception as error:  # the page is made from files that are all there: a fault in it must not cost the run
+        write_report(run_dir.path)
+    except Exception as error:  # the run must not fail for its page, which can be written again
         message = f"the report was not written ({type(error).__name__}: {error}); `genfw report` writes it again"
-        place.append_event("warning", message)
+        run_dir.append_event("warning", message)
         observers.event("warning", message)
     return results
 
 
-def _see_samples(evaluation: Evaluation, place: RunDirectory, observers: Observers) -> None:
-    """Leave samples in the run directory where no metric has."""
-    if any(not path.name.startswith("stage") for path in place.samples.glob("*")):
+def _see_samples(evaluation: Evaluation, run_dir: RunDirectory, observers: Observers) -> None:
+    """Write samples to the run directory, unless a metric has."""
+    if any(not path.name.startswith("stage") for path in run_dir.samples.glob("*")):
         return
     try:
-        write_samples(evaluation, place.samples, seed=evaluation.seed)
-    except ContractError as error:  # a model that can't be sampled from as it stands can still be measured
+        write_samples(evaluation, run_dir.samples, seed=evaluation.seed)
+    except ContractError as error:  # some models can be measured but not sampled from
         message = f"no samples were drawn: {error}"
-        place.append_event("warning", message)
+        run_dir.append_event("warning", message)
         observers.event("warning", message)
 
 
@@ -287,7 +289,7 @@ def _read(
     if isinstance(recipe, Mapping):
         recipe = parse_recipe(dump(dict(recipe)), sets=sets, unsets=unsets, strict=False)
     elif sets or unsets:
-        raise RunError("sets and unsets go with a recipe that is still to be read; give them to load_recipe")
+        raise RunError("sets and unsets do not apply to a Recipe, which is read already; give them to load_recipe")
     return recipe, registry or load_plugins(local=recipe.plugins)
 
 
@@ -306,8 +308,8 @@ def _make_directory(
     return RunDirectory(str(made[0]))
 
 
-def _read_results(place: RunDirectory) -> Iterator[Result]:
+def _read_results(run_dir: RunDirectory) -> Iterator[Result]:
     names = {field.name for field in attrs.fields(Result)}
-    for record in read_mapping(place.evaluation).get("results") or ():
+    for record in read_mapping(run_dir.evaluation).get("results") or ():
         figures = [Figure(**figure) for figure in record.get("figures", ())]
         yield Result(**{**{key: value for key, value in record.items() if key in names}, "figures": figures})

@@ -1,4 +1,4 @@
-"""A further process of a run on this machine; started by :class:`genfw.engine.launching.Workers`, never by hand."""
+"""A worker of a run on this machine, which only :class:`genfw.engine.launching.WorkerProcesses` starts."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ __all__ = ["main"]
 
 
 def main(order: str) -> None:
-    """Train along with the first process, help it to evaluate, or both.
+    """Train and evaluate with the first process, or only evaluate.
 
     Arguments:
-        order: JSON of what :class:`~genfw.engine.launching.Workers` is told, and of this process's rank.
+        order: Arguments of :class:`~genfw.engine.launching.WorkerProcesses` and this process's rank, as JSON.
     """
     given = json.loads(order)
-    # The first process decides when to stop; Ctrl-C, and a scheduler's signal, reach the whole group of processes.
+    # Ctrl-C and a scheduler's signal reach the whole process group, but only the first process decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     rank, world = given["rank"], given["world"]
-    run = RunDirectory.open(given["directory"])
-    recipe, registry = open_recipe(run.resolved, plugins=given["plugins"])
+    run_dir = RunDirectory.open(given["directory"])
+    recipe, registry = open_recipe(run_dir.resolved, plugins=given["plugins"])
     composition = compose(recipe, registry, device=first_device(given["accelerator"], rank))
     composition.engine.accelerator = given["accelerator"]
-    start = None if given["checkpoint"] is None else run.checkpoints.find(given["checkpoint"])
+    start = None if given["checkpoint"] is None else run_dir.checkpoints.find(given["checkpoint"])
     with tuned(composition.engine):
-        socket.create_connection(("127.0.0.1", given["door"])).close()  # see Workers.gather
+        socket.create_connection(("127.0.0.1", given["ready_port"])).close()  # see WorkerProcesses.wait_until_ready
         fabric = make_fabric(composition.engine, rank=rank, world=world, port=given["port"])
         try:
             if given["task"] == "run":
-                Training(composition, fabric, run, Observers(), Interrupts()).train(start)
-            serve_evaluation(composition, run)
+                Training(composition, fabric, run_dir, Observers(), Interrupts()).train(start)
+            serve_evaluation(composition, run_dir)
         except KeyboardInterrupt:
             pass
         finally:
@@ -53,7 +53,7 @@ def main(order: str) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """A worker whose first process was killed would wait for its next message for ever."""
+    """End with the first process; if that is killed, the worker would wait for its next message for ever."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

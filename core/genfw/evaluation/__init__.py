@@ -1,5 +1,5 @@
-"""What a metric is, what it is given, and how the numbers of a run are taken.
+"""The interface of a metric, what it is given, and how a run is measured.
 
-Read ``results``, ``evaluation``, ``metric``, ``measure`` in this order; ``pictures`` draws figures, ``pool`` shares the
-work out over processes. The metrics themselves are plugins.
+Read ``results``, ``evaluation``, ``metric``, ``measure`` in this order; ``pictures`` draws figures, ``pool`` has the
+workers. The metrics themselves are plugins.
 """

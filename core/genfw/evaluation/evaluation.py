@@ -1,4 +1,4 @@
-"""What a metric is given: the model, the data, samples that all metrics share, generators, a place for figures."""
+"""What a metric is given: the model, the data, samples shared by all metrics, generators, figures."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ T = TypeVar("T")
 
 
 class Workers(Protocol):
-    """Processes that an evaluation deals its work out to; see :mod:`genfw.evaluation.pool`."""
+    """Workers of an evaluation; see :mod:`genfw.evaluation.pool`."""
 
-    def draw(self, count: int, numbers: Sequence[int], seed: int) -> Iterator[Samples]:
-        """Batches of samples, by number; see :meth:`Evaluation.sample_batches`."""
+    def draw(self, count: int, indices: Sequence[int], seed: int) -> Iterator[Samples]:
+        """Batches of samples, by index; see :meth:`Evaluation.sample_batches`."""
 
     def spread(self, method: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
         """See :meth:`Evaluation.spread`."""
 
 
 class Evaluation:
-    """What a metric may use: the model, the data, samples that all metrics share, generators, a place for figures.
+    """What a metric may use: the model, the data, samples shared by all metrics, generators, figures.
 
     Arguments:
-        model: The model; held in eval mode with frozen parameters while metrics run.
+        model: The model; in eval mode with frozen parameters while metrics run.
         data: The data set, or ``None``.
         settings: How the model is sampled from.
         directory: The run directory; figures are written below it.
@@ -50,8 +50,7 @@ class Evaluation:
         seed: Source of all randomness.
         smoke: Whether this is a smoke run, whose numbers mean nothing.
         paper: The recipe's ``paper:`` section.
-        recipe: The resolved recipe as plain dicts and lists, where there is one; it says in full what objects say in
-            part.
+        recipe: The resolved recipe, if any, as plain dicts and lists; it is more complete than the objects.
     """
 
     def __init__(
@@ -74,19 +73,19 @@ class Evaluation:
         self.seed, self.smoke = seed, smoke
         self.paper: Mapping[str, Any] = paper or {}
         self.recipe: Mapping[str, Any] = recipe or {}
-        #: The processes that sampling and :meth:`spread` deal their work out to; ``None``: this one does all of it.
+        #: Workers for sampling and :meth:`spread`; ``None`` where this process does all the work.
         self.workers: Workers | None = None
-        #: Data and what a metric has made of them, under its name, for metrics after it that compare the two otherwise.
+        #: Data with a metric's reconstructions, under the metric's name, for later metrics that compare the two.
         self.pairs: dict[str, Pairs] = {}
         self._samples: dict[int, Samples] = {}
 
     def samples(self, count: int | None = None) -> Samples:
-        """Draw from the model as its recipe says; asked for the same count again, the same samples.
+        """Draw from the model as its recipe says; the same count gives the same samples again.
 
-        With several processes each draws its share, with the weights that the evaluation began with.
+        With several processes each draws its share, with the weights at the start of the evaluation.
 
         Arguments:
-            count: Samples; the recipe's ``sample.count`` where absent.
+            count: Count of samples; the recipe's ``sample.count`` by default.
         """
         count = self.settings.count if count is None else count
         if count not in self._samples:
@@ -98,36 +97,36 @@ class Evaluation:
     def sample_batches(
         self, count: int, *, seed: int | None = None, share: tuple[int, int] = (0, 1)
     ) -> Iterator[Samples]:
-        """The samples of :meth:`samples` batch by batch, with no more than one batch of each process in memory.
+        """The samples of :meth:`samples` batch by batch, with one batch of each process in memory.
 
         Arguments:
             count: Samples in all.
-            seed: Source of all randomness; the one that all metrics share where absent.
-            share: Number ``k`` and count ``n`` of shares: batches ``k``, ``k + n``, ... are drawn.
+            seed: Source of all randomness; by default the seed shared by all metrics.
+            share: Index ``k`` and count ``n`` of shares: batches ``k``, ``k + n``, ... are drawn.
         """
         seed = derive_seed(self.seed, "evaluate") if seed is None else seed
-        numbers = range(share[0], count_batches(self.settings, count), share[1])
+        indices = range(share[0], count_batches(self.settings, count), share[1])
         if self.workers is not None:
-            yield from self.workers.draw(count, numbers, seed)
+            yield from self.workers.draw(count, indices, seed)
             return
-        for number in numbers:
-            yield draw_batch(self.model, self.settings, count, number, seed=seed, device=self.device)
+        for index in indices:
+            yield draw_batch(self.model, self.settings, count, index, seed=seed, device=self.device)
 
     def spread(self, method: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
-        """Call a metric's method for every task, dealt out over the processes of the evaluation.
+        """Call a metric's method for every task, distributed over the processes of the evaluation.
 
-        In a further process ``self`` is the metric as the recipe describes it, and the first argument that process's
-        own evaluation. What the method gives must depend on its task alone, whichever tasks came before: it takes its
-        randomness from a generator named after the task, puts back the state of chains
-        (:func:`~genfw.models.sampling.preserved`) and writes no files.
+        In a worker ``self`` is the metric as built from the recipe, and the first argument the worker's own evaluation.
+        The result must depend only on the task, not on earlier ones: the method takes its randomness from a generator
+        named after the task, restores the state of chains (:func:`~genfw.models.sampling.preserved`) and writes no
+        files.
 
         Arguments:
-            method: Bound method of a metric, called with an evaluation and a task's arguments. It gives numbers and
+            method: Bound method of a metric, called with an evaluation and a task's arguments. It returns numbers and
                 tensors on the CPU.
             tasks: Arguments of each call: numbers, names, tensors on the CPU.
 
         Returns:
-            What each call gave, in the order of the tasks.
+            The result of each call, in the order of the tasks.
         """
         if self.workers is not None:
             return self.workers.spread(method, tasks)
@@ -138,19 +137,19 @@ class Evaluation:
 
         Arguments:
             split: ``train``, ``test``, ...
-            count: Rows; all where absent or larger than the split, else a random subset that depends on ``count`` and
-                the split alone, so that runs with other seeds are measured on the same rows.
+            count: Count of rows; all by default, or if it exceeds the split. Otherwise a random subset that depends
+                only on ``count`` and the split, so that runs with other seeds are measured on the same rows.
 
         Raises:
             ContractError: The recipe has no data set.
         """
         rows, index = self.row_numbers(split, count)
         x, label = rows.get(index)
-        # A run in double precision sets the default type for its length.
+        # A run in double precision changes torch's default type.
         return Batch(x.to(torch.get_default_dtype()), index, label)
 
     def row_numbers(self, split: str = "test", count: int | None = None) -> tuple[Split, Tensor]:
-        """The split that :meth:`rows` reads, and the numbers of the rows it takes, for those who read bit by bit."""
+        """The split and the row numbers of :meth:`rows`, for reading piece by piece."""
         if self.data is None:
             raise ContractError("this metric compares with data, and the recipe has no 'data:' section")
         rows = self.data.split(split)
@@ -165,10 +164,10 @@ class Evaluation:
         return torch.Generator(self.device).manual_seed(derive_seed(self.seed, "evaluate", name))
 
     def protocol(self, *, samples: int | None = None, **extra: Any) -> dict[str, Any]:
-        """What would change a number, as JSON scalars.
+        """Everything that would change a number, as JSON scalars.
 
         Arguments:
-            samples: Samples of :meth:`samples` that went into it; how they were drawn is then part of the protocol.
+            samples: Count of samples from :meth:`samples` that it uses, if any; adds how they were drawn.
             extra: The metric's own settings and counts.
         """
         facts: dict[str, Any] = {}
@@ -193,7 +192,7 @@ class Evaluation:
         return facts
 
     def expected(self, name: str) -> float | None:
-        """The paper's value of a result, from the recipe's ``paper.expect``; ``None`` where it gives none."""
+        """The paper's value of a result, from the recipe's ``paper.expect``, or ``None``."""
         expect = self.paper.get("expect")
         value = expect.get(name) if isinstance(expect, Mapping) else None
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
@@ -212,7 +211,7 @@ class Evaluation:
         Arguments:
             name: File name without ending; letters, digits, ``-`` and ``_``.
             title: Heading in the report.
-            caption: What is seen, with units and value range.
+            caption: What it shows, with units and value range.
             draw: Fills an empty matplotlib figure.
             size: Width and height in inches.
         """

@@ -1,4 +1,4 @@
-"""Take the numbers of a finished model, each with its protocol and the paper's value; write its samples."""
+"""Measure a trained model, each number with its protocol and the paper's value; write its samples."""
 
 from __future__ import annotations
 
@@ -18,28 +18,27 @@ from genfw.evaluation.metric import Metric
 from genfw.evaluation.pictures import save_samples
 from genfw.evaluation.results import Result, describe_failure
 from genfw.models.freezing import frozen
-from genfw.randomness import kept_apart
+from genfw.randomness import isolated_rng
 from genfw.runs.directory import RunDirectory
 from genfw.runs.files import read_mapping, write_atomically
 from genfw.runs.tensors import save_tensors
 
 __all__ = ["measure", "write_samples"]
 
-#: Begins what the note of a number says of an attempt to take it again.
+#: Begins the part of a number's note about a failed attempt to measure it again.
 _FAILED = "A later attempt failed: "
 
 
 def measure(evaluation: Evaluation, metrics: Sequence[tuple[str, Metric]], *, only: Sequence[str] = ()) -> list[Result]:
-    """Take metrics one after the other; a failure is recorded with its reason, and the others go on.
+    """Compute metrics one after the other; a failure is recorded with its reason, and the others go on.
 
     Arguments:
         evaluation: What they measure.
         metrics: ``(name, metric)`` pairs.
-        only: Names of metrics; all where empty. Results of the others stay as an earlier evaluation left them, and so
-            do those of a metric that now fails.
+        only: Names of metrics; all where empty. Earlier results of the others stay, and those of a metric that fails.
 
     Returns:
-        The results that were taken now; ``evaluation.json`` has all.
+        The new results; ``evaluation.json`` has all.
 
     Raises:
         ContractError: ``only`` names a metric that the recipe does not have.
@@ -72,48 +71,48 @@ def measure(evaluation: Evaluation, metrics: Sequence[tuple[str, Metric]], *, on
 def write_samples(
     evaluation: Evaluation, folder: Path, *, count: int | None = None, seed: int, share: tuple[int, int] = (0, 1)
 ) -> None:
-    """Draw from the model and write what was drawn; see :func:`~genfw.engine.finished.sample_run`.
+    """Draw from the model and write the samples; see :func:`~genfw.engine.finished.sample_run`.
 
     Arguments:
-        evaluation: The model, trained, and the processes that draw.
-        folder: Where to write.
-        count: Samples; the recipe's count where absent.
+        evaluation: The trained model, and the workers.
+        folder: Folder of the files.
+        count: Count of samples; the recipe's count by default.
         seed: Source of all randomness.
         share: See :func:`~genfw.engine.finished.sample_run`.
 
     Raises:
-        RunError: There is nothing in the share.
+        RunError: The share is empty.
     """
-    settings, (number, shares) = evaluation.settings, share
+    settings, (index, shares) = evaluation.settings, share
     count = count or settings.count
     batches = list(evaluation.sample_batches(count, seed=seed, share=share))
     if not batches:
         raise RunError(
-            f"share {number + 1} of {shares} is empty: {count} samples in batches of {settings.batch} make "
+            f"share {index + 1} of {shares} is empty: {count} samples in batches of {settings.batch} make "
             f"{-(-count // settings.batch)} shares at most; take fewer, or set a smaller sample.batch"
         )
-    tensors = {name: torch.cat([getattr(one, name) for one in batches]) for name in ("x", "position", "potential")}
+    tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "position", "potential")}
     stem = "samples"
     if shares > 1:
-        stem = f"samples-{number + 1}of{shares}"
+        stem = f"samples-{index + 1}of{shares}"
         every = torch.arange(count).split(settings.batch)
-        tensors["index"] = torch.cat(every[number::shares])
+        tensors["index"] = torch.cat(every[index::shares])
     save_tensors(folder / f"{stem}.safetensors", tensors)
     save_samples(folder / f"{stem}.png", tensors["x"])
 
 
 def _take(evaluation: Evaluation, name: str, metric: Metric) -> tuple[list[Result], bool]:
     try:
-        with frozen(evaluation.model), kept_apart(evaluation.device):
+        with frozen(evaluation.model), isolated_rng(evaluation.device):
             return [_finite(result) for result in metric.compute(evaluation)], False
     except LostProcessError:
-        raise  # not this metric's failure, and no other could be taken
+        raise  # not this metric's failure, and the other metrics would fail too
     except Exception as error:
         return [Result(name, None, protocol=evaluation.protocol(), note=describe_failure(error))], True
 
 
 def _finite(result: Result) -> Result:
-    """A value or error that is not a finite number becomes ``None`` with a note: JSON has no infinities."""
+    """Replace a non-finite value or error by ``None`` with a note: JSON has no infinities."""
     if result.value is not None and not math.isfinite(result.value):
         note = f"{result.note} The value is {result.value}.".strip()
         result = attrs.evolve(result, value=None, error=None, note=note)
@@ -154,13 +153,13 @@ def _scalar(value: Any) -> Any:
 
 
 def _merge(path: Path, records: list[dict[str, Any]], only: Sequence[str]) -> list[dict[str, Any]]:
-    """Put new records beside those of an earlier evaluation; a failed attempt leaves the numbers there were."""
+    """Merge new records with those of an earlier evaluation; earlier numbers survive a failed attempt."""
     earlier = read_mapping(path).get("results") or []
-    stood = {record["metric"] for record in earlier if record.get("metric") in only and not record.get("failed")}
-    failed = {record["metric"]: record["note"] for record in records if record["failed"] and record["metric"] in stood}
-    kept = [record for record in earlier if record.get("metric") not in only or record.get("metric") in failed]
-    for record in kept:
+    valid = {record["metric"] for record in earlier if record.get("metric") in only and not record.get("failed")}
+    failed = {record["metric"]: record["note"] for record in records if record["failed"] and record["metric"] in valid}
+    result = [record for record in earlier if record.get("metric") not in only or record.get("metric") in failed]
+    for record in result:
         if record.get("metric") in failed:
-            said = (record.get("note") or "").split(_FAILED)[0].rstrip()
-            record["note"] = f"{said} {_FAILED}{failed[record['metric']]}".strip()
-    return kept + [record for record in records if record["metric"] not in failed]
+            note = (record.get("note") or "").split(_FAILED)[0].rstrip()
+            record["note"] = f"{note} {_FAILED}{failed[record['metric']]}".strip()
+    return result + [record for record in records if record["metric"] not in failed]

@@ -1,4 +1,4 @@
-"""A measurement of a trained model, with the protocol it was taken under."""
+"""The interface of a measurement of a trained model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Metric"]
 class Metric(abc.ABC):
     """Something to measure after training.
 
-    A subclass guarantees that it leaves the model as it found it, draws randomness from the evaluation's generators
-    alone, and records in each result's protocol whatever would change the number.
+    A subclass guarantees that it does not change the model, draws randomness only from the evaluation's generators, and
+    records in each result's protocol everything that would change the number.
 
-    Where a run is evaluated by several processes, the first one alone runs ``compute``. Samples are shared out without
-    the metric's doing; what else takes long can be, by :meth:`~genfw.evaluation.evaluation.Evaluation.spread`.
+    With several processes only the first one runs ``compute``. The workers draw samples without the metric's doing;
+    :meth:`~genfw.evaluation.evaluation.Evaluation.spread` distributes other work.
     """
 
     @abc.abstractmethod

@@ -1,7 +1,7 @@
 """Drawing shared by metrics and report: one style, one fixed value range, no global state.
 
-Figures are made through matplotlib's object interface on the Agg canvas; nothing here touches ``pyplot``, a display,
-or a font that matplotlib does not carry.
+Figures use matplotlib's object interface on the Agg canvas. Nothing here needs ``pyplot``, a display, or a font that
+matplotlib does not ship.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.interfaces.values import Size
 
-# matplotlib is imported where something is drawn: to check a recipe, or refuse it, its metrics are imported, and those
-# need this name for their annotations alone.
+# Functions that draw import matplotlib; checking a recipe imports its metrics, which need only this annotation.
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 else:
@@ -36,7 +35,7 @@ __all__ = [
     "to_bytes",
 ]
 
-#: Colours that stay apart for colour-blind readers and on paper (Okabe and Ito, 2008).
+#: Colours that colour-blind readers can tell apart, and that print well (Okabe and Ito, 2008).
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 INK = "#24292f"
 
@@ -70,7 +69,7 @@ def save_figure(
     """Draw a figure and write it as PNG.
 
     Arguments:
-        path: Where to; its folder is made.
+        path: The file; its folder is created.
         draw: Fills an empty matplotlib figure.
         size: Width and height in inches.
         dpi: Pixels per inch.
@@ -84,7 +83,7 @@ def save_figure(
         FigureCanvasAgg(canvas)
         draw(canvas)
         path.parent.mkdir(parents=True, exist_ok=True)
-        # No metadata: the same figure gives the same bytes on every machine with this matplotlib.
+        # Without metadata the same figure gives the same bytes on every machine with this matplotlib.
         canvas.savefig(path, dpi=dpi, metadata={"Software": None})
     return path
 
@@ -97,8 +96,8 @@ def is_image(shape: Size) -> bool:
 def to_bytes(x: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Images in [-1, 1], with shape ``(..., C, H, W)``, as bytes ``(..., H, W, 3)``.
 
-    The range is fixed: -1 is black and 1 is white for every image, values beyond are cut. There is no stretching to
-    be switched on, so that grids of two runs may be compared.
+    The range is fixed, so that you can compare grids of two runs: -1 is black and 1 is white in every image, and other
+    values are clipped.
     """
     if x.ndim < 3 or not is_image(tuple(x.shape[-3:])):
         raise ContractError(f"images have shape (..., 1 or 3, H, W), got {tuple(x.shape)}")
@@ -126,8 +125,8 @@ def image_grid(x: Tensor, columns: int | None = None, *, gap: int = 2) -> np.nda
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = height * scale, width * scale
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, 3), 255, dtype=np.uint8)
-    for number, tile in enumerate(tiles):
-        top, left = gap + number // columns * (height + gap), gap + number % columns * (width + gap)
+    for index, tile in enumerate(tiles):
+        top, left = gap + index // columns * (height + gap), gap + index % columns * (width + gap)
         sheet[top : top + height, left : left + width] = tile
     return sheet
 
@@ -148,7 +147,7 @@ def save_samples(path: Path, x: Tensor, *, columns: int | None = None, title: st
     """Write samples as one PNG: a grid for images, a scatter of the first two coordinates for vectors.
 
     Arguments:
-        path: Where to; its folder is made.
+        path: The file; its folder is created.
         x: Samples, with shape ``(N, *)``; images in [-1, 1].
         columns: Tiles per row of a grid.
         title: Heading of a scatter.

@@ -1,8 +1,8 @@
-"""An evaluation shared out over processes: the first one measures, the others work for it.
+"""The workers of an evaluation: the first process measures, the others work for it.
 
-The first process alone runs the metrics and writes what they find. The others hold the same weights and answer orders:
-draw a batch of samples, call a method of a metric. What an order gives depends on the order alone, so that any number
-of processes finds the same numbers.
+Only the first process runs the metrics and writes results. The workers have the same weights and carry out orders: draw
+a batch of samples, or call a method of a metric. An order's result depends only on the order, so the numbers do not
+depend on the count of processes.
 """
 
 from __future__ import annotations
@@ -27,100 +27,99 @@ from genfw.evaluation.metric import Metric
 from genfw.evaluation.results import describe_failure
 from genfw.models.freezing import frozen
 from genfw.models.sampling import Samples, draw_batch, stateful_parts
-from genfw.randomness import kept_apart
+from genfw.randomness import isolated_rng
 from genfw.runs.state_tree import join_tree, split_tree
 
 __all__ = ["WorkerPool", "pooled", "serve"]
 
 T = TypeVar("T")
 
-#: While one process reads data or draws figures the others wait; a lost connection is noticed at once all the same.
+#: Workers wait while the first process reads data or draws figures; a lost connection is noticed at once anyway.
 _PATIENCE = dt.timedelta(days=365)
 
 
 @attrs.frozen
 class Draw:
-    """Order for a batch of samples; see :func:`~genfw.models.sampling.draw_batch`."""
+    """Order to draw a batch of samples; see :func:`~genfw.models.sampling.draw_batch`."""
 
     count: int
-    number: int
+    index: int
     seed: int
 
-    def carry_out(self, evaluation: Evaluation, metrics: Sequence[Metric]) -> Samples:
-        """Draw it."""
+    def execute(self, evaluation: Evaluation, metrics: Sequence[Metric]) -> Samples:
+        """Draw the batch."""
         return draw_batch(
-            evaluation.model, evaluation.settings, self.count, self.number, seed=self.seed, device=evaluation.device
+            evaluation.model, evaluation.settings, self.count, self.index, seed=self.seed, device=evaluation.device
         )
 
 
 @attrs.frozen
 class Call:
-    """Order for one task of a metric: the metric by its number in the recipe, its method by name, the arguments."""
+    """Order to call a metric's method: the metric's index in the recipe, the method's name, the arguments."""
 
     metric: int
     method: str
     task: tuple[Any, ...]
 
-    def carry_out(self, evaluation: Evaluation, metrics: Sequence[Metric]) -> Any:
+    def execute(self, evaluation: Evaluation, metrics: Sequence[Metric]) -> Any:
         """Call the method."""
         return getattr(metrics[self.metric], self.method)(evaluation, *self.task)
 
 
 class WorkerPool:
-    """The further processes, as the first one sees them.
+    """The workers of an evaluation, in the first process.
 
     Arguments:
-        evaluation: That of this process, which takes its part of the work.
+        evaluation: The first process's evaluation; it takes its share of the work.
         metrics: The recipe's metrics, in order.
         channel: The group of all processes.
     """
 
     def __init__(self, evaluation: Evaluation, metrics: Sequence[Metric], channel: distributed.ProcessGroup) -> None:
         self._evaluation, self._metrics, self._channel = evaluation, metrics, channel
-        # A thread for each of them, which waits for its answers one after the other: this one can compute meanwhile,
-        # and hears a signal while it waits.
+        # One thread per worker waits for its answers, so that the main thread can compute and receive signals.
         self._threads = [ThreadPoolExecutor(1) for _ in range(distributed.get_world_size(channel) - 1)]
 
-    def draw(self, count: int, numbers: Sequence[int], seed: int) -> Iterator[Samples]:
+    def draw(self, count: int, indices: Sequence[int], seed: int) -> Iterator[Samples]:
         """See :meth:`~genfw.evaluation.evaluation.Evaluation.sample_batches`."""
-        return self._deal([Draw(count, number, seed) for number in numbers])
+        return self._distribute([Draw(count, index, seed) for index in indices])
 
     def spread(self, method: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
         """See :meth:`~genfw.evaluation.evaluation.Evaluation.spread`."""
-        bound = cast(MethodType, method)
-        owner = [number for number, metric in enumerate(self._metrics) if metric is bound.__self__]
+        bound_method = cast(MethodType, method)
+        owner = [index for index, metric in enumerate(self._metrics) if metric is bound_method.__self__]
         if not owner:
             return [method(self._evaluation, *task) for task in tasks]
-        return list(self._deal([Call(owner[0], bound.__name__, task) for task in tasks]))
+        return list(self._distribute([Call(owner[0], bound_method.__name__, task) for task in tasks]))
 
-    def _deal(self, orders: Sequence[Draw | Call]) -> Iterator[Any]:
-        """Deal orders out in turn, and give what they come to in their order.
+    def _distribute(self, orders: Sequence[Draw | Call]) -> Iterator[Any]:
+        """Distribute orders in turn over all processes, and yield their results in order.
 
-        A process carries out one order at a time, and begins its next when its last result is taken.
+        A process carries out one order at a time, and gets the next one after its result is taken.
 
         Raises:
-            GenfwError: An order failed in a further process, for the reason it gives.
-            LostProcessError: A further process is gone.
+            GenfwError: An order failed in a worker; carries the worker's reason.
+            LostProcessError: A worker ended before it answered.
         """
         world = 1 + len(self._threads)
-        asked = {number: self._ask(number, order) for number, order in enumerate(orders[:world]) if number}
+        pending = {index: self._submit(index, order) for index, order in enumerate(orders[:world]) if index}
         try:
-            for number, order in enumerate(orders):
-                if number % world == 0:
-                    yield order.carry_out(self._evaluation, self._metrics)
+            for index, order in enumerate(orders):
+                if index % world == 0:
+                    yield order.execute(self._evaluation, self._metrics)
                     continue
-                result, failure = asked.pop(number).result()
-                if number + world < len(orders):
-                    asked[number + world] = self._ask(number + world, orders[number + world])
+                result, failure = pending.pop(index).result()
+                if index + world < len(orders):
+                    pending[index + world] = self._submit(index + world, orders[index + world])
                 if failure is not None:
                     raise GenfwError(failure)
                 yield result
         finally:
-            for answer in asked.values():
-                answer.cancel()  # what is begun is finished, and nobody looks at it
+            for answer in pending.values():
+                answer.cancel()  # a worker still finishes an order that it has begun
 
-    def _ask(self, number: int, order: Draw | Call) -> Future[tuple[Any, str | None]]:
-        rank = number % (1 + len(self._threads))
+    def _submit(self, index: int, order: Draw | Call) -> Future[tuple[Any, str | None]]:
+        rank = index % (1 + len(self._threads))
         return self._threads[rank - 1].submit(self._exchange, rank, order)
 
     def _exchange(self, rank: int, order: Draw | Call) -> tuple[Any, str | None]:
@@ -129,28 +128,28 @@ class WorkerPool:
         return answer
 
     def dismiss(self, *, wait: bool) -> None:
-        """Tell all of them that they are done.
+        """Tell all workers to stop.
 
         Arguments:
-            wait: Until they have heard it; else whoever computes is left to do so.
+            wait: Wait until they have received it.
         """
-        told = [
+        sent = [
             thread.submit(_send, _pack(None), rank, self._channel) for rank, thread in enumerate(self._threads, start=1)
         ]
-        for thread, message in zip(self._threads, told, strict=True):
+        for thread, message in zip(self._threads, sent, strict=True):
             thread.shutdown(wait=False)
-            with suppress(LostProcessError):  # the numbers are taken: nothing is lost with it
+            with suppress(LostProcessError):  # the measuring is over: nothing is lost
                 if wait:
                     message.result()
 
 
 @contextmanager
 def pooled(fabric: Fabric, evaluation: Evaluation, metrics: Sequence[Metric]) -> Iterator[None]:
-    """In the first process: give all others the weights to be measured, and the evaluation its workers.
+    """In the first process: send the weights to all workers, and give the evaluation its workers.
 
     Arguments:
         fabric: The processes.
-        evaluation: What is to be shared out.
+        evaluation: The evaluation.
         metrics: The recipe's metrics, in order.
     """
     if fabric.world_size == 1:
@@ -159,7 +158,7 @@ def pooled(fabric: Fabric, evaluation: Evaluation, metrics: Sequence[Metric]) ->
     channel = _open_channel()
     parts = [part.state_dict() for part in stateful_parts(evaluation.settings)]
     state = split_tree({"model": evaluation.model.state_dict(), "parts": parts})
-    # Sums over threads depend on how many there are, in the last bit.
+    # The last bits of a sum depend on the count of threads.
     _broadcast(_pack((state, torch.get_num_threads())), channel)
     workers = WorkerPool(evaluation, metrics, channel)
     done = False
@@ -173,14 +172,14 @@ def pooled(fabric: Fabric, evaluation: Evaluation, metrics: Sequence[Metric]) ->
 
 
 def serve(evaluation: Evaluation, metrics: Sequence[Metric]) -> None:
-    """In a further process: take the first one's weights, and carry out its orders until it has no more.
+    """In a worker: receive the first process's weights, and carry out its orders until it stops.
 
     Arguments:
-        evaluation: This process's own, of the same recipe and with the same seed.
+        evaluation: This process's evaluation, of the same recipe and with the same seed.
         metrics: The recipe's metrics, in order.
     """
     channel = _open_channel()
-    with suppress(LostProcessError):  # the first one is gone, and has said why
+    with suppress(LostProcessError):  # the first process has ended, and has reported why
         (structure, tensors), threads = pickle.loads(_broadcast(None, channel))
         torch.set_num_threads(threads)
         state = join_tree(structure, tensors, evaluation.device)
@@ -194,8 +193,8 @@ def serve(evaluation: Evaluation, metrics: Sequence[Metric]) -> None:
 
 def _answer(order: Draw | Call, evaluation: Evaluation, metrics: Sequence[Metric]) -> bytes:
     try:
-        with kept_apart(evaluation.device):
-            return _pack((order.carry_out(evaluation, metrics), None))
+        with isolated_rng(evaluation.device):
+            return _pack((order.execute(evaluation, metrics), None))
     except Exception as error:
         return _pack((None, describe_failure(error)))
 
@@ -218,7 +217,7 @@ def _pack(value: Any) -> bytes:
 
 
 def _open_channel() -> distributed.ProcessGroup:
-    """A group for messages from memory to memory, whatever the devices; all processes open it together."""
+    """A group for messages between CPU memories, whatever the devices; a collective call."""
     return cast(distributed.ProcessGroup, distributed.new_group(backend="gloo", timeout=_PATIENCE))
 
 
@@ -226,7 +225,7 @@ def _open_channel() -> distributed.ProcessGroup:
 def _noticing_loss() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # what gloo raises for a connection that is closed at the other end
+    except RuntimeError as error:  # gloo raises it where the other end closes the connection
         raise LostProcessError(f"the connection to another process of this run broke ({error})") from error
 
 
@@ -244,7 +243,7 @@ def _receive(rank: int, channel: distributed.ProcessGroup) -> bytes:
 
 
 def _broadcast(message: bytes | None, channel: distributed.ProcessGroup) -> bytes:
-    """The first process's message, in all of them; the others have none to give."""
+    """The first process's message, in all processes; the others pass ``None``."""
     with _noticing_loss():
         distributed.broadcast(size := torch.tensor([len(message or b"")]), 0, group=channel)
         buffer = torch.frombuffer(bytearray(message or int(size)), dtype=torch.uint8)

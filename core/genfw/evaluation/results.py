@@ -1,4 +1,4 @@
-"""What metrics find: numbers, pictures, and data beside what was made of it."""
+"""What metrics give: numbers, figures, and data with their reconstructions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["Figure", "Pairs", "Result", "describe_failure"]
 
 @attrs.frozen
 class Figure:
-    """A picture that a metric leaves in the run directory and the report shows.
+    """A picture in the run directory, which the report shows.
 
     Arguments:
-        path: Relative to the run directory, such as ``figures/density.png``.
+        path: Its path in the run directory, such as ``figures/density.png``.
         title: Heading in the report.
-        caption: What is seen, with units and value range.
+        caption: What it shows, with units and value range.
     """
 
     path: str
@@ -32,17 +32,17 @@ class Figure:
 
 @attrs.frozen
 class Result:
-    """One number (or none) with everything needed to take it again.
+    """One number (or none) with everything needed to measure it again.
 
     Arguments:
         name: Key in ``evaluation.json``, such as ``log-likelihood``.
-        value: The number; ``None`` where it could not be taken, with the reason in ``note``.
-        unit: Such as ``nats``; empty for a pure number.
+        value: The number; ``None`` where measuring failed, with the reason in ``note``.
+        unit: Its unit, such as ``nats``; empty for a pure number.
         protocol: Sample count, split, extractor and hash, chain length, seed, ...: JSON scalars only.
-        error: Standard error of ``value``, where it is known.
+        error: Standard error of ``value``, where known.
         better: ``lower``, ``higher`` or empty.
         note: A sentence for the reader.
-        figures: Pictures that belong to it.
+        figures: Its pictures.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Result:
 
 @attrs.frozen(eq=False)
 class Pairs:
-    r"""Data, and what a metric has made of each.
+    r"""Data, and a metric's reconstruction of each item.
 
     Arguments:
         x: Data, with shape :math:`(N, *)`.
         made: Reconstructions or inversions, with the same shape.
-        protocol: How they were made.
+        protocol: How they were computed.
     """
 
     x: Tensor
@@ -71,7 +71,7 @@ class Pairs:
 
 
 def describe_failure(error: Exception) -> str:
-    """One line on an error, with the place where it arose unless genfw has foreseen it."""
+    """One line on an error, with ``file:line`` unless it is an error that genfw expects."""
     if isinstance(error, GenfwError):
         return str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -1,9 +1,8 @@
-"""What a part of a model, or of its sampling, is: one abstract class per file.
+"""The interfaces of a model's parts and of its sampling, one abstract class per file.
 
 Read ``values`` and ``likelihood`` for what the parts exchange, then ``prior``, ``decoder``, ``energy``, ``sampler``,
-``amortizer``, and ``encoder``, ``start``, ``dataset``, ``target``. No implementation stands here: plugins have those.
-The interfaces of training and evaluation (stages, metrics, ...) stand with what they are given, in those rooms; this
-package names them too.
+``amortizer``, and ``encoder``, ``start``, ``dataset``, ``target``. Implementations are in plugins, never here.
+The interfaces of training and evaluation (stages, metrics, ...) are in those rooms; this package re-exports them.
 """
 
 from typing import Any
@@ -19,7 +18,7 @@ from genfw.interfaces.start import Start, StartRequest
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import Stateful
 
-#: Interfaces of rooms that import this one: taken from ``genfw`` when they are asked for.
+#: Interfaces of later rooms, imported through ``genfw`` on first use.
 _ELSEWHERE = ("Figure", "Metric", "OptimizerFactory", "Result", "RunInfo", "Stage", "StageRun", "Tracker")
 
 __all__ = [

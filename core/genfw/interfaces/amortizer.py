@@ -13,8 +13,8 @@ __all__ = ["Amortizer"]
 class Amortizer(nn.Module, abc.ABC):
     r"""Learned sampler :math:`q_\phi(\epsilon)` and :math:`q_\phi(\epsilon \mid x)` of positions in noise space.
 
-    A subclass guarantees that ``sample`` and ``sample_given`` are not differentiated through, draw from the generator
-    alone, and that minimising ``loss`` over positions drawn from a law moves ``q`` to that law.
+    A subclass guarantees that ``sample`` and ``sample_given`` build no graph and draw from the generator only, and that
+    minimising ``loss`` over positions drawn from a law moves ``q`` to that law.
     """
 
     @abc.abstractmethod
@@ -29,13 +29,13 @@ class Amortizer(nn.Module, abc.ABC):
     def loss(
         self, position: Tensor, x: Tensor | None, *, generator: torch.Generator, hidden: Tensor | None = None
     ) -> Tensor:
-        r"""Loss of each item, to be averaged and descended.
+        r"""Loss of each item; training minimises its mean.
 
         Arguments:
             position: Positions to learn to draw, with shape :math:`(B, D)`.
             x: What they are conditioned on, with shape :math:`(B, *)`; ``None`` for the unconditional law.
             generator: Source of all randomness.
-            hidden: Items whose x is hidden, so that the unconditional law is learned from them, bool, with shape
+            hidden: Items whose x is hidden; the network learns the unconditional law from them. Bool, with shape
                 :math:`(B,)`.
 
         Returns:

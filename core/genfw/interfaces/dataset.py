@@ -1,4 +1,4 @@
-"""Data at hand: rows by number, in named splits."""
+"""Data sets: rows by number, in named splits."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class TensorSplit(Split):
 class Dataset(abc.ABC):
     """A data set with named splits.
 
-    A subclass guarantees that its constructor reads and downloads nothing, that ``data_shape`` is known from the
-    constructor's arguments alone, and that an absent file is a :class:`~genfw.errors.DataError` of ``split``, saying
-    where it was looked for.
+    A subclass guarantees that its constructor reads and downloads nothing, that ``data_shape`` depends only on the
+    constructor's arguments, and that ``split`` raises a :class:`~genfw.errors.DataError` for an absent file and names
+    where it looked.
     """
 
     @property

@@ -32,8 +32,9 @@ class Decoder(nn.Module, abc.ABC):
 
     @contextmanager
     def for_chain(self) -> Iterator[None]:
-        """Held while a chain runs, in eval mode with frozen parameters: whatever weights alone decide may be made ready
-        here, once for all steps, and ``forward`` may use it. Values and gradients stay the same; nothing by default.
+        """Entered while a chain runs, in eval mode with frozen parameters; does nothing by default.
+
+        Compute here, once for all steps, what depends only on the weights. Values and gradients must stay the same.
         """
         yield
 

@@ -17,8 +17,8 @@ __all__ = ["Encoder", "Posterior"]
 class Posterior:
     r"""One draw from :math:`q(z \mid x)` with its densities.
 
-    ``log_q - log_p`` does not depend on the coordinates (noise or latent) that both are given in; an encoder may use
-    whichever is handier, as long as it is the same for both.
+    ``log_q - log_p`` does not depend on the coordinates (noise or latent), so an encoder may use either, the same for
+    both.
 
     Arguments:
         latent: The draw :math:`z`.
@@ -62,17 +62,17 @@ class Encoder(nn.Module, abc.ABC):
         """
 
     def embed(self, x: Tensor) -> Tensor:
-        r"""A deterministic description of each item, for networks that are conditioned on data.
+        r"""Deterministic features of each item, for networks conditioned on data.
 
-        The posterior's centre unless overridden; an encoder that computes a richer one on the way gives that.
+        The posterior's centre by default. Override it where the encoder computes richer features anyway.
 
         Arguments:
             x: Data, with shape :math:`(B, *)`.
 
         Returns:
-            Descriptions, with shape :math:`(B, e)`, differentiable in ``x`` and in the encoder's parameters.
+            Features, with shape :math:`(B, e)`, differentiable in ``x`` and in the encoder's parameters.
         """
-        # A generator of its own, for noise that temperature 0 multiplies away: the global one is not drawn from.
+        # Temperature 0 multiplies the noise away; a generator of its own leaves the global one as it is.
         return self(x, generator=torch.Generator(x.device), temperature=0.0).noise  # type: ignore[no-any-return]
 
     def penalty(self) -> Tensor | None:

@@ -17,7 +17,7 @@ class Energy(nn.Module, abc.ABC):
     r"""Energy :math:`E(v)` over latents or data: low where samples should lie, :math:`h \propto p\, e^{-E}`.
 
     A subclass guarantees one number per item, differentiable in ``v``, that does not depend on the other items of the
-    batch in eval mode. It need not be normalised, and nobody checks that :math:`e^{-E}` can be.
+    batch in eval mode. It need not be normalised, and genfw does not check that :math:`e^{-E}` has a finite integral.
     """
 
     #: What the energy reads: data :math:`(B, *)`, or the flat latent :math:`(B, d)`.
@@ -48,16 +48,17 @@ class Energy(nn.Module, abc.ABC):
 
     @contextmanager
     def for_chain(self) -> Iterator[None]:
-        """Held while a chain runs, in eval mode with frozen parameters: whatever weights alone decide may be made ready
-        here, once for all steps, and ``forward`` may use it. Values and gradients stay the same; nothing by default.
+        """Entered while a chain runs, in eval mode with frozen parameters; does nothing by default.
+
+        Compute here, once for all steps, what depends only on the weights. Values and gradients must stay the same.
         """
         yield
 
     def initialise(self, x: Tensor) -> None:
-        """Set weights that the data decide (lengths of a weight norm), once, before the first step; none by default.
+        """Set weights from data (lengths of a weight norm), once, before the first step; nothing by default.
 
-        A stage that trains the energy calls it with the same rows in every process. A subclass that uses it keeps a
-        buffer that says it is done, so that neither a further stage nor a resumed run does it again.
+        A stage that trains the energy calls it with the same rows in every process. A subclass that overrides it notes
+        in a buffer that it is done, so that no further stage and no resumed run repeats it.
 
         Arguments:
             x: Rows that the energy will be trained on, with shape :math:`(B, *)`.

@@ -1,4 +1,4 @@
-r"""The density :math:`p(x \mid z)` that a decoder returns, kept apart from the parameters that made it."""
+r"""The density :math:`p(x \mid z)` that a decoder returns."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Deterministic", "Gaussian", "Likelihood"]
 
 
 class Likelihood(abc.ABC):
-    r"""A density over data given a latent, that can be walked from noise to data.
+    r"""A density over data given a latent, with a map from noise to data.
 
     A subclass guarantees that ``transform`` of standard-normal noise has exactly the law that ``log_prob`` scores
-    (where ``log_prob`` exists), and that both are differentiable in what the likelihood was made from.
+    (where ``log_prob`` exists), and that both are differentiable in the decoder's outputs.
     """
 
     #: Shape of the noise :math:`\epsilon_x` of one item; ``None`` where x is a deterministic function of z.
@@ -75,7 +75,7 @@ class Gaussian(Likelihood):
 
 
 class Deterministic(Likelihood):
-    """A point mass: x is the decoder's output and nothing else (a GAN's generator). It has no density."""
+    """A point mass: x is the decoder's output (a GAN's generator). It has no density."""
 
     noise_shape = None
 

@@ -31,7 +31,7 @@ class Prior(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def transform(self, noise: Sequence[Tensor], temperature: float = 1.0) -> Latent:
-        r"""Walk from noise to latent.
+        r"""Map noise to a latent.
 
         Arguments:
             noise: One tensor per group, each with shape :math:`(B, *)`.

@@ -25,7 +25,7 @@ class SamplerState(Protocol):
     def potential(self) -> Tensor:
         r"""Potential there in nats, with shape :math:`(B,)`.
 
-        A state may compute it when it is first read: read it within the chain, and only where it is needed.
+        A state may compute it on first access: read it within the chain, and only where you need it.
         """
 
 
@@ -45,13 +45,13 @@ class Info(NamedTuple):
 class Sampler(abc.ABC):
     r"""Markov kernel :math:`K(\epsilon' \mid \epsilon)` for a target given by its potential.
 
-    A subclass guarantees that all randomness comes from the generator it is handed, that ``step`` does not change the
-    state it is given and does not wait for the device, and, where it corrects its moves, that the target is invariant.
-    An uncorrected kernel says so in its docstring. What a step needs from the one before travels in the state; what
-    outlives a chain (an adapted step size) is kept by :meth:`finish` and :meth:`state_dict`.
+    A subclass guarantees that all randomness comes from the given generator, that ``step`` does not change its
+    ``state`` and does not wait for the device, and, where it corrects its moves, that the target is invariant.
+    An uncorrected kernel says so in its docstring. The state carries what a step needs from the one before;
+    :meth:`finish` and :meth:`state_dict` keep what outlives a chain (an adapted step size).
     """
 
-    #: Moves in one chain where the caller does not say.
+    #: Moves in one chain by default.
     steps: int
 
     @abc.abstractmethod
@@ -63,18 +63,18 @@ class Sampler(abc.ABC):
         """Make one move of every chain."""
 
     def relocate(self, target: Target, state: Any, position: Tensor, generator: torch.Generator) -> Any:
-        r"""The state after something else moved the chains to ``position`` :math:`(B, D)`; what was adapted is kept.
+        r"""The state after something else moved the chains to ``position`` :math:`(B, D)`; adaptation is kept.
 
-        Kernels that are made of others need it. Override it where the state holds adaptation, or counts steps.
+        Kernels that combine others call it. Override it where the state holds adaptation, or counts steps.
         """
         self.finish(state)
         return self.init(target, position, generator)
 
     def plan(self, steps: int) -> None:
-        """Told once before a chain how many steps will be made; annealed kernels lay their schedule here."""
+        """Called once before a chain with its number of steps; annealed kernels set up their schedule here."""
 
     def finish(self, state: Any) -> None:
-        """Told once after a chain; keep here what the next chain should begin with (adapted step sizes)."""
+        """Called once after a chain; keep here what the next chain should begin with (adapted step sizes)."""
 
     def state_dict(self) -> StateTree:
         """What outlives a chain; nothing by default."""

@@ -16,12 +16,12 @@ __all__ = ["Start", "StartRequest"]
 
 @attrs.frozen(eq=False)
 class StartRequest:
-    r"""What a start may look at.
+    r"""What a start is given.
 
     Arguments:
         count: How many positions are wanted, :math:`B`.
         target: The target of the chain: its layout says which groups there are, its ``draw_base`` gives fresh noise.
-        generator: Source of all randomness; positions are wanted on its device.
+        generator: Source of all randomness; positions must be on its device.
         x: Data the chains are conditioned on or may start from, with shape :math:`(B, *)`, or ``None``.
         index: Row numbers of ``x`` in the data set, with shape :math:`(B,)`, or ``None``.
         step: Training step, counted from 0; schedules read it.
@@ -46,10 +46,10 @@ class Start(abc.ABC):
         r"""First positions, with shape :math:`(B, D)`."""
 
     def store(self, request: StartRequest, position: Tensor) -> None:
-        r"""Told where the chains that the matching :meth:`draw` began have ended, in the same order, :math:`(B, D)`."""
+        r"""Called with the end :math:`(B, D)` of each chain that the matching :meth:`draw` began, in the same order."""
 
     def after_update(self, step: int) -> None:
-        """Told once after every training step: starts that follow a moving network (an EMA) move theirs here."""
+        """Called once after every training step: starts that follow a moving network (an EMA) update it here."""
 
     def state_dict(self) -> StateTree:
         """Everything the next draw depends on; nothing by default."""

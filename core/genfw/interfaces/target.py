@@ -20,7 +20,7 @@ class Target(abc.ABC):
     from :math:`\propto e^{-\text{base}}` (or refuses).
     """
 
-    #: Which slice of a position is what.
+    #: Which slice of a position belongs to which group.
     layout: NoiseLayout
     #: Whether the base is a probability law that ``draw_base`` draws from; kernels with global moves need it.
     proper_base: bool = True
@@ -35,8 +35,8 @@ class Target(abc.ABC):
 
         Arguments:
             position: Positions, with shape :math:`(B, D)`.
-            mean: Give the decoder's mean and leave its noise out.
-            generator: Source of the decoder's noise where the position does not hold it.
+            mean: Give the decoder's mean, without its noise.
+            generator: Source of the decoder's noise where the position does not contain it.
         """
 
     def modules(self) -> tuple[nn.Module, ...]:
@@ -87,7 +87,7 @@ def value_and_grad(function: Callable[[Tensor], Tensor], position: Tensor) -> tu
     with torch.enable_grad():
         position = position.detach().requires_grad_(True)
         value = function(position)
-        if not value.requires_grad:  # a constant tilt, such as that of a model without energies
+        if not value.requires_grad:  # a constant tilt, as of a model without energies
             return value, torch.zeros_like(position)
         (gradient,) = torch.autograd.grad(value.sum(), position, allow_unused=True)
     return value.detach(), torch.zeros_like(position) if gradient is None else gradient

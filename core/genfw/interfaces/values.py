@@ -1,4 +1,4 @@
-"""The vocabulary that every other file speaks.
+"""The values that all parts exchange.
 
 Shape legend: ``B`` items in a batch, ``D`` size of a position (the flat noise vector), ``d`` size of a flat
 latent, ``G`` latent groups, ``C, H, W`` channels, height and width of an image. Images are in [-1, 1] everywhere.
@@ -48,7 +48,7 @@ def _groups(groups: Iterable[NoiseGroup]) -> tuple[NoiseGroup, ...]:
 
 @attrs.frozen
 class NoiseLayout:
-    r"""Says which slice of a flat position :math:`(B, D)` is which group.
+    r"""Which slice of a flat position :math:`(B, D)` belongs to which group.
 
     Groups are named ``z.0``, ``z.1``, ... for the latent groups and ``x`` for the noise of the decoder; targets in
     other spaces name theirs likewise (``x`` alone in data space).
@@ -72,7 +72,7 @@ class NoiseLayout:
             shapes: Shape of each group of the prior, as :attr:`~genfw.Prior.noise_shapes` has them.
             x: Shape of the decoder's own noise, group ``x``; ``None`` where it has none.
         """
-        groups = [NoiseGroup(f"z.{number}", tuple(shape)) for number, shape in enumerate(shapes)]
+        groups = [NoiseGroup(f"z.{index}", tuple(shape)) for index, shape in enumerate(shapes)]
         return cls((*groups, *([] if x is None else [NoiseGroup("x", tuple(x))])))
 
     @property
@@ -86,7 +86,7 @@ class NoiseLayout:
         return tuple(group.name for group in self.groups)
 
     def slices(self) -> Iterator[tuple[NoiseGroup, slice]]:
-        """Each group with the slice of the position that it takes."""
+        """Each group with its slice of the position."""
         start = 0
         for group in self.groups:
             yield group, slice(start, start + group.size)
@@ -123,7 +123,7 @@ def _tensors(groups: Iterable[Tensor]) -> tuple[Tensor, ...]:
 
 @attrs.frozen(eq=False)
 class Latent:
-    r"""What a prior hands to a decoder.
+    r"""What a prior gives to a decoder.
 
     Arguments:
         groups: One tensor per latent group, each with shape :math:`(B, *)`.

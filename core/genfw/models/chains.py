@@ -1,4 +1,4 @@
-"""Run a sampler: a fixed number of steps, positions and potentials recorded on the way."""
+"""Run a sampler for a fixed number of steps, and record positions and potentials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from genfw.interfaces.start import Start, StartRequest
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import StateTree
 from genfw.models.freezing import frozen_for_chain
-from genfw.nn.batch_norm import alone
+from genfw.nn.batch_norm import single_process_statistics
 from genfw.plugins.component import Settings
 from genfw.plugins.signature import summarise
 from genfw.plugins.validators import at_least
@@ -25,16 +25,16 @@ __all__ = ["Chain", "ChainResult", "chain_protocol", "draw_starts", "run_chain",
 
 @attrs.frozen(eq=False)
 class ChainResult:
-    r"""What a bundle of chains left behind; nothing here has a graph.
+    r"""The outcome of a batch of chains; nothing here has a graph.
 
     Arguments:
         position: Last positions, with shape :math:`(B, D)`.
         potential: Potential there in nats, with shape :math:`(B,)`.
         acceptance: Mean acceptance probability of each chain, with shape :math:`(B,)`.
         start: First positions, with shape :math:`(B, D)`.
-        trace: Kept positions, the first among them, with shape :math:`(K, B, D)`; K = 0 where none were asked for.
-        potentials: Potential at the kept positions, with shape :math:`(K, B)`.
-        kept: Step number of each kept position.
+        trace: Recorded positions, from the first one on, with shape :math:`(K, B, D)`; K = 0 without ``keep_every``.
+        potentials: Potential at the recorded positions, with shape :math:`(K, B)`.
+        kept: Step of each recorded position.
     """
 
     position: Tensor
@@ -62,11 +62,11 @@ def run_chain(
         sampler: The kernel.
         position: First positions, with shape :math:`(B, D)`.
         generator: Source of all randomness, on the position's device.
-        steps: Moves; the sampler's own ``steps`` where absent.
-        keep_every: Keep the first position and then every so many-th; 0 keeps none.
+        steps: Moves; the sampler's own ``steps`` by default.
+        keep_every: Record the first position and then one every so many steps; 0 records none.
 
     Returns:
-        The last positions, and what was kept.
+        The last positions, and the recorded ones.
 
     Raises:
         ContractError: The positions do not fit the target.
@@ -114,7 +114,7 @@ def share_out(
     step: int = 0,
     first: int = 0,
 ) -> list[tuple[Start, StartRequest]]:
-    r"""Starts with what each is asked for: an even share of the chains, in order.
+    r"""Each start with its request for an even share of the chains, in order.
 
     Arguments:
         starts: The starts.
@@ -124,14 +124,14 @@ def share_out(
         x: Data to condition on or start from, with shape :math:`(N, *)`.
         index: Their row numbers, with shape :math:`(N,)`.
         step: Training step, for the starts' schedules.
-        first: Chains that come before these.
+        first: Count of chains before these.
     """
     requests = []
-    ends = [(count * number) // len(starts) for number in range(len(starts) + 1)]
+    ends = [(count * share) // len(starts) for share in range(len(starts) + 1)]
     for start, begin, end in zip(starts, ends, ends[1:], strict=False):
         if begin == end:
             continue
-        # Item i of x belongs to chains i, i + N, i + 2N, ...: the order PosteriorTarget repeats its data in.
+        # Item i of x belongs to chains i, i + N, i + 2N, ..., as in PosteriorTarget.
         rows = None if x is None else torch.arange(first + begin, first + end, device=x.device) % x.shape[0]
         own_x = None if x is None else x[rows]
         own_index = None if index is None or rows is None else index[rows]
@@ -140,12 +140,12 @@ def share_out(
 
 
 def draw_starts(target: Target, starts: Sequence[Start], count: int, generator: torch.Generator) -> Tensor:
-    r"""First positions of ``count`` chains, shared out over ``starts``; fresh draws of the base where there are none.
+    r"""First positions of ``count`` chains, shared evenly among ``starts``; fresh draws of the base without starts.
 
     Arguments:
         target: The chains' target.
         starts: Where chains begin, in order.
-        count: Chains.
+        count: Count of chains.
         generator: Source of all randomness.
 
     Returns:
@@ -159,12 +159,12 @@ def draw_starts(target: Target, starts: Sequence[Start], count: int, generator: 
 def chain_protocol(
     sampler: Sampler | None, starts: Sequence[Start], written: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What a chain is, for the protocol of a number: ``sampler``, ``chain_steps``, ``start``.
+    """A chain in the protocol of a number: ``sampler``, ``chain_steps``, ``start``.
 
     Arguments:
         sampler: The kernel, if there is one.
         starts: Where its chains begin.
-        written: The chain as the resolved recipe has it, which says in full what the objects say in part.
+        written: The chain's block in the resolved recipe, which is more complete than the objects.
     """
     written = written or {}
     said = written.get("start") or starts
@@ -176,19 +176,18 @@ def chain_protocol(
 
 
 def as_starts(start: Start | list[Start]) -> list[Start]:
-    """Starts as a list, whether a recipe gives several or one."""
+    """A recipe's start, or its list of starts, as a list."""
     return start if isinstance(start, list) else [start]
 
 
 @attrs.define(eq=False, slots=False)
 class Chain(Settings):
-    """A kernel and where it begins, as a recipe gives them.
+    """A kernel and where its chains begin.
 
     Arguments:
         sampler: The kernel, with its number of steps.
-        start: Where chains begin; several starts share the chains out evenly, in order.
-        count: Chains to run where the caller leaves it open, in each process; its share of the stage's batch where
-            absent.
+        start: Where chains begin; several starts share the chains evenly, in order.
+        count: Count of chains in each process; by default its share of the stage's batch.
     """
 
     sampler: Sampler
@@ -212,25 +211,25 @@ class Chain(Settings):
         keep_every: int = 0,
         first: Tensor | None = None,
     ) -> ChainResult:
-        r"""Draw starts, run the chains, and tell the starts where they ended.
+        r"""Draw starts, run the chains, and give the starts the last positions to store.
 
         Arguments:
             target: The potential.
-            count: Chains, where :attr:`count` does not say.
+            count: Count of chains, where :attr:`count` is ``None``.
             generator: Source of all randomness.
             x: Data to condition on or start from, with shape :math:`(B, *)`.
             index: Their row numbers, with shape :math:`(B,)`.
             step: Training step, for the starts' schedules.
-            steps: Moves; the sampler's own where absent.
+            steps: Moves; the sampler's own by default.
             keep_every: See :func:`run_chain`.
-            first: Where the first chains begin, with shape :math:`(N, D)`; the starts have the others.
+            first: First positions of the first N chains, with shape :math:`(N, D)`; the starts draw the others.
         """
         count = self.count or count
         begun = [] if first is None else [first[:count]]
         given = sum(map(len, begun))
         requests = share_out(self.starts, target, count - given, generator, x=x, index=index, step=step, first=given)
-        # Chance may have a start draw in one process and not in another: nothing here may wait for the others.
-        with alone(*target.modules()):
+        # A start may call networks at random in one process only: nothing here may wait for other processes.
+        with single_process_statistics(*target.modules()):
             position = torch.cat([*begun, *(start.draw(request) for start, request in requests)])
             result = run_chain(target, self.sampler, position, generator=generator, steps=steps, keep_every=keep_every)
         row = given
@@ -244,7 +243,7 @@ class Chain(Settings):
         return chain_protocol(self.sampler, self.starts, written)
 
     def after_update(self, step: int) -> None:
-        """Tell every start that the networks have moved."""
+        """Update every start after a training step."""
         for start in self.starts:
             start.after_update(step)
 

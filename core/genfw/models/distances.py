@@ -1,7 +1,7 @@
-r"""How far two sets of points are from being draws of one law: sliced Wasserstein, MMD, kernel Stein discrepancy.
+r"""Distances between two sets of points as draws of laws: sliced Wasserstein, MMD, kernel Stein discrepancy.
 
-All are zero between equal sets, and none is between two sets of independent draws of one law: what two such sets give
-is the *noise floor*, against which a number has to be read.
+Each is zero between equal sets, but not between independent draws of one law. The value between two such sets is the
+*noise floor*; compare every number with it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ __all__ = ["directions", "kernel_stein", "median_distance", "mmd", "sliced_wasse
 
 
 def directions(size: int, count: int, generator: torch.Generator) -> Tensor:
-    r"""Unit vectors, uniform on the sphere, with shape (count, D); the one there is where :math:`D = 1`.
+    r"""Unit vectors, uniform on the sphere, with shape (count, D); a single one where :math:`D = 1`.
 
     Arguments:
         size: :math:`D`.
-        count: How many.
-        generator: Source of them.
+        count: Count of vectors.
+        generator: Source of randomness.
     """
     if size == 1:
         return torch.ones(1, 1, device=generator.device)
@@ -59,7 +59,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, along: Tensor, order: int = 2) -> T
     first, second = (a @ theta).sort(0).values, (b.to(a) @ theta).sort(0).values
     if len(a) == len(b):
         return (first - second).abs().pow(order).mean().pow(1.0 / order)
-    # Between neighbouring levels of either both functions are constant.
+    # Between neighbouring levels both functions are constant.
     ends = [torch.arange(1, n + 1, device=a.device, dtype=torch.float64) / n for n in (len(a), len(b))]
     levels = torch.cat(ends).sort().values
     width = levels.diff(prepend=levels.new_zeros(1))
@@ -73,8 +73,8 @@ def median_distance(points: Tensor, most: int = 1000) -> float:
     r"""Median distance between two of the points, a usual bandwidth.
 
     Arguments:
-        points: With shape :math:`(N, D)`; N is at least 2.
-        most: Points that are looked at, evenly spaced in their order.
+        points: Points, with shape :math:`(N, D)`; N is at least 2.
+        most: Most points to use, evenly spaced in their order.
     """
     if len(points) < 2:
         raise ContractError(f"a median distance needs at least 2 points, got {len(points)}")
@@ -85,8 +85,8 @@ def median_distance(points: Tensor, most: int = 1000) -> float:
 def mmd(a: Tensor, b: Tensor, bandwidths: Sequence[float], chunk: int = 1024) -> Tensor:
     r"""Maximum mean discrepancy :math:`\sqrt{\overline{k(a, a')} + \overline{k(b, b')} - 2\, \overline{k(a, b)}}`.
 
-    The kernel is the mean of :math:`e^{-|u - v|^2 / 2 \ell^2}` over the bandwidths. The means run over all pairs, a
-    point and itself among them, so that the root is real; two sets of :math:`N` draws of one law are then about
+    The kernel is the mean of :math:`e^{-|u - v|^2 / 2 \ell^2}` over the bandwidths. The means include the pairs of a
+    point and itself, so that the root is real; two sets of :math:`N` draws of one law are about
     :math:`\sqrt{2 (1 - \bar k) / N}` apart.
 
     References:
@@ -115,11 +115,12 @@ def mmd(a: Tensor, b: Tensor, bandwidths: Sequence[float], chunk: int = 1024) ->
 
 
 def kernel_stein(points: Tensor, gradient: Tensor, bandwidth: float, chunk: int = 1024) -> Tensor:
-    r"""Kernel Stein discrepancy between points and the law :math:`\propto e^{-U}`: no draws of the law are needed.
+    r"""Kernel Stein discrepancy between points and the law :math:`\propto e^{-U}`; it needs no draws of the law.
 
-    With the inverse multi-quadric kernel :math:`k(u, v) = (1 + |u - v|^2 / c^2)^{-1/2}`, the root of the mean over all
-    pairs of the Stein kernel. It is near :math:`\sqrt{\overline{\kappa(u, u)} / N}` for draws of the law. It hardly
-    sees how much mass lies in modes far apart: of those, the gradient knows nothing.
+    The root of the mean Stein kernel over all pairs, with the inverse multi-quadric kernel
+    :math:`k(u, v) = (1 + |u - v|^2 / c^2)^{-1/2}`. For draws of the law it is near
+    :math:`\sqrt{\overline{\kappa(u, u)} / N}`. It hardly depends on the masses of modes that are far apart, because the
+    gradient does not.
 
     References:
         J. Gorham and L. Mackey, Measuring sample quality with kernels, 2017.

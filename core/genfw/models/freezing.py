@@ -1,4 +1,4 @@
-"""Hold networks still while something is computed through them, and put them back exactly as they were."""
+"""Freeze networks for a computation, and restore them exactly."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["frozen", "frozen_for_chain"]
 
 @contextmanager
 def frozen(*modules: nn.Module | None) -> Iterator[None]:
-    """Switch ``modules`` to eval mode and their parameters to ``requires_grad=False``; restore both on the way out.
+    """Switch ``modules`` to eval mode and their parameters to ``requires_grad=False``; restore both afterwards.
 
-    A chain differentiates in the position alone: frozen parameters spare the backward pass their gradients.
+    A chain differentiates only in the position: without gradients of parameters its backward pass is cheaper.
     """
     present = [module for module in modules if module is not None]
     training = [(part, part.training) for module in present for part in module.modules()]
@@ -38,10 +38,9 @@ def frozen(*modules: nn.Module | None) -> Iterator[None]:
 
 @contextmanager
 def frozen_for_chain(*modules: nn.Module | None) -> Iterator[None]:
-    """Hold ``modules`` for the length of a chain: :func:`frozen`, and whatever depends on weights alone made once.
+    """:func:`frozen` for the length of a chain, where what depends only on weights is computed once.
 
-    That is weights made of other parameters (weight norm, spectral norm), and what an energy or a decoder prepares in
-    its ``for_chain``.
+    This covers parametrised weights (weight norm, spectral norm) and the ``for_chain`` of energies and decoders.
     """
     with frozen(*modules), parametrize.cached(), ExitStack() as stack:
         for module in modules:

@@ -31,9 +31,9 @@ class Model(nn.Module):
         prior: :math:`T_z`, from noise to latent; ``None`` for an energy on data alone.
         decoder: :math:`p(x \mid z)`.
         encoder: :math:`q(z \mid x)`.
-        energy: One energy or several; each says by ``on`` what it reads.
+        energy: One energy or several; the ``on`` of each says what it reads.
         amortizer: Learned sampler of noise positions.
-        data_shape: Shape of one item, without batch; needed only where there is no decoder to tell.
+        data_shape: Shape of one item, without batch; required without a decoder.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Model(nn.Module):
         """Shape of one item, without batch."""
         if self._data_shape is None and self.decoder is not None:
             with torch.no_grad(), frozen(self.prior, self.decoder):
-                # Zero noise in eval mode: finding a shape must consume no randomness and move no batch statistics.
+                # Zero noise in eval mode uses no randomness and changes no batch statistics.
                 noise = self.anchor.new_zeros(2, self.latent_layout.size)
                 self._data_shape = tuple(self.likelihood(self.latent(noise)).mean.shape[1:])
         if self._data_shape is None:
@@ -72,7 +72,7 @@ class Model(nn.Module):
 
     @property
     def anchor(self) -> Tensor:
-        """An empty tensor of the model's dtype on its device, to make others like it."""
+        """An empty tensor with the model's dtype and device, for ``new_*`` methods."""
         for parameter in self.parameters():
             if parameter.is_floating_point():
                 return parameter.detach().new_empty(0)
@@ -87,16 +87,16 @@ class Model(nn.Module):
 
     @property
     def noise_layout(self) -> NoiseLayout:
-        """All noise of one sample: the latent groups and, where the decoder has noise of its own, ``x``."""
+        """All noise of one sample: the latent groups and, where the decoder has its own noise, ``x``."""
         noise = None if self.decoder is None else self.decoder.noise_shape
         return NoiseLayout.of_latents([group.shape for group in self.latent_layout.groups], noise)
 
     # -- noise -> latent -> data --------------------------------------------------------------------------------------
 
     def latent(self, noise: Tensor, temperature: float = 1.0) -> Latent:
-        r"""Walk :math:`z = T_z(\epsilon_z)`; ``noise`` is flat, with shape :math:`(B, D_z)`."""
+        r"""The latent :math:`z = T_z(\epsilon_z)` of flat ``noise``, with shape :math:`(B, D_z)`."""
         layout = self.latent_layout
-        assert self.prior is not None  # latent_layout has refused a model without one
+        assert self.prior is not None  # latent_layout refuses a model without one
         blocks = layout.split(noise)
         return self.prior.transform([blocks[name] for name in layout.names], temperature)
 
@@ -115,13 +115,13 @@ class Model(nn.Module):
         mean: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        r"""From noise to data: :math:`x = T_x(T_z(\epsilon_z), \epsilon_x)`.
+        r"""Map noise to data: :math:`x = T_x(T_z(\epsilon_z), \epsilon_x)`.
 
         Arguments:
             position: Positions over :attr:`noise_layout`, or over the latent groups alone, with shape :math:`(B, D)`.
             temperature: Factor on the scale of the latent groups.
-            mean: Give the decoder's mean and leave its noise out.
-            generator: Source of the decoder's noise where the position does not hold it.
+            mean: Give the decoder's mean, without its noise.
+            generator: Source of the decoder's noise where the position does not contain it.
 
         Returns:
             Data, with shape :math:`(B, *)`, differentiable in ``position``.
@@ -153,7 +153,7 @@ class Model(nn.Module):
 
     def latent_energy(self, latent: Latent) -> Tensor:
         r"""Sum of the energies on the latent, with shape :math:`(B,)`; zero where there is none."""
-        if not self.latent_energies:  # spare the copy of all groups
+        if not self.latent_energies:  # avoid copying all groups
             return latent.groups[0].new_zeros(len(latent))
         return _total(self.latent_energies, latent.flat())
 

@@ -1,4 +1,4 @@
-"""Draw from the finished model, batch by batch, each batch with its own seed."""
+"""Draw from a trained model, batch by batch, each batch with its own seed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
     "synchronise",
 ]
 
-#: Chains whose way from start to end is decoded for the report.
+#: Chains whose states the report shows.
 TRACED_CHAINS = 8
 
 
@@ -48,16 +48,16 @@ def _starts(start: Start | list[Start] | None) -> list[Start]:
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class SampleSettings(Settings):
-    """The recipe's ``sample:`` section: how the finished model is sampled from, for the report and for every metric.
+    """The recipe's ``sample:`` section: how to sample from the trained model, for the report and every metric.
 
     Arguments:
         count: Samples written to the run directory.
-        space: Space the chain runs in; see :mod:`genfw.models.targets`.
-        sampler: Kernel; none draws from ``start`` alone.
-        start: Where chains begin; several share the samples out evenly. Fresh draws of the target's base where absent.
-        batch: Chains run at once.
+        space: Space of the chain; see :mod:`genfw.models.targets`.
+        sampler: Kernel; without one, samples are draws of ``start``.
+        start: Where chains begin; several share the samples evenly. By default fresh draws of the target's base.
+        batch: Chains that run at once.
         mean: Show the decoder's mean instead of a draw from it.
-        temperature: Factor on the latent noise of the generator; other than 1 only without a sampler.
+        temperature: Factor on the generator's latent noise; must be 1 with a sampler.
         keep_every: Steps between the chain states shown in the report; 0 shows none.
     """
 
@@ -81,17 +81,17 @@ class SampleSettings(Settings):
 
 @attrs.frozen(eq=False)
 class Samples:
-    r"""What a finished model drew, on the CPU.
+    r"""Samples from a trained model, on the CPU.
 
     Arguments:
         x: Data, with shape :math:`(N, *)`.
         position: The positions they were decoded from, with shape :math:`(N, D)`.
         potential: Potential there in nats, with shape :math:`(N,)`.
-        acceptance: Mean acceptance probability of the chains; ``None`` where there was no sampler.
+        acceptance: Mean acceptance probability of the chains; ``None`` without a sampler.
         trace: Data along the first few chains, with shape :math:`(K, n, *)`; ``K = 0`` where ``keep_every`` is 0.
-        potentials: Potential of all chains of the first batch at the kept steps, with shape :math:`(K, B)`.
-        kept: Step number of each kept state.
-        seconds: Time the draw took, decoding included.
+        potentials: Potential of all chains of the first batch at the recorded steps, with shape :math:`(K, B)`.
+        kept: Step of each recorded state.
+        seconds: Time of drawing and decoding.
     """
 
     x: Tensor
@@ -109,7 +109,7 @@ class Samples:
 
 @contextmanager
 def preserved(*parts: Stateful) -> Iterator[None]:
-    """Put the state of ``parts`` back on the way out: sampling must not move a step size or fill a replay buffer."""
+    """Restore the state of ``parts`` afterwards: sampling must not change a step size or fill a replay buffer."""
     states = [copy.deepcopy(part.state_dict()) for part in parts]
     try:
         yield
@@ -119,7 +119,7 @@ def preserved(*parts: Stateful) -> Iterator[None]:
 
 
 def synchronise(device: torch.device | str) -> None:
-    """Wait until ``device`` has done what it was given, so that a clock read next means something."""
+    """Wait until ``device`` has finished its work, so that a time measured next is correct."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -130,12 +130,12 @@ def draw_samples(
     r"""Draw ``count`` items from the model as the recipe's ``sample:`` section says.
 
     Batch :math:`k` takes all its randomness from a generator seeded by ``seed`` and :math:`k`, and kernels and starts
-    begin every batch in the same state: the set does not depend on what was drawn before it.
+    begin every batch in the same state. So the samples do not depend on earlier draws.
 
     Arguments:
-        model: The model, its weights on ``device``; left exactly as found.
+        model: The model, its weights on ``device``; it is not changed.
         settings: Space, kernel, starts, batch, mean or draw, temperature.
-        count: Items wanted.
+        count: Count of items.
         seed: Source of all randomness.
         device: Where chains run; the result is on the CPU.
 
@@ -147,14 +147,14 @@ def draw_samples(
     """
     synchronise(device)
     began = time.perf_counter()
-    numbers = range(count_batches(settings, count))
-    batches = [draw_batch(model, settings, count, number, seed=seed, device=device) for number in numbers]
+    indices = range(count_batches(settings, count))
+    batches = [draw_batch(model, settings, count, index, seed=seed, device=device) for index in indices]
     synchronise(device)
     return join_batches(batches, time.perf_counter() - began)
 
 
 def join_batches(batches: Sequence[Samples], seconds: float) -> Samples:
-    """All batches of a set as one; the chains on show are those of the first.
+    """Concatenate batches; the recorded chains are those of the first.
 
     Arguments:
         batches: The batches, in order.
@@ -175,10 +175,10 @@ def join_batches(batches: Sequence[Samples], seconds: float) -> Samples:
 
 
 def count_batches(settings: SampleSettings, count: int) -> int:
-    """Batches that make ``count`` samples.
+    """Count of batches for ``count`` samples.
 
     Raises:
-        ContractError: There are none.
+        ContractError: ``count`` is below 1.
     """
     if count < 1:
         raise ContractError(f"draw at least 1 sample, got {count}")
@@ -189,30 +189,30 @@ def draw_batch(
     model: Model,
     settings: SampleSettings,
     count: int,
-    number: int,
+    index: int,
     *,
     seed: int,
     device: torch.device | str = "cpu",
 ) -> Samples:
-    """One batch of :func:`draw_samples`, the same whoever draws it, and after whatever else was drawn.
+    """One batch of :func:`draw_samples`, the same in every process and after any other draws.
 
     Arguments:
         model: See :func:`draw_samples`.
         settings: See :func:`draw_samples`.
         count: Items of all batches.
-        number: Which of them.
+        index: Index of the batch.
         seed: Source of all randomness.
         device: Where chains run.
     """
     target = make_target(model, settings.space)
-    generator = torch.Generator(device).manual_seed(derive_seed(seed, "sample", number))
-    size = min(settings.batch, count - number * settings.batch)
+    generator = torch.Generator(device).manual_seed(derive_seed(seed, "sample", index))
+    size = min(settings.batch, count - index * settings.batch)
     with preserved(*stateful_parts(settings)), frozen_for_chain(*target.modules()), torch.no_grad():
-        return _draw_batch(model, target, settings, size, generator, settings.keep_every if number == 0 else 0)
+        return _draw_batch(model, target, settings, size, generator, settings.keep_every if index == 0 else 0)
 
 
 def stateful_parts(settings: SampleSettings) -> list[Stateful]:
-    """What keeps a state from chain to chain: the starts and the kernel."""
+    """The parts with a state that outlives a chain: the starts and the kernel."""
     return [*settings.starts, *([] if settings.sampler is None else [settings.sampler])]
 
 
@@ -256,13 +256,13 @@ def reconstruct(
     generator: torch.Generator,
     temperature: float = 1.0,
 ) -> Tensor:
-    r"""The decoder's mean for a latent of each item: where a chain of the posterior ends, or the encoder's draw.
+    r"""The decoder's mean for a latent of each item: the end of a posterior chain, or the encoder's draw.
 
     Arguments:
         model: The model, with an encoder where there is no chain.
         x: Data, with shape :math:`(B, *)`, on the model's device.
         index: Their row numbers, with shape :math:`(B,)`.
-        chain: Posterior chain, one per item; left in the state it is in.
+        chain: Posterior chain, one per item; its state is not changed.
         generator: Source of all randomness.
         temperature: Factor on the scale of the encoder's draw; 0 takes its centre.
     """
@@ -290,7 +290,7 @@ def _decode_trace(
 ) -> Tensor:
     if trace.shape[0] == 0:
         return x.new_empty(0, 0, *x.shape[1:]).cpu()
-    # The same decoder noise at every kept step: what changes from picture to picture is the chain alone.
+    # The same decoder noise at every recorded step: only the chain changes from image to image.
     noise = torch.Generator(generator.device)
     seed = generator.initial_seed()
     states = [target.to_data(state, mean=settings.mean, generator=noise.manual_seed(seed)) for state in trace]

@@ -1,9 +1,9 @@
-r"""The potentials that chains walk on. Each says which space it lives in, and is exact.
+r"""The potentials of chains, each exact in its space.
 
-Every target is :math:`\pi(\epsilon) \propto e^{-U(\epsilon)}` with :math:`U = \text{base} + \text{tilt}`. The
-split matters: a fresh draw of the base is a *global* proposal whose importance weight is :math:`e^{-\text{tilt}}`.
+Every target is :math:`\pi(\epsilon) \propto e^{-U(\epsilon)}` with :math:`U = \text{base} + \text{tilt}`. A fresh draw
+of the base is a *global* proposal with the importance weight :math:`e^{-\text{tilt}}`.
 
-Spaces, by the name a recipe gives them:
+Spaces, by their names in recipes:
 
 =============  ==================  ======================================  ==============================
 space          position            base                                    tilt
@@ -46,8 +46,8 @@ Space = Literal["noise", "prior", "posterior", "data", "joint"]
 class NoiseTarget(Target):
     r"""The whole model in its noise: :math:`U = E(x(\epsilon)) + E(z(\epsilon_z)) + |\epsilon|^2/2` (VAEBM Eq. 9).
 
-    No other term: the Jacobian of :math:`\epsilon \to (z, x)` cancels against the densities of prior and decoder. The
-    group ``x`` is in the layout only where an energy on data reads it.
+    There is no other term: the Jacobian of :math:`\epsilon \to (z, x)` cancels against the densities of prior and
+    decoder. The layout has the group ``x`` only where an energy on data reads it.
 
     Arguments:
         model: The model; it needs a prior, and a decoder where an energy reads data.
@@ -60,7 +60,7 @@ class NoiseTarget(Target):
 
     def tilt(self, position: Tensor) -> Tensor:
         """See :meth:`Target.tilt`."""
-        if not self.model.energies:  # a generator alone: decoding would cost as much as its samples
+        if not self.model.energies:  # decoding for a zero tilt would cost as much as sampling
             return position.new_zeros(len(position))
         latent = self.model.latent(position[:, : self._latent_width])
         total = self.model.latent_energy(latent)
@@ -97,7 +97,7 @@ class PriorTarget(NoiseTarget):
         energies = self.model.latent_energies
         if len(energies) != 1 or self.model.prior is None or not self.model.prior.identity:
             return super().tilt_and_grad(position)
-        # The energy reads the position itself, and may know its own gradient.
+        # The energy reads the position itself, and may have a closed-form gradient.
         return energies[0].value_and_grad(position)
 
 
@@ -122,7 +122,7 @@ class PosteriorTarget(NoiseTarget):
             raise ContractError(
                 f"{position.shape[0]} positions for {self.x.shape[0]} items: each item needs the same number of chains"
             )
-        # Several chains per item lie one after the other: chains 0..n-1 of all items, then the next round.
+        # With several chains per item, the first chains of all items come before the second ones.
         x = self.x.repeat(position.shape[0] // self.x.shape[0], *(1 for _ in self.x.shape[1:]))
         latent = self.model.latent(position)
         return self.model.latent_energy(latent) - self.model.likelihood(latent).log_prob(x)
@@ -175,8 +175,8 @@ class JointTarget(Target):
     r"""The model over :math:`(z, x)`: :math:`U = E - \log p(x \mid z) - \log p(z)`, as in VAEBM App. B.1.
 
     Arguments:
-        model: The model; its latent groups must be shaped like their noise. The position holds z and nothing else: a
-            decoder that reads the prior's ``context`` must be able to compute it from z.
+        model: The model; its latent groups must have the shapes of their noise. Of the prior the position contains only
+            z: a decoder that reads the prior's ``context`` must be able to compute it from z.
     """
 
     def __init__(self, model: Model) -> None:
@@ -197,7 +197,7 @@ class JointTarget(Target):
     def base(self, position: Tensor) -> Tensor:
         """See :meth:`Target.base`."""
         latent, x = self._parts(position)
-        assert self.model.prior is not None  # the layout has refused a model without one
+        assert self.model.prior is not None  # the layout refuses a model without one
         return -self.model.prior.log_prob(latent) - self.model.likelihood(latent).log_prob(x)
 
     def draw_base(self, count: int, generator: torch.Generator) -> Tensor:
@@ -248,7 +248,7 @@ class FunctionTarget(Target):
 
 
 def make_target(model: Model, space: Space, x: Tensor | None = None) -> Target:
-    """The target of ``model`` in the space that a recipe names.
+    """The target of ``model`` in a space.
 
     Arguments:
         model: The composed model.

@@ -1,7 +1,7 @@
-r"""Batch norms whose statistics are those of all processes' rows: N processes train as one with the whole batch.
+r"""Batch norms with the statistics of all processes' rows: N processes train like one process with the whole batch.
 
-torch's ``SyncBatchNorm`` refuses the CPU and can't be differentiated twice, which a penalty on an energy's slope needs;
-and it is another class of layer. Here layers stay what they are: for the time of a step their ``forward`` is another.
+torch's ``SyncBatchNorm`` refuses the CPU, can't be differentiated twice, which a penalty on an energy's slope needs,
+and is another class of layer. Here the layers keep their class; only their ``forward`` is replaced during a step.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["alone", "synchronised"]
+__all__ = ["single_process_statistics", "synchronised"]
 
 
 @contextmanager
@@ -28,16 +28,16 @@ def synchronised(network: nn.Module) -> Iterator[None]:
     .. math:: \mu = \sum_r \frac{n_r}{n} \mu_r, \quad
         \sigma^2 = \sum_r \frac{n_r}{n} \left( \sigma_r^2 + (\mu_r - \mu)^2 \right),
 
-    from one message per layer, and one per layer on the way back. Running statistics are the same in all processes.
-    Processes may hold different numbers of rows, at least one each, but must call the layers equally often and in the
-    same order: a process that leaves out a call lets the others wait for it for ever. See :func:`alone` for code whose
-    calls are decided by chance.
+    with one message per layer in the forward pass and one in the backward pass. Running statistics are the same in all
+    processes. Processes may hold different numbers of rows, at least one each, but must call the layers equally often
+    and in the same order: if one leaves out a call, the others wait for ever. Code with a random number of calls
+    belongs into :func:`single_process_statistics`.
 
     Nothing changes with one process, in eval mode, and for layers with a ``forward`` of their own (such as torch's
     ``SyncBatchNorm``).
 
     Arguments:
-        network: Its batch norms; layers that were told before are left to the outer block.
+        network: Holds the batch norms; those that an outer block has changed are left to it.
     """
     layers = [layer for layer in _batch_norms(network) if "forward" not in vars(layer)]
     try:
@@ -50,11 +50,11 @@ def synchronised(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def alone(*networks: nn.Module) -> Iterator[None]:
-    """Inside the block, batch norms keep to the rows of their own process again: for chains, and where they begin.
+def single_process_statistics(*networks: nn.Module) -> Iterator[None]:
+    """Inside the block, batch norms use only the rows of their own process again: for chains and their starts.
 
     Arguments:
-        networks: Whatever is called there in training mode.
+        networks: Networks that the block calls in training mode.
     """
     layers = [layer for network in networks for layer in _batch_norms(network) if "forward" in vars(layer)]
     forwards = {layer: vars(layer).pop("forward") for layer in dict.fromkeys(layers)}
@@ -66,7 +66,7 @@ def alone(*networks: nn.Module) -> Iterator[None]:
 
 
 def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    """Those that there is something to change in."""
+    """The batch norms to change; none with one process."""
     if _world() == 1:
         return []
     layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
@@ -79,8 +79,8 @@ def _world() -> int:
 
 
 def _forward(layer: _BatchNorm, x: Tensor) -> Tensor:
-    """What stands in for the layer's ``forward``."""
-    if not layer.training or _world() == 1:  # a copy of the layer may outlive the block, and the processes
+    """Replaces the layer's ``forward``."""
+    if not layer.training or _world() == 1:  # a copy of the layer may outlive the block and the processes
         result: Tensor = type(layer).forward(layer, x)
         return result
     layer._check_input_dim(x)
@@ -97,7 +97,7 @@ def _follow(layer: _BatchNorm, mean: Tensor, variance: Tensor, count: Tensor) ->
     """Move the running statistics as torch does, the variance without bias."""
     if not layer.track_running_stats or layer.running_mean is None or layer.running_var is None:
         return
-    assert layer.num_batches_tracked is not None  # it comes with the other two
+    assert layer.num_batches_tracked is not None  # set with the other two
     layer.num_batches_tracked.add_(1)
     rate = layer.running_mean.new_full((), 0.0 if layer.momentum is None else layer.momentum)
     if layer.momentum is None:  # the plain mean over batches
@@ -107,7 +107,7 @@ def _follow(layer: _BatchNorm, mean: Tensor, variance: Tensor, count: Tensor) ->
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes. What depends on it in any process counts: its own transpose is itself."""
+    """Sum over processes. The gradient is the sum over processes too, since every process uses the result."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def _sum(own: Tensor) -> Tensor:
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Half precision is too coarse to sum in."""
+    """At least float32: half precision is too coarse for sums."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -142,8 +142,8 @@ def _channels(values: Tensor, x: Tensor) -> Tensor:
 def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, variance and count of each channel over all processes, differentiable in ``x`` where it has a graph.
 
-    Every process fills a row of its own in a table and the tables are added: no sum of squares loses the variance of
-    values far from 0, and all processes compute the same bits from the same table.
+    Every process fills its own row of a table, and the tables are added. Sums of squares would lose the variance of
+    values far from 0; and from the same table all processes compute the same bits.
     """
     variance, mean = torch.var_mean(_wide(x), _dims(x), correction=0)
     own = torch.cat([mean, variance, mean.new_full((1,), x.numel() // x.shape[1])])
@@ -165,8 +165,8 @@ class _Normalise(torch.autograd.Function):
     .. math:: \partial x = \frac{\gamma}{\sqrt{\sigma^2 + \varepsilon}} \left( \partial y
         - \frac{1}{n} \sum \partial y - \frac{\hat x}{n} \sum \hat x\, \partial y \right).
 
-    The sums run over all processes, those of :math:`\partial \gamma` and :math:`\partial \beta` over this one: whoever
-    updates parameters adds them up. Of the images' size nothing but :math:`x` is kept.
+    The sums run over all processes, those of :math:`\partial \gamma` and :math:`\partial \beta` over this one only: the
+    updater adds them up. Of all tensors of the size of :math:`x`, only :math:`x` is saved.
     """
 
     @staticmethod
@@ -187,7 +187,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, variance, count = ctx.saved_tensors
-        if torch.is_grad_enabled():  # to be differentiated again: now the statistics are functions of x too
+        if torch.is_grad_enabled():  # for a second derivative, in which the statistics depend on x too
             mean, variance, count = _statistics(x)
         gradient, scale = _wide(gradient), (variance + ctx.eps).rsqrt()
         unit = (_wide(x) - _channels(mean, x)) * _channels(scale, x)

@@ -1,4 +1,4 @@
-"""Plain layers that several plugins share; they know sizes, never data sets."""
+"""Plain layers that several plugins share, independent of any data set."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def mlp(inputs: int, hidden: Sequence[int], outputs: int, activation: Activation
     if min(widths) < 1:
         raise ContractError(f"every layer needs a width of at least 1, got {widths}")
     layers: list[nn.Module] = []
-    for number, (before, after) in enumerate(pairwise(widths)):
-        if number:
+    for index, (before, after) in enumerate(pairwise(widths)):
+        if index:
             layers.append(activation_layer(activation))
         layers.append(nn.Linear(before, after))
     return nn.Sequential(*layers)

@@ -1,7 +1,7 @@
-r"""Functions whose vector-Jacobian product is written by hand instead of recorded.
+r"""Functions with a hand-written vector-Jacobian product instead of a recorded one.
 
-Inside a chain the weights stand still and one gradient, that of the position, is wanted at every step. What autograd
-keeps and looks up for the general case is then overhead.
+Inside a chain the weights are frozen and every step needs one gradient, that of the position. Autograd's bookkeeping
+for the general case is overhead there.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from genfw.errors import ContractError
 
 __all__ = ["ByHand", "MLPByHand", "Pullback", "by_hand", "closed_form", "in_turn"]
 
-#: From :math:`\partial L / \partial f(v)` to :math:`\partial L / \partial v`.
+#: Maps :math:`\partial L / \partial f(v)` to :math:`\partial L / \partial v`.
 Pullback = Callable[[Tensor], Tensor]
 
-#: From :math:`v` to :math:`f(v)` and the pull-back from there.
+#: Maps :math:`v` to :math:`f(v)` and its pull-back.
 ByHand = Callable[[Tensor], tuple[Tensor, Pullback]]
 
 
@@ -32,7 +32,7 @@ class _Closed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        if torch.is_grad_enabled():  # create_graph: a second derivative would be taken for zero
+        if torch.is_grad_enabled():  # create_graph: the second derivative would be zero without an error
             raise ContractError(
                 "inside a chain a gradient can't be differentiated again; take second derivatives outside of it"
             )
@@ -40,24 +40,24 @@ class _Closed(torch.autograd.Function):
 
 
 def closed_form(function: ByHand, v: Tensor) -> Tensor:
-    r"""Value of a function that brings its own gradient; differentiable once, in ``v`` alone.
+    r"""Value of a function that has its own pull-back; differentiable once, in ``v`` only.
 
     Arguments:
-        function: From :math:`v` to :math:`f(v)` and its pull-back; it runs without recording.
-        v: Where, with shape :math:`(B, *)`.
+        function: Maps :math:`v` to :math:`f(v)` and its pull-back; autograd does not record it.
+        v: The points, with shape :math:`(B, *)`.
 
     Returns:
         :math:`f(v)`, with a graph where ``v`` has one.
 
     Raises:
-        ContractError: At the gradient, where it is to be differentiated again.
+        ContractError: In the backward pass, where its gradient is to be differentiated again.
     """
     value: Tensor = _Closed.apply(function, v)  # type: ignore[no-untyped-call]
     return value
 
 
 def in_turn(layers: Sequence[ByHand]) -> ByHand:
-    """Functions one after the other, as one that brings its own gradient."""
+    """The functions applied in turn, as one function with its pull-back."""
 
     def forward(v: Tensor) -> tuple[Tensor, Pullback]:
         pullbacks = []
@@ -76,7 +76,7 @@ def in_turn(layers: Sequence[ByHand]) -> ByHand:
 
 
 class MLPByHand:
-    r"""What :func:`genfw.nn.layers.mlp` computes, with its pull-back, on the weights of now.
+    r"""What :func:`genfw.nn.layers.mlp` computes, with its pull-back, with the current weights.
 
     Arguments:
         layers: Linear layers, and activations of :func:`genfw.nn.layers.activation_layer`.
@@ -86,19 +86,20 @@ class MLPByHand:
     """
 
     def __init__(self, layers: nn.Sequential) -> None:
-        self._walk = in_turn([by_hand(layer, inplace=number > 0) for number, layer in enumerate(layers)])
+        self._forward = in_turn([by_hand(layer, inplace=index > 0) for index, layer in enumerate(layers)])
 
     def __call__(self, v: Tensor) -> tuple[Tensor, Pullback]:
-        r"""Output at points :math:`(B, d)`, and the pull-back from it."""
-        return self._walk(v)
+        r"""Output at points :math:`(B, d)`, and its pull-back."""
+        return self._forward(v)
 
 
 def by_hand(layer: nn.Module, inplace: bool = False) -> ByHand:
-    """One linear layer or activation, with its pull-back, on the weights of now.
+    """One linear layer or activation, with its pull-back, with the current weights.
 
     Arguments:
         layer: The layer.
-        inplace: What comes in belongs to nobody else, so an activation known by its output may overwrite it.
+        inplace: Let an activation overwrite its input, where nothing else uses that and the gradient needs only the
+            output.
 
     Raises:
         TypeError: A layer of another type.

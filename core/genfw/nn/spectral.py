@@ -1,4 +1,4 @@
-r"""The largest singular value of many layers at once, by power iteration whose vectors live in the checkpoint."""
+r"""The largest singular value of many layers at once, by power iteration whose vectors are part of the checkpoint."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SpectralPenalty(nn.Module):
         layers: Layers with a ``weight``. They stay children of their own module, not of this one.
         iterations: Power iterations per call, in training mode.
         warm_up: Power iterations of the first call.
-        weight_of: How to read a layer's matrix, where its ``weight`` is made from other parameters.
+        weight_of: Gives a layer's matrix, where its ``weight`` is computed from other parameters.
     """
 
     started: Tensor
@@ -54,24 +54,24 @@ class SpectralPenalty(nn.Module):
         shapes = [tuple(weight_of(layer).flatten(1).shape) for layer in self._layers]
         self._shapes = sorted(set(shapes))
         self._members = [[i for i, s in enumerate(shapes) if s == shape] for shape in self._shapes]
-        for number, (shape, members) in enumerate(zip(self._shapes, self._members, strict=True)):
-            generator = torch.Generator().manual_seed(number)
+        for index, (shape, members) in enumerate(zip(self._shapes, self._members, strict=True)):
+            generator = torch.Generator().manual_seed(index)
             u = torch.randn(len(members), shape[0], generator=generator)
             v = torch.randn(len(members), shape[1], generator=generator)
-            self.register_buffer(f"u_{number}", F.normalize(u, dim=1))
-            self.register_buffer(f"v_{number}", F.normalize(v, dim=1))
+            self.register_buffer(f"u_{index}", F.normalize(u, dim=1))
+            self.register_buffer(f"v_{index}", F.normalize(v, dim=1))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
         self._warm = False
 
     def forward(self) -> Tensor:
         """The sum of the largest singular values, 0-dim, differentiable in the weights."""
-        if not self._warm:  # asks the device once, not at every step
+        if not self._warm:  # waits for the device once, not at every step
             self._warm = bool(self.started)
         iterations = (self.iterations if self.training else 0) if self._warm else self.warm_up
         total = None
-        for number, members in enumerate(self._members):
+        for index, members in enumerate(self._members):
             weights = torch.stack([self._weight_of(self._layers[i]).flatten(1) for i in members])
-            u, v = getattr(self, f"u_{number}"), getattr(self, f"v_{number}")
+            u, v = getattr(self, f"u_{index}"), getattr(self, f"v_{index}")
             with torch.no_grad():
                 for _ in range(iterations):
                     _follow(v, torch.einsum("loi,lo->li", weights, u))

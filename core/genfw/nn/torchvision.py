@@ -1,4 +1,4 @@
-"""Lets torchvision be imported where its compiled operators do not fit torch, as beside a CPU-only torch."""
+"""Import torchvision even where its compiled operators do not fit torch, as with a CPU-only torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from genfw.errors import PluginError
 
 __all__ = ["import_torchvision", "prepare"]
 
-# torchvision names these two in decorators at import, and fails where they are unknown; data sets call neither.
+# torchvision names these two in decorators at import, and fails if they are unknown; data sets call neither.
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 _lock = threading.Lock()
-# The definitions go when the library object does.
+# The definitions live as long as the library object.
 _library: torch.library.Library | None = None
 
 
@@ -30,7 +30,7 @@ def prepare() -> None:
     """Make ``import torchvision`` possible; call it before torchvision or anything that imports it (torch-fidelity).
 
     Where torchvision's operators load, or torchvision is absent, nothing is changed. Otherwise the schemas of its
-    operators ``nms`` and ``qnms`` are defined, without kernels: calling them is torch's own "not implemented" error.
+    operators ``nms`` and ``qnms`` are defined without kernels: calling them raises torch's "not implemented" error.
     """
     global _library
     with _lock:

@@ -1,4 +1,4 @@
-"""What a plugin offers: a name, a kind, and the place of a class that is imported only when it is used."""
+"""What a plugin offers: a kind, a name, and the path of a class, which is imported on first use."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ class Component:
 class Importer:
     """A kind of published checkpoint that ``genfw import`` can read, or a plugin's part of one.
 
-    Where a checkpoint holds networks of several plugins, each of them offers an importer of the same name, and what
-    they make of the file is put together.
+    Where a checkpoint holds networks of several plugins, each offers an importer of the same name; genfw merges their
+    parts.
 
     Arguments:
         name: Lower-case words joined by ``-``.
@@ -105,8 +105,8 @@ class Importer:
             :func:`genfw.weights.importing.choose` takes the one that the user picks.
         summary: One line for ``genfw import``, of this part.
         reference: Where such files are published.
-        opener: ``package.module:function`` that opens such a file where ``torch.save`` has not written it, a context
-            manager like :func:`genfw.weights.torch_files.open_published`; empty where that is enough.
+        opener: ``package.module:function`` that opens a file which ``torch.save`` did not write, a context manager like
+            :func:`genfw.weights.torch_files.open_published`; empty uses that function.
         provider: Distribution that supplies it; filled by the loader.
         plugin: Entry point that supplies it; filled by the loader.
         version: Version of that distribution; filled by the loader.
@@ -123,9 +123,9 @@ class Importer:
 
 
 class Settings:
-    """Marker of a class that a recipe fills in place, without ``use:``, by a mapping of its constructor's arguments.
+    """Marks a class that a recipe fills by a mapping of its constructor's arguments, without ``use:``.
 
     A parameter annotated with a subclass takes such a mapping. Use it for what has one implementation (a chain, a
-    clip), and a component where there may be several. Where a parameter's default is an object of the subclass, a
+    clip), and a component for what may have several. Where a parameter's default is an object of the subclass, a
     recipe that leaves it out has an empty mapping there.
     """

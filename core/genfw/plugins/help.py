@@ -1,4 +1,4 @@
-"""The card of a component, which ``genfw show`` prints: what it is, who supplies it, what a recipe can set on it."""
+"""The help of a component, which ``genfw show`` prints: what it is, who supplies it, what a recipe can set on it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from genfw.plugins.component import KINDS, Component
 from genfw.plugins.registry import Registry
 from genfw.plugins.signature import Parameter, alternatives, interface_kind, is_settings, parameters, type_name
 
-__all__ = ["Card", "Setting", "components_named", "make_card"]
+__all__ = ["ComponentHelp", "Setting", "component_help", "components_named"]
 
 
-#: Kinds of which a recipe has one, and the section it stands in.
+#: Kind of which a recipe has one -> its section.
 _ROLES = {
     "dataset": "data",
     "prior": "prior",
@@ -32,15 +32,15 @@ _ROLES = {
 
 @attrs.frozen
 class Setting:
-    """What a recipe can set, or genfw fills in.
+    """One argument of a constructor, which a recipe sets or genfw fills in.
 
     Arguments:
         name: Its key; ``chain.steps`` within the mapping ``chain``.
         type: Its type, in words.
-        default: Its default as YAML has it, or in words; empty where it must be given.
-        description: What the class says of it.
-        required: Whether it must be given.
-        injected: Whether genfw fills it, and a recipe can't.
+        default: Its default in YAML, or in words; empty where it is required.
+        description: Its description in the class's docstring.
+        required: Whether a recipe must set it.
+        injected: Whether genfw fills it in and no recipe can set it.
     """
 
     name: str
@@ -52,13 +52,13 @@ class Setting:
 
 
 @attrs.frozen
-class Card:
+class ComponentHelp:
     """Everything about one component.
 
     Arguments:
-        component: Its line in its plugin.
+        component: The component as its plugin offers it.
         doc: The class's docstring, down to its arguments.
-        settings: What its constructor takes.
+        settings: Arguments of its constructor.
     """
 
     component: Component
@@ -66,14 +66,14 @@ class Card:
     settings: tuple[Setting, ...]
 
     def block(self) -> str:
-        """A block to paste into a recipe, every default filled; what must be given is marked."""
+        """A block to paste into a recipe, with every default; required arguments are marked."""
         rows = [f"use: {self.component.name}"]
         closed = ""
         for setting in self.settings:
             if setting.injected or (closed and setting.name.startswith(closed)):
                 continue
             nested = any(other.name.startswith(f"{setting.name}.") for other in self.settings)
-            # A mapping that may be left out stands as its default; one that must be given is opened.
+            # An optional mapping is written as its default, a required one key by key.
             closed = f"{setting.name}." if nested and not setting.required else ""
             head = f"{'  ' * setting.name.count('.')}{setting.name.rpartition('.')[2]}:"
             if nested and setting.required:
@@ -88,7 +88,7 @@ class Card:
 
 
 def components_named(text: str, registry: Registry) -> tuple[Component, ...]:
-    """The components that ``text`` may mean: ``name``, ``distribution/name``, each also after ``kind/``.
+    """The components that ``text`` names: ``name`` or ``distribution/name``, each optionally after ``kind/``.
 
     Raises:
         PluginError: There is none.
@@ -107,7 +107,7 @@ def components_named(text: str, registry: Registry) -> tuple[Component, ...]:
     return found
 
 
-def make_card(component: Component, registry: Registry) -> Card:
+def component_help(component: Component, registry: Registry) -> ComponentHelp:
     """Read the class of a component, also where a package that it needs is absent.
 
     Raises:
@@ -117,7 +117,7 @@ def make_card(component: Component, registry: Registry) -> Card:
     cls = registry.load_class(component, check_needs=False)
     doc = inspect.cleandoc(cls.__doc__ or "")
     head = re.split(r"^(?:Arguments|Args|Parameters):$", doc, maxsplit=1, flags=re.MULTILINE)[0]
-    return Card(component, head.strip(), tuple(_settings(cls)))
+    return ComponentHelp(component, head.strip(), tuple(_settings(cls)))
 
 
 def _settings(cls: type, prefix: str = "", above: tuple[type, ...] = ()) -> Iterator[Setting]:
@@ -144,7 +144,7 @@ def _default(parameter: Parameter) -> str:
 
 
 def _role(parameter: Parameter) -> str | None:
-    """The section of a recipe whose object is taken where a required part is left out."""
+    """The section of a recipe that supplies a required part where the block leaves it out."""
     kinds = (interface_kind(option) for option in alternatives(parameter.annotation))
     return next((_ROLES[kind] for kind in kinds if kind in _ROLES), None)
 

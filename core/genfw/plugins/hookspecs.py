@@ -1,4 +1,4 @@
-"""The plugin contract, whole: what a plugin may implement. Each function is optional.
+"""The plugin contract: every hook that a plugin may implement. Each is optional.
 
 A plugin is a module that imports nothing heavy, named by one entry point in the group ``genfw``::
 
@@ -26,14 +26,14 @@ __all__ = ["RunInfo", "hookimpl", "hookspec"]
 
 @attrs.frozen
 class RunInfo:
-    """What a tracker learns when a run begins or goes on.
+    """What a tracker is given when a run starts or resumes.
 
     Arguments:
         name: The recipe's name.
         directory: The run directory.
         recipe: The resolved recipe, as plain dicts and lists.
         stages: ``(name, steps)`` of each stage.
-        resumed_at: ``(stage, step)`` that a resumed run goes on from, or ``None``.
+        resumed_at: ``(stage, step)`` from which a resumed run continues, or ``None``.
     """
 
     name: str
@@ -64,7 +64,7 @@ def genfw_importers() -> Sequence[Importer]:  # type: ignore[empty-body]
 
 @hookspec
 def genfw_run_start(run: RunInfo) -> None:
-    """A run begins or goes on; first process only."""
+    """A run starts or resumes; first process only."""
 
 
 @hookspec

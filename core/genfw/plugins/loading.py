@@ -1,7 +1,7 @@
-"""Find plugins and load each apart from the others.
+"""Find plugins and load each on its own.
 
-One broken plugin costs one line on stderr and its own components, never the command. Two plugins may offer one name;
-using the bare name is then an error, and ``distribution/name`` always says which is meant.
+A broken plugin costs one line on stderr and its own components, never the command. Two plugins may offer the same name:
+the bare name is then an error, and ``distribution/name`` is always unique.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["BrokenPlugin", "PluginRecord", "Registry", "load_plugins"]
 #: Distribution whose plugins are the built-in ones.
 BUILT_IN = "genfw"
 
-#: Packages that make listing slow; a plugin module that pulls one in is named by ``genfw doctor``.
+#: Packages that make listing slow; ``genfw doctor`` names every plugin module that imports one.
 HEAVY = ("torch", "tensorflow", "jax", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "transformers")
 
 
@@ -53,11 +53,11 @@ class _Source:
 
 
 def load_plugins(*, local: Sequence[str | Path] = (), enabled: bool = True, disable: Sequence[str] = ()) -> Registry:
-    """Load every installed plugin, and the local ones that are named.
+    """Load every installed plugin, and the local ones given.
 
     Arguments:
         local: One-file plugins, such as ``./quad.py``.
-        enabled: ``False`` keeps the built-in plugins alone.
+        enabled: ``False`` loads the built-in plugins only.
         disable: Plugins to leave out: ``distribution``, ``distribution:entry`` or ``entry``; the environment variable
             ``GENFW_DISABLE_PLUGINS`` adds to them, separated by commas.
 
@@ -100,7 +100,7 @@ class _Loaded:
         """Load one plugin; all of it, or nothing and a :class:`BrokenPlugin`."""
         before, began = set(sys.modules), time.perf_counter()
         try:
-            # A plugin that prints while it is imported must not spoil what a program reads from our stdout.
+            # What a plugin prints while it is imported must not reach stdout, which another program may read.
             with contextlib.redirect_stdout(sys.stderr):
                 offered, folders, importers, file = _load(source, self.manager, self.components)
         except KeyboardInterrupt:
@@ -171,18 +171,18 @@ def _load(
     return offered, [Path(folder) for folder in _results(manager, plugin, "genfw_recipes", object)], importers, file
 
 
-def _results(manager: pluggy.PluginManager, plugin: Any, hook: str, kind: type) -> list[Any]:
-    """What one plugin's implementation of ``hook`` returns, all of ``kind``; nothing where it has none."""
-    implementations = getattr(manager.hook, hook).get_hookimpls()
-    found = [item for one in implementations if one.plugin is plugin for item in one.function()]
+def _results(manager: pluggy.PluginManager, plugin: Any, name: str, kind: type) -> list[Any]:
+    """What a plugin's implementation of the hook ``name`` returns, all of ``kind``; empty without implementation."""
+    implementations = getattr(manager.hook, name).get_hookimpls()
+    found = [item for hook in implementations if hook.plugin is plugin for item in hook.function()]
     for item in found:
         if not isinstance(item, kind):
-            raise PluginError(f"{hook} returns {kind.__module__}.{kind.__name__} objects, got {item!r}")
+            raise PluginError(f"{name} returns {kind.__module__}.{kind.__name__} objects, got {item!r}")
     return found
 
 
 def _resolve_target(target: str, source: _Source, plugin: Any) -> str:
-    """A one-file plugin names its own classes by its file's stem; its module has another name, to shadow nothing."""
+    """Put a one-file plugin's module name, which shadows nothing, for the file's stem that its targets begin with."""
     module, _, attribute = target.partition(":")
     if source.source == "local" and module == source.entry:
         return f"{plugin.__name__}:{attribute}"
@@ -190,7 +190,7 @@ def _resolve_target(target: str, source: _Source, plugin: Any) -> str:
 
 
 def _refuse_repeats(present: Sequence[Component], offered: Sequence[Component]) -> None:
-    """Within one distribution ``distribution/name`` must mean one thing."""
+    """``distribution/name`` must be unique within a distribution."""
     seen = {(c.kind, name): c for c in present for name in (c.name, *c.aliases)}
     for component in offered:
         for name in dict.fromkeys((component.name, *component.aliases)):
@@ -201,7 +201,7 @@ def _refuse_repeats(present: Sequence[Component], offered: Sequence[Component]) 
 
 @functools.lru_cache(maxsize=8)
 def _installed_sources(path: tuple[str, ...]) -> tuple[_Source, ...]:
-    """Every entry point of the group ``genfw``, built-in ones first; ``path`` is ``sys.path``, the key of the cache."""
+    """Every entry point of the group ``genfw``, built-in ones first; ``path`` is ``sys.path``, the cache's key."""
     versions: dict[int, tuple[str, str]] = {}
     sources = []
     for entry in importlib.metadata.entry_points(group="genfw"):
@@ -209,7 +209,7 @@ def _installed_sources(path: tuple[str, ...]) -> tuple[_Source, ...]:
         if distribution is None:
             name, version = "unknown", "0"
         else:
-            # Reading name or version parses the whole metadata file, each time.
+            # Each read of name or version parses the whole metadata file.
             if id(distribution) not in versions:
                 metadata = distribution.metadata
                 versions[id(distribution)] = (metadata["Name"], metadata["Version"])
@@ -224,7 +224,7 @@ def _local_source(path: Path) -> _Source:
     if not path.is_file():
         raise PluginError(f"there is no plugin file {path}")
     text = path.read_bytes()
-    # The text is part of the module's name: an edited plugin is loaded anew, an unchanged one only once.
+    # The module's name contains a hash of the text: an edited plugin is loaded again, an unchanged one only once.
     import hashlib  # only local plugins need it, and `genfw list` should not wait for it
 
     digest = hashlib.sha256(str(path).encode() + b"\0" + text).hexdigest()[:8]

@@ -50,13 +50,13 @@ class PluginRecord:
 
 @attrs.frozen
 class BrokenPlugin:
-    """A plugin that did not load; it has left nothing behind.
+    """A plugin that did not load; nothing of it is registered.
 
     Arguments:
         name: ``distribution:entry``.
         distribution: Installed distribution, or the file's name for a local plugin.
         version: Its version.
-        error: Type and text of what it raised, on one line.
+        error: Type and text of its exception, on one line.
         where: ``file:line`` of the plugin's own code that failed, or its entry point where none of its code ran.
     """
 
@@ -67,7 +67,7 @@ class BrokenPlugin:
     where: str
 
     def line(self) -> str:
-        """The one line that is shown on stderr."""
+        """The line for stderr."""
         return (
             f"genfw: plugin {self.name} {self.version} is left out: {self.error} ({self.where}); "
             f"GENFW_DISABLE_PLUGINS={self.name} silences this"
@@ -150,9 +150,9 @@ class Registry:
             PluginError: There is none, or several distributions have one.
         """
         provider, _, bare = name.rpartition("/")
-        named = [one for one in self.importers if one.name == bare]
-        found = tuple(one for one in named if not provider or canonical(provider) == canonical(one.provider))
-        providers = sorted({f"{one.provider}/{one.name} (version {one.version})" for one in found})
+        named = [importer for importer in self.importers if importer.name == bare]
+        found = tuple(i for i in named if not provider or canonical(provider) == canonical(i.provider))
+        providers = sorted({f"{_full(importer)} (version {importer.version})" for importer in found})
         if len(providers) > 1:
             raise PluginError(
                 f"importer '{name}' is offered by {len(providers)} distributions: {', '.join(providers)}; write one of "
@@ -180,7 +180,7 @@ class Registry:
 
         Arguments:
             component: One of :attr:`components`.
-            check_needs: Refuse a component whose further packages are absent; off, its class is read if it can be.
+            check_needs: Refuse a component whose further packages are absent; ``False`` imports its class if it can.
 
         Raises:
             PluginError: It can't be imported, is not of its kind, or needs a package that is absent.
@@ -238,7 +238,7 @@ def _installed(package: str) -> bool:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         return False
-    # Any folder of that name on the path is a namespace package, without origin: not what is meant.
+    # A mere folder of that name on the path is a namespace package, which has no origin.
     return spec is not None and spec.origin is not None
 
 
@@ -248,7 +248,7 @@ def where_raised(error: BaseException, fallback: str) -> str:
         return f"{error.filename}:{error.lineno}"
     others = tuple(str(Path(module.__file__ or "").parent) for module in (hookspecs, importlib, pluggy, attr))
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        # Once imported, the backport finds the entry points instead of the standard library.
+        # The backport, once imported, replaces the standard library's finder of entry points.
         if not frame.filename.startswith(("<", *others)) and "importlib_metadata" not in Path(frame.filename).parts:
             return f"{frame.filename}:{frame.lineno}"
     return fallback
@@ -261,9 +261,9 @@ def one_line(error: BaseException) -> str:
 
 
 def canonical(name: str) -> str:
-    """A distribution's name as it is compared: lower case, ``-`` for ``_`` and ``.``."""
+    """A distribution's name for comparison: lower case, ``-`` for ``_`` and ``.``."""
     return re.sub(r"[-_.]+", "-", name).strip().lower()
 
 
-def _full(component: Component) -> str:
-    return f"{component.provider}/{component.name}"
+def _full(offer: Component | Importer) -> str:
+    return f"{offer.provider}/{offer.name}"

@@ -1,4 +1,4 @@
-"""``genfw new``: a package with one component, its hook and its tests, that works as it is written."""
+"""``genfw new``: a working package with one component, its hook and its tests."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ $use
 ```
 """
 
-#: What the class that is written does, in the line that ``genfw list`` shows; the author replaces both.
+#: Summary of each generated class, for ``genfw list``; the author replaces both.
 _SUMMARIES = {
     "prior": "normal with learned location and scale",
     "decoder": "linear decoder",
@@ -90,7 +90,7 @@ def new_plugin(kind: str, name: str, directory: Path | str = ".") -> Path:
     Arguments:
         kind: What it offers, one of :data:`~genfw.plugins.component.KINDS`.
         name: Name of the component, lower-case words joined by ``-``.
-        directory: Where the package's folder ``genfw-NAME`` is made.
+        directory: Where to create the package's folder ``genfw-NAME``.
 
     Returns:
         The package's folder: ``pyproject.toml``, hook module, class, tests.

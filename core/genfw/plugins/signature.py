@@ -86,7 +86,7 @@ def parameters(cls: type) -> tuple[Parameter, ...]:
                 "without *args, **kwargs or '/'"
             )
         if name in ("use", "ref"):
-            raise ContractError(f"{cls.__name__}.__init__ calls a parameter '{name}', which a recipe keeps for itself")
+            raise ContractError(f"{cls.__name__}.__init__ has a parameter '{name}', a key that recipes reserve")
         if name not in hints:
             raise ContractError(f"{cls.__name__}.__init__ has no annotation on '{name}'; it is the recipe's schema")
         injected = name in INJECTED
@@ -97,7 +97,7 @@ def parameters(cls: type) -> tuple[Parameter, ...]:
 
 
 def _hints(cls: type, init: types.FunctionType) -> dict[str, Any]:
-    # The constructor of an attrs class names types of its bases too, each in the words of its own module.
+    # An attrs constructor names types of its bases' fields too, which resolve in the bases' modules.
     modules = [sys.modules[base.__module__] for base in reversed(cls.__mro__) if base.__module__ in sys.modules]
     names = {name: value for module in modules for name, value in vars(module).items()}
     try:
@@ -151,7 +151,7 @@ def interface_kind(annotation: Any) -> str | None:
 
 
 def is_settings(annotation: Any) -> bool:
-    """Whether an annotation takes a mapping that is filled in place."""
+    """Whether an annotation is a :class:`Settings` class, which a mapping fills."""
     return isinstance(annotation, type) and typing.get_origin(annotation) is None and issubclass(annotation, Settings)
 
 
@@ -193,7 +193,7 @@ def _type_name(option: Any) -> str:
 
 
 def _descriptions(cls: type) -> dict[str, str]:
-    """What a docstring in Google's form says under ``Arguments:``, name by name."""
+    """Name -> description, from ``Arguments:`` in docstrings of Google's style."""
     result: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         for holder in (base, base.__dict__.get("__init__")):
@@ -206,7 +206,7 @@ def _descriptions(cls: type) -> dict[str, str]:
 
 
 def class_problems(cls: type) -> list[str]:
-    """What keeps a component's class from serving recipes: a constructor that is no schema, or that nobody explains."""
+    """Why recipes can't use a component's class: its constructor is no schema, or is not documented."""
     problems = []
     if not (cls.__dict__.get("__doc__") or "").strip():
         problems.append(f"{cls.__name__} has no docstring of its own")
@@ -223,8 +223,8 @@ def summarise(component: object) -> str:
     """A component as one line: ``langevin(step_size=0.005, steps=10)``.
 
     Arguments:
-        component: The block of a recipe, said in full; or an object, of which the scalars are said that its
-            constructor takes and it still holds.
+        component: A recipe's block, or an object; of an object, the scalar arguments of its constructor that are still
+            its attributes.
     """
     if isinstance(component, Mapping):
         name = str(component.get("use") or component.get("ref") or "")

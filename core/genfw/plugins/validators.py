@@ -7,8 +7,8 @@
         step_size: float = attrs.field(validator=positive)
         steps: int = attrs.field(default=20, validator=at_least(1))
 
-NaN keeps no rule. ``None`` passes every rule: the annotation says whether an argument may be absent. A list or tuple
-passes where each of its items does.
+NaN passes no rule. ``None`` passes every rule: the annotation says whether an argument may be absent. A list or tuple
+passes if each of its items does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Rule:
 
     Arguments:
         words: What the number must do, as in "must be above 0".
-        holds: Whether a number keeps the rule; written so that it is false for NaN.
+        holds: Whether a number passes; written so that it is false for NaN.
     """
 
     words: str
@@ -41,7 +41,7 @@ class Rule:
         self.check(**{attribute.alias or attribute.name: value})
 
     def check(self, **values: Any) -> None:
-        """Check arguments by name, for a constructor that is written out.
+        """Check arguments by name, for a hand-written constructor.
 
         Raises:
             ContractError: Names the argument, the rule and the value.
@@ -63,7 +63,7 @@ def within(low: float, high: float, ends: str = "[]") -> Rule:
     Arguments:
         low: Lower end.
         high: Upper end.
-        ends: Brackets of the interval: ``[`` or ``]`` where an end is included, ``(`` or ``)`` where it is not.
+        ends: Brackets of the interval: ``[`` or ``]`` includes an end, ``(`` or ``)`` excludes it.
     """
     above = operator.ge if ends[0] == "[" else operator.gt
     below = operator.le if ends[1] == "]" else operator.lt

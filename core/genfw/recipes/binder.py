@@ -1,6 +1,6 @@
-"""Matches a recipe's values to constructor parameters, strictly, and reports every mismatch at its place.
+"""Matches a recipe's values strictly to constructor parameters, and reports every mismatch with its place.
 
-The only widening is int to float. Nothing is built here; the outcome is a tree of :mod:`genfw.recipes.bound_values`.
+The only conversion is int to float. Nothing is built here; the result is a tree of :mod:`genfw.recipes.bound_values`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from genfw.plugins.signature import (
     parameters,
     type_name,
 )
-from genfw.recipes.bound_values import Block, Bound, Items, Ref, Table, Value
+from genfw.recipes.bound_values import Block, BoundValue, Items, PlainValue, RoleReference, Table
 from genfw.recipes.faults import FaultList, Mark
 from genfw.recipes.recipe import folder
 from genfw.recipes.yaml_nodes import BAD, Node
@@ -45,9 +45,9 @@ class Scope:
     """What a part may refer to.
 
     Arguments:
-        roles: Role -> kind, of the parts that are built before.
-        later: The same for the others that the recipe has.
-        supplied: Injected parameters that there is something for.
+        roles: Role -> kind, of the parts built before.
+        later: Role -> kind, of the recipe's other parts.
+        supplied: Injected parameters that genfw can fill.
     """
 
     roles: Mapping[str, str]
@@ -59,11 +59,11 @@ class Binder:
     """Binds the blocks of one recipe.
 
     Arguments:
-        registry: Where components are found.
-        faults: Takes every fault.
+        registry: Registry of the components.
+        faults: Collects every fault.
         smoke: Apply the caps that classes declare for smoke runs.
         pinned: ``kind/name`` -> the distribution that supplied it when the recipe was resolved.
-        written_paths: Relative paths are handed on as written; otherwise they count from the file they stand in.
+        written_paths: Leave relative paths as written; otherwise they are relative to their file.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Binder:
 
     # -- blocks -------------------------------------------------------------------------------------------------------
 
-    def block(self, node: Node, kind: str, scope: Scope, what: str, expected: type | None = None) -> Bound | None:
+    def block(self, node: Node, kind: str, scope: Scope, what: str, expected: type | None = None) -> BoundValue | None:
         """Bind ``{use: ...}`` to a component of a kind; ``None`` after a fault."""
         if node.value is BAD:
             return None
@@ -118,7 +118,7 @@ class Binder:
             hint = f"genfw list {kind}; or offer the class from a plugin file under 'plugins:'"
             self.faults.add("GF207", say, use.mark, hint)
             return None
-        # The distribution that had supplied it when the recipe was resolved, as long as it still does.
+        # The distribution that supplied it when the recipe was resolved, if it still does.
         pinned = f"{self.pinned.get(f'{kind}/{name}')}/{bare}"
         if not provider and any(component.kind == kind for component in self.registry.search(pinned)):
             name = pinned
@@ -157,15 +157,15 @@ class Binder:
 
     def _arguments(
         self, cls: type, keys: Mapping[str, Node], mark: Mark, use_mark: Mark, scope: Scope, hint: str
-    ) -> tuple[dict[str, Bound], dict[str, Any]] | None:
+    ) -> tuple[dict[str, BoundValue], dict[str, Any]] | None:
         before = len(self.faults)
         try:
             known = parameters(cls)
         except ContractError as error:
             self.faults.add("GF211", str(error), use_mark)
             return None
-        slips = self._strangers(cls, keys, known, hint)
-        arguments: dict[str, Bound] = {}
+        slips = self._unknown_keys(cls, keys, known, hint)
+        arguments: dict[str, BoundValue] = {}
         injected: dict[str, Any] = {}
         for parameter in known:
             if parameter.injected:
@@ -175,15 +175,17 @@ class Binder:
                 what = f"'{parameter.name}' of {cls.__name__}"
                 bound = self.value(keys[parameter.name], parameter.annotation, scope, what)
             else:
-                bound = self._left_out(cls, parameter, scope, mark, hint, parameter.name in slips)
+                bound = self._absent(cls, parameter, scope, mark, hint, parameter.name in slips)
             if bound is not None:
                 arguments[parameter.name] = bound
         if len(self.faults) > before or any(child.value is BAD for child in keys.values()):
             return None
         return self._capped(cls, arguments), injected
 
-    def _strangers(self, cls: type, keys: Mapping[str, Node], known: Sequence[Parameter], hint: str) -> set[str | None]:
-        """Report keys that are no parameters; return the parameters that they are slips of."""
+    def _unknown_keys(
+        self, cls: type, keys: Mapping[str, Node], known: Sequence[Parameter], hint: str
+    ) -> set[str | None]:
+        """Report unknown keys; return the parameters that they probably misspell."""
         free = [parameter.name for parameter in known if not parameter.injected]
         slips: set[str | None] = set()
         for key, child in keys.items():
@@ -191,11 +193,11 @@ class Binder:
                 continue
             if key in INJECTED:
                 say = f"'{key}' of {cls.__name__} is filled by genfw; leave it out"
-                self.faults.add("GF210", say, child.place, hint)
+                self.faults.add("GF210", say, child.entry_mark, hint)
                 continue
             slips.add(closest(key, [name for name in free if name not in keys]))
             say = did_you_mean(key, free) if free else "; it takes none"
-            self.faults.add("GF203", f"{cls.__name__} has no parameter '{key}'{say}", child.place, hint)
+            self.faults.add("GF203", f"{cls.__name__} has no parameter '{key}'{say}", child.entry_mark, hint)
         return slips
 
     def _inject(self, cls: type, parameter: Parameter, scope: Scope, mark: Mark, injected: dict[str, Any]) -> None:
@@ -207,14 +209,14 @@ class Binder:
             source = _FROM.get(parameter.name, "genfw")
             self.faults.add("GF214", f"{cls.__name__} needs {parameter.name}, which comes from {source}", mark)
 
-    def _left_out(
+    def _absent(
         self, cls: type, parameter: Parameter, scope: Scope, mark: Mark, hint: str, slip: bool
-    ) -> Bound | None:
+    ) -> BoundValue | None:
         kinds = [kind for option in alternatives(parameter.annotation) if (kind := interface_kind(option))]
         if kinds and (parameter.required or parameter.default is None):
             roles = [role for role, kind in scope.roles.items() if kind == kinds[0]]
             if len(roles) == 1:
-                return Ref(roles[0], f"the recipe's {roles[0]}")
+                return RoleReference(roles[0], f"the recipe's {roles[0]}")
             if roles and parameter.required:
                 say = f"{cls.__name__} needs '{parameter.name}', and the recipe has several: {quoted(roles)}"
                 self.faults.add("GF214", say, mark, f"choose one: {parameter.name}: {{ref: {roles[0]}}}")
@@ -222,13 +224,13 @@ class Binder:
         if isinstance(parameter.default, Settings):  # an empty mapping: written out in full, and capped
             return self.settings(Node({}, mark), type(parameter.default), scope)
         if not parameter.required:
-            return Value(parameter.default, f"default of {cls.__name__}")
+            return PlainValue(parameter.default, f"default of {cls.__name__}")
         if not slip:
             say = f"{cls.__name__} needs '{parameter.name}' ({type_name(parameter.annotation)})"
             self.faults.add("GF204", say, mark, hint)
         return None
 
-    def _capped(self, cls: type, arguments: dict[str, Bound]) -> dict[str, Bound]:
+    def _capped(self, cls: type, arguments: dict[str, BoundValue]) -> dict[str, BoundValue]:
         if not self.smoke:
             return arguments
         result = dict(arguments)
@@ -236,24 +238,24 @@ class Binder:
             bound = arguments.get(name)
             if bound is None:
                 continue
-            now = bound.value if isinstance(bound, Value) else None
+            now = bound.value if isinstance(bound, PlainValue) else None
             if _is_number(now) and _is_number(cap) and now <= cap:
                 continue
             origin = f"smoke cap of {cls.__name__}"
             if isinstance(cap, list | tuple) and isinstance(bound, Items):
-                result[name] = Items(tuple(Value(item, origin) for item in cap), bound.make, origin)
+                result[name] = Items(tuple(PlainValue(item, origin) for item in cap), bound.make, origin)
             else:
-                result[name] = Value(float(cap) if isinstance(now, float) and _is_number(cap) else cap, origin)
+                result[name] = PlainValue(float(cap) if isinstance(now, float) and _is_number(cap) else cap, origin)
         return result
 
     # -- values -------------------------------------------------------------------------------------------------------
 
-    def value(self, node: Node, annotation: Any, scope: Scope, what: str) -> Bound | None:
+    def value(self, node: Node, annotation: Any, scope: Scope, what: str) -> BoundValue | None:
         """Bind one value to a type; ``None`` after a fault."""
         if node.value is BAD:
             return None
         fitting = [option for option in alternatives(annotation) if _fits(node, option)]
-        # An exact type goes before a wider one: 3 stays an int for `float | int`.
+        # An exact type precedes a wider one: 3 stays an int for `float | int`.
         fitting.sort(key=lambda option: option is not type(node.value))
         if not fitting:
             self._wrong_type(node, annotation, what)
@@ -261,7 +263,7 @@ class Binder:
         trials: list[FaultList] = []
         for option in fitting:
             trial = self._fresh()
-            bound = trial._one(node, option, annotation, scope, what)
+            bound = trial._bind_option(node, option, annotation, scope, what)
             if not trial.faults.faults:
                 return bound
             trials.append(trial.faults)
@@ -273,7 +275,7 @@ class Binder:
             self.registry, FaultList(), smoke=self.smoke, pinned=self.pinned, written_paths=self.written_paths
         )
 
-    def _one(self, node: Node, option: Any, annotation: Any, scope: Scope, what: str) -> Bound | None:
+    def _bind_option(self, node: Node, option: Any, annotation: Any, scope: Scope, what: str) -> BoundValue | None:
         origin, arguments = typing.get_origin(option), typing.get_args(option)
         kind = interface_kind(option)
         if kind is not None:
@@ -286,9 +288,9 @@ class Binder:
         if origin is Literal:
             return self._literal(node, arguments, annotation, what)
         if option is Path:
-            return Value(self._path(node), _origin(node))
+            return PlainValue(self._path(node), _origin(node))
         if option is float:
-            return Value(float(node.value), _origin(node))
+            return PlainValue(float(node.value), _origin(node))
         if node.is_list and arguments:
             return self._items(node, option, scope, what)
         if node.is_map and arguments:
@@ -297,7 +299,7 @@ class Binder:
             }
             return Table({key: entry for key, entry in entries.items() if entry is not None}, _origin(node))
         plain = node.plain()
-        return Value(tuple(plain) if option is tuple else plain, _origin(node))
+        return PlainValue(tuple(plain) if option is tuple else plain, _origin(node))
 
     def _items(self, node: Node, option: Any, scope: Scope, what: str) -> Items | None:
         arguments = typing.get_args(option)
@@ -308,15 +310,15 @@ class Binder:
             return None
         types = arguments if fixed else [arguments[0]] * len(node.value)
         bound = [
-            self.value(item, each, scope, f"item {number} of {what}")
-            for number, (item, each) in enumerate(zip(node.value, types, strict=True))
+            self.value(item, item_type, scope, f"item {index} of {what}")
+            for index, (item, item_type) in enumerate(zip(node.value, types, strict=True))
         ]
         return Items(tuple(item for item in bound if item is not None), make, _origin(node))
 
-    def _literal(self, node: Node, choices: Sequence[Any], annotation: Any, what: str) -> Value | None:
+    def _literal(self, node: Node, choices: Sequence[Any], annotation: Any, what: str) -> PlainValue | None:
         for choice in choices:
             if type(choice) is type(node.value) and choice == node.value:
-                return Value(choice, _origin(node))
+                return PlainValue(choice, _origin(node))
         words = [choice for choice in choices if isinstance(choice, str)]
         likely = closest(node.value, words) if isinstance(node.value, str) else None
         say = f" - did you mean '{likely}'?" if likely else ""
@@ -329,24 +331,24 @@ class Binder:
             return path
         return (folder(node.copied or node.mark) / path.expanduser()).absolute()
 
-    def _ref(self, node: Node, kind: str, scope: Scope, what: str) -> Ref | None:
+    def _ref(self, node: Node, kind: str, scope: Scope, what: str) -> RoleReference | None:
         ref: Node = node.value["ref"]
-        strangers = [key for key in node.value if key != "ref"]
-        if strangers:
-            say = f"a reference takes no further keys, got {quoted(strangers)}"
-            self.faults.add("GF203", say, node.value[strangers[0]].place)
+        unknown = [key for key in node.value if key != "ref"]
+        if unknown:
+            say = f"a reference takes no further keys, got {quoted(unknown)}"
+            self.faults.add("GF203", say, node.value[unknown[0]].entry_mark)
         role = ref.value if isinstance(ref.value, str) else str(ref.plain())
-        energies = [each for each in {**scope.roles, **scope.later} if each.startswith("energy.")]
+        energies = [name for name in {**scope.roles, **scope.later} if name.startswith("energy.")]
         if role == "energy" and len(energies) == 1:
             role = energies[0]
         if role in scope.roles:
             if scope.roles[role] == kind:
-                return Ref(role, _origin(ref))
+                return RoleReference(role, _origin(ref))
             say = f"{what} takes {article(kind)}; '{role}' is {article(scope.roles[role])}"
         elif role in scope.later:
             say = f"'{role}' is built later than this part, or is this part itself"
         else:
-            there = [each for each, its in scope.roles.items() if its == kind] or list(scope.roles)
+            there = [name for name, its_kind in scope.roles.items() if its_kind == kind] or list(scope.roles)
             say = f"the recipe has no part '{role}'{did_you_mean(role, there)}"
         self.faults.add("GF209", say, ref.mark)
         return None

@@ -1,4 +1,4 @@
-"""A recipe's values matched to constructor parameters: what the binder makes, and what objects are built from."""
+"""A recipe's values bound to constructor parameters: the binder's result, from which objects are built."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import attrs
 from genfw.plugins.component import Component
 from genfw.recipes.faults import Mark
 
-__all__ = ["Block", "Bound", "Items", "Ref", "Table", "Value"]
+__all__ = ["Block", "BoundValue", "Items", "PlainValue", "RoleReference", "Table"]
 
-#: Stands for a default that YAML can't write; it is left out, and is filled again on reading.
+#: Marks a default that YAML can't represent; the text omits it, and the constructor fills it again.
 _UNWRITTEN = object()
 
 
 @attrs.frozen
-class Value:
+class PlainValue:
     """A scalar, or any plain value of an unstructured parameter.
 
     Arguments:
-        value: What the constructor gets.
-        origin: Where it came from.
+        value: The constructor's argument.
+        origin: Its source, such as a file and line.
     """
 
     value: Any
     origin: str
 
     def plain(self) -> Any:
-        """The value as YAML has it."""
+        """The value for YAML."""
         return _plain(self.value)
 
     def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
@@ -42,36 +42,36 @@ class Value:
 class Items:
     """A list or tuple."""
 
-    items: tuple[Bound, ...]
+    items: tuple[BoundValue, ...]
     make: type
     origin: str
 
     def plain(self) -> Any:
-        """See :meth:`Value.plain`."""
+        """See :meth:`PlainValue.plain`."""
         return [item.plain() for item in self.items]
 
     def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
-        """See :meth:`Value.leaves`."""
-        if all(isinstance(item, Value) for item in self.items):
+        """See :meth:`PlainValue.leaves`."""
+        if all(isinstance(item, PlainValue) for item in self.items):
             yield path, self.plain(), self.origin
             return
-        for number, item in enumerate(self.items):
-            yield from item.leaves(f"{path}.{number}")
+        for index, item in enumerate(self.items):
+            yield from item.leaves(f"{path}.{index}")
 
 
 @attrs.frozen
 class Table:
     """A mapping with free keys."""
 
-    entries: Mapping[str, Bound]
+    entries: Mapping[str, BoundValue]
     origin: str
 
     def plain(self) -> Any:
-        """See :meth:`Value.plain`."""
+        """See :meth:`PlainValue.plain`."""
         return {key: entry.plain() for key, entry in self.entries.items()}
 
     def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
-        """See :meth:`Value.leaves`."""
+        """See :meth:`PlainValue.leaves`."""
         if not self.entries:
             yield path, {}, self.origin
         for key, entry in self.entries.items():
@@ -79,18 +79,18 @@ class Table:
 
 
 @attrs.frozen
-class Ref:
-    """The object of a role, the same one wherever it is named."""
+class RoleReference:
+    """A reference to a role's object, which is built once."""
 
     role: str
     origin: str
 
     def plain(self) -> Any:
-        """See :meth:`Value.plain`."""
+        """See :meth:`PlainValue.plain`."""
         return {"ref": self.role}
 
     def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
-        """See :meth:`Value.leaves`."""
+        """See :meth:`PlainValue.leaves`."""
         yield path, self.plain(), self.origin
 
 
@@ -101,15 +101,15 @@ class Block:
     Arguments:
         cls: The class.
         arguments: Name -> bound value.
-        injected: Names that genfw fills, each with what it falls back to where there is nothing to fill in.
-        mark: Where the block stands.
+        injected: Names that genfw fills -> the argument where genfw has nothing to fill in.
+        mark: Place of the block.
         component: The component; ``None`` for Settings.
-        use: What stands under ``use``; empty for Settings.
-        origin: Where ``use`` came from.
+        use: The value of ``use``; empty for Settings.
+        origin: Source of ``use``.
     """
 
     cls: type
-    arguments: Mapping[str, Bound]
+    arguments: Mapping[str, BoundValue]
     injected: Mapping[str, Any]
     mark: Mark
     component: Component | None = None
@@ -117,30 +117,30 @@ class Block:
     origin: str = ""
 
     def plain(self) -> Any:
-        """See :meth:`Value.plain`."""
+        """See :meth:`PlainValue.plain`."""
         head = {"use": self.use} if self.use else {}
         body = {name: bound.plain() for name, bound in self.arguments.items()}
         return {**head, **{name: value for name, value in body.items() if value is not _UNWRITTEN}}
 
     def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
-        """See :meth:`Value.leaves`."""
+        """See :meth:`PlainValue.leaves`."""
         if self.use:
             yield f"{path}.use", self.use, self.origin
         for name, bound in self.arguments.items():
             yield from bound.leaves(f"{path}.{name}")
 
     def components(self) -> Iterator[Block]:
-        """This block and those within it that are components."""
+        """The component blocks among this block and those within it."""
         if self.component is not None:
             yield self
         for bound in self.arguments.values():
             yield from components(bound)
 
 
-Bound = Value | Items | Table | Ref | Block
+BoundValue = PlainValue | Items | Table | RoleReference | Block
 
 
-def components(bound: Bound) -> Iterator[Block]:
+def components(bound: BoundValue) -> Iterator[Block]:
     """Every component block within a bound value."""
     if isinstance(bound, Block):
         yield from bound.components()

@@ -1,4 +1,4 @@
-"""A recipe checked against the components that are installed: every value bound, every default known, nothing built."""
+"""Check a recipe against the installed components: binds every value and fills every default, but builds nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genfw.errors import PluginError, RecipeError
 from genfw.models.sampling import SampleSettings
 from genfw.plugins.registry import Registry
 from genfw.recipes.binder import Binder, Scope
-from genfw.recipes.bound_values import Bound, components
+from genfw.recipes.bound_values import BoundValue, components
 from genfw.recipes.faults import FaultList
 from genfw.recipes.recipe import FORMAT, Recipe
 from genfw.recipes.yaml_nodes import BAD, Node, dump
@@ -31,7 +31,7 @@ ROLES: Mapping[str, str] = {
     "energy": "energy",
     "amortizer": "amortizer",
 }
-#: Sections that are filled in place -> their class.
+#: Sections that are mappings of settings -> their class.
 SETTINGS: Mapping[str, type] = {"sample": SampleSettings, "engine": EngineSettings, "health": HealthSettings}
 #: Sections that are lists of blocks -> kind.
 LISTS: Mapping[str, str] = {"train": "stage", "evaluate": "metric", "trackers": "tracker"}
@@ -44,21 +44,21 @@ class Resolved:
     """A recipe with every parameter of every component known.
 
     Arguments:
-        recipe: The recipe as it was read.
-        parts: ``data``, ``energy.0``, ``train.1``, ``sample``, ... -> what it is bound to, in the order of building.
+        recipe: The recipe as read.
+        parts: ``data``, ``energy.0``, ``train.1``, ``sample``, ... -> bound value, in the order of building.
         smoke: Whether the caps of a smoke run are applied.
-        registry: Where the components come from.
-        notes: What the reader should know: dropped keys, versions that differ from those recorded.
+        registry: Registry of the components.
+        notes: Notes for the user: dropped keys, versions that differ from those recorded.
     """
 
     recipe: Recipe
-    parts: Mapping[str, Bound]
+    parts: Mapping[str, BoundValue]
     smoke: bool
     registry: Registry = attrs.field(repr=False)
     notes: tuple[str, ...] = ()
 
     def plain(self) -> dict[str, Any]:
-        """All sections with all defaults, as plain values; reads back and composes to the same objects.
+        """All sections with all defaults, as plain values, from which a recipe composes to the same objects.
 
         ``components`` records provider and version of each component; ``extends``, ``vars`` and ``${...}`` are gone.
         """
@@ -95,7 +95,7 @@ class Resolved:
         for bound in self.parts.values():
             for block in components(bound):
                 component = block.component
-                assert component is not None  # `components` yields no others
+                assert component is not None  # `components` yields only components
                 found[f"{component.kind}/{block.use}"] = {"provider": component.provider, "version": component.version}
         return dict(sorted(found.items()))
 
@@ -104,7 +104,7 @@ class Resolved:
         return dump(self.plain())
 
     def origins(self) -> list[tuple[str, Any, str]]:
-        """``(path, value, origin)`` of every leaf: the file and line, the override, or the default it came from."""
+        """``(path, value, origin)`` of every leaf; its origin is a file and line, an override, or a default."""
         single = isinstance(self.recipe.plain().get("energy"), dict)
         result: list[tuple[str, Any, str]] = []
         for part, bound in self.parts.items():
@@ -117,12 +117,12 @@ def check(recipe: Recipe, registry: Registry, *, smoke: bool = False) -> Resolve
 
     Arguments:
         recipe: The recipe.
-        registry: Where components are found.
+        registry: Registry of the components.
         smoke: Apply the caps that classes declare for smoke runs.
 
     Raises:
-        RecipeError: With every fault, those of reading among them.
-        PluginError: Nothing is wrong with the recipe, but components it uses can't be loaded.
+        RecipeError: With every fault, including those of reading.
+        PluginError: The recipe has no fault, but some of its components can't be loaded.
     """
     faults = FaultList(recipe.faults)
     smoke = smoke or recipe.smoke
@@ -138,11 +138,11 @@ def check(recipe: Recipe, registry: Registry, *, smoke: bool = False) -> Resolve
 
 
 class _Sections:
-    """Walks the sections in the order of building, so that each knows what comes before it."""
+    """Binds the sections in the order of building, so that each knows the parts before it."""
 
     def __init__(self, recipe: Recipe, binder: Binder) -> None:
         self.recipe, self.binder = recipe, binder
-        self.parts: dict[str, Bound] = {}
+        self.parts: dict[str, BoundValue] = {}
         self.nodes = {section: node for section in ROLES if (node := _present(recipe, section)) is not None}
         self.kinds = {role: ROLES[role.partition(".")[0]] for section in self.nodes for role in self._roles(section)}
 
@@ -150,14 +150,14 @@ class _Sections:
         node = self.nodes[section]
         if section != "energy":
             return [section]
-        return [f"energy.{number}" for number in range(len(node.value) if node.is_list else 1)]
+        return [f"energy.{index}" for index in range(len(node.value) if node.is_list else 1)]
 
-    def bind(self) -> dict[str, Bound]:
+    def bind(self) -> dict[str, BoundValue]:
         before: dict[str, str] = {}
         for section, node in self.nodes.items():
             blocks = node.value if section == "energy" and node.is_list else [node]
             for role, block in zip(self._roles(section), blocks, strict=True):
-                later = {each: kind for each, kind in self.kinds.items() if each not in before}
+                later = {part: kind for part, kind in self.kinds.items() if part not in before}
                 scope = Scope(dict(before), later, self._supplied(section))
                 self._put(role, self.binder.block(block, ROLES[section], scope, f"'{role}'"))
                 before[role] = ROLES[section]
@@ -168,19 +168,19 @@ class _Sections:
         root = Node({}, self.recipe.root.mark)
         for section, kind in LISTS.items():
             node = _present(self.recipe, section)
-            for number, item in enumerate(node.value if node is not None and node.is_list else ()):
-                self._put(f"{section}.{number}", self.binder.block(item, kind, scope, f"'{section}.{number}'"))
+            for index, item in enumerate(node.value if node is not None and node.is_list else ()):
+                self._put(f"{section}.{index}", self.binder.block(item, kind, scope, f"'{section}.{index}'"))
         for section, cls in SETTINGS.items():
             node = _present(self.recipe, section)
             if node is None or node.is_map:
                 self._put(section, self.binder.settings(node or root, cls, scope))
 
-    def _put(self, part: str, bound: Bound | None) -> None:
+    def _put(self, part: str, bound: BoundValue | None) -> None:
         if bound is not None:
             self.parts[part] = bound
 
     def _supplied(self, section: str | None) -> frozenset[str]:
-        """The injected parameters there is something for while ``section`` is built; ``None``: after the model."""
+        """The injected parameters that genfw can fill while ``section`` is built; ``None``: after the model."""
         order = list(ROLES)
         passed = order if section is None else order[: order.index(section)]
         names = set(_ALWAYS)
@@ -208,11 +208,11 @@ def _recorded(recipe: Recipe) -> dict[str, dict[str, str]]:
     return {key: entry for key, entry in table.items() if isinstance(entry, dict)}
 
 
-def _drift(parts: Iterable[Bound], recorded: Mapping[str, Mapping[str, str]]) -> list[str]:
+def _drift(parts: Iterable[BoundValue], recorded: Mapping[str, Mapping[str, str]]) -> list[str]:
     notes = []
     for block in (block for bound in parts for block in components(bound)):
         component = block.component
-        assert component is not None  # `components` yields no others
+        assert component is not None  # `components` yields only components
         before = recorded.get(f"{component.kind}/{block.use}", {}).get("version", component.version)
         if before != component.version:
             notes.append(
@@ -239,4 +239,4 @@ def _check_requirements(recipe: Recipe, faults: FaultList) -> None:
             version = ""
         if not version or not specifier.contains(version, prereleases=True):
             there = f"; {version} is installed" if version else ", which is not installed"
-            faults.add("GF213", f"the recipe requires {name} {specifier}{there}", wanted.place, install)
+            faults.add("GF213", f"the recipe requires {name} {specifier}{there}", wanted.entry_mark, install)

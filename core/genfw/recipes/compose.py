@@ -1,4 +1,4 @@
-"""From a recipe to objects: each role built once, in order, from its own seed; then the model and what uses it."""
+"""Build a recipe's objects: each role once, in order, under its own seed; then the model and the parts that use it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings
 from genfw.plugins.registry import Registry
 from genfw.randomness import derive_seed
-from genfw.recipes.bound_values import Block, Bound, Items, Ref, Table, Value
+from genfw.recipes.bound_values import Block, BoundValue, Items, PlainValue, RoleReference, Table
 from genfw.recipes.check import ROLES, Resolved, check
 from genfw.recipes.faults import FaultList, Mark
 from genfw.recipes.recipe import Recipe, open_recipe, parse_recipe
@@ -35,23 +35,23 @@ __all__ = ["Composition", "Resolved", "check", "compose", "open_recipe"]
 
 @attrs.define(eq=False)
 class Composition:
-    """Everything a run needs, built.
+    """All objects of a run.
 
     Arguments:
         name: The recipe's name.
         seed: Source of all randomness.
-        resolved: The recipe, with every default filled.
+        resolved: The recipe with every default.
         data: The data set, or ``None``.
         model: The model, on the device.
         stages: Name and object of each training stage.
-        sample: How the finished model is sampled from.
+        sample: The recipe's ``sample:`` section.
         metrics: Name and object of each metric.
-        trackers: Who is told how the run goes.
-        engine: How the run is driven.
-        health: How it is watched.
-        paper: What the recipe says about the paper it follows.
+        trackers: The recipe's trackers.
+        engine: The recipe's ``engine:`` section.
+        health: The recipe's ``health:`` section.
+        paper: The recipe's ``paper:`` section.
         smoke: Whether this is a smoke run.
-        registry: Where the components come from.
+        registry: Registry of the components.
     """
 
     name: str
@@ -77,18 +77,17 @@ def compose(
     device: str | torch.device = "cpu",
     smoke: bool = False,
 ) -> Composition:
-    """Build what a recipe describes.
+    """Build a recipe's objects.
 
     Arguments:
-        recipe: A recipe, a file's name, the name of a shipped recipe, the text of one (anything with a line break), or
-            its sections as a mapping.
-        registry: Where components are found; the installed plugins and the recipe's own local ones where absent.
-        device: Where the model goes.
-        smoke: Apply the caps that classes declare for smoke runs, and stand in synthetic data where the real set is
-            absent.
+        recipe: A recipe, a file's name, the name of a shipped recipe, a text with line breaks, or a mapping of
+            sections.
+        registry: Registry of the components; by default the installed plugins and the recipe's local ones.
+        device: Device of the model.
+        smoke: Apply the caps that classes declare for smoke runs, and use synthetic data where the data set is absent.
 
     Raises:
-        RecipeError: With every fault that was found.
+        RecipeError: With every fault.
         PluginError: A component can't be loaded.
     """
     resolved = _resolve(recipe, registry, smoke)
@@ -139,7 +138,7 @@ class _Builder:
         rest = self._parts("train", "sample", "evaluate", "trackers", "engine", "health")
         built = {part: self._build_part(part, bound) for part, bound in rest}
         self.faults.raise_any()
-        assert model is not None  # there is one unless there are faults
+        assert model is not None  # only faults prevent it
         return Composition(
             name=self.resolved.recipe.name,
             seed=self.seed,
@@ -157,7 +156,7 @@ class _Builder:
             registry=self.resolved.registry,
         )
 
-    def _parts(self, *sections: str) -> Iterator[tuple[str, Bound]]:
+    def _parts(self, *sections: str) -> Iterator[tuple[str, BoundValue]]:
         for section in sections:
             for part, bound in self.resolved.parts.items():
                 if part.partition(".")[0] == section:
@@ -168,7 +167,7 @@ class _Builder:
 
     # -- roles and model ----------------------------------------------------------------------------------------------
 
-    def _role(self, part: str, bound: Bound) -> None:
+    def _role(self, part: str, bound: BoundValue) -> None:
         section = part.partition(".")[0]
         mark = cast(Block, bound).mark
         if section in ("encoder", "energy", "amortizer"):
@@ -222,26 +221,26 @@ class _Builder:
 
     # -- objects ------------------------------------------------------------------------------------------------------
 
-    def _build_part(self, part: str, bound: Bound) -> Any:
+    def _build_part(self, part: str, bound: BoundValue) -> Any:
         """Build under the part's own seed; ``None`` after a fault."""
         self.part = part
         with torch.random.fork_rng(devices=[]):
-            # The CPU's generator alone: torch.manual_seed would reseed every device for good.
+            # Only the CPU's generator: torch.manual_seed would reseed every device permanently.
             torch.default_generator.manual_seed(derive_seed(self.seed, "init", part))
             try:
                 return self._build(bound)
             except _RefusedError:
                 return None
 
-    def _build(self, bound: Bound) -> Any:
+    def _build(self, bound: BoundValue) -> Any:
         match bound:
-            case Value():
+            case PlainValue():
                 return copy.deepcopy(bound.value)
             case Items():
                 return bound.make(self._build(item) for item in bound.items)
             case Table():
                 return {key: self._build(entry) for key, entry in bound.entries.items()}
-            case Ref():
+            case RoleReference():
                 if bound.role not in self.roles:
                     raise _RefusedError
                 return self.roles[bound.role]

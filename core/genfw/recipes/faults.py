@@ -1,4 +1,4 @@
-"""The faults of a recipe: their codes, their places, and the words that help to mend them.
+"""The faults of a recipe, with their codes and places.
 
 =====  ==============================================================================================
 code   what is wrong
@@ -57,7 +57,7 @@ class Mark:
     """A place in a recipe.
 
     Arguments:
-        file: The file, as it was named; ``--set`` for an override.
+        file: The file, as the user named it; ``--set`` for an override.
         line: Line, counted from 1.
         column: Column, counted from 1.
         source: The line itself.
@@ -73,7 +73,7 @@ class Mark:
 
 
 class FaultList:
-    """Gathers faults, so that one pass reports them all."""
+    """Collects faults, so that one pass reports them all."""
 
     def __init__(self, faults: Sequence[Fault] = ()) -> None:
         self.faults: list[Fault] = list(faults)
@@ -82,7 +82,7 @@ class FaultList:
         return len(self.faults)
 
     def add(self, code: str, message: str, mark: Mark | None = None, hint: str = "") -> None:
-        """Note one fault; the same fault at the same place counts once."""
+        """Add a fault, unless the same fault at the same place is there already."""
         if mark is None:
             fault = Fault(code, message, hint=hint)
         else:
@@ -91,12 +91,12 @@ class FaultList:
             self.faults.append(fault)
 
     def ordered(self) -> tuple[Fault, ...]:
-        """The faults of each file from top to bottom; files in the order they were first met."""
+        """The faults of each file from top to bottom; files in order of their first fault."""
         files = list(dict.fromkeys(fault.file for fault in self.faults))
         return tuple(sorted(self.faults, key=lambda fault: (files.index(fault.file), fault.line, fault.column)))
 
     def raise_any(self) -> None:
-        """Raise what was gathered.
+        """Raise the collected faults.
 
         Raises:
             RecipeError: There is at least one fault.

@@ -20,11 +20,11 @@ def find_recipe(name: str | Path, search: Sequence[Path] = ()) -> Path:
     """The file of a recipe.
 
     Arguments:
-        name: A path that exists; or a shipped recipe's name, with or without the folder it lies in and ``.yaml``.
+        name: A path that exists; or a shipped recipe's name, with or without its folder and ``.yaml``.
         search: Folders of shipped recipes.
 
     Raises:
-        RecipeError: There is none, or the name is that of several.
+        RecipeError: No recipe has that name, or several have it.
     """
     found = locate(str(name), Path(), search)
     if isinstance(found, Path):
@@ -34,14 +34,14 @@ def find_recipe(name: str | Path, search: Sequence[Path] = ()) -> Path:
 
 
 def locate(name: str, base: Path, search: Sequence[Path]) -> Path | str | None:
-    """A recipe's file by its name, ``None`` where there is none, or a sentence where the name is that of several.
+    """A recipe's file by its name; ``None`` if no recipe has that name, or a message if several have it.
 
     Arguments:
         name: A path from ``base``; a path below a folder of ``search``; or the stem of one file anywhere below it.
-        base: The folder of whoever asks.
-        search: Folders of shipped recipes, the first with a hit decides.
+        base: Folder for relative paths.
+        search: Folders of shipped recipes; the first with a match decides.
     """
-    # A bare name is a shipped recipe even where a file of that name (without suffix) lies about.
+    # A bare name is a shipped recipe even if a file of that name (without suffix) exists.
     whole = name.endswith(_SUFFIXES) or "/" in name
     for root, shipped in ((base, False), *((folder, True) for folder in search)):
         if not shipped or whole:
@@ -62,7 +62,7 @@ def _below(root: Path, stem: str) -> list[Path]:
 
 
 def shipped_names(search: Iterable[Path]) -> list[str]:
-    """Names of the recipes in some folders: the file's own, or ``folder/name`` where several files have that."""
+    """Names of the recipes in some folders: the file's stem, or ``folder/name`` where several files share it."""
     return sorted({name for root in search for name, _ in _named(root)})
 
 
@@ -78,7 +78,7 @@ class ShippedRecipe:
     """A recipe that ``genfw run`` finds by name.
 
     Arguments:
-        name: What it is called on the command line.
+        name: Its name on the command line.
         description: The first line of its description.
         path: Its file.
     """
@@ -89,10 +89,10 @@ class ShippedRecipe:
 
 
 def shipped_recipes(search: Iterable[Path]) -> Iterator[ShippedRecipe]:
-    """Every recipe in some folders, by name; one that can't be read has no description.
+    """Every recipe in some folders, by name; unreadable recipes have no description.
 
     Arguments:
-        search: As :meth:`~genfw.plugins.registry.Registry.recipe_dirs` gives them, the first with a name decides.
+        search: The folders of :meth:`~genfw.plugins.registry.Registry.recipe_dirs`; the first with a name decides.
     """
     found: dict[str, Path] = {}
     for root in search:
@@ -100,6 +100,6 @@ def shipped_recipes(search: Iterable[Path]) -> Iterator[ShippedRecipe]:
             found.setdefault(name, path)
     for name, path in sorted(found.items()):
         node = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path), FaultList())
-        said = node.child("description") if node is not None and node.is_map else None
-        text = said.value if said is not None and isinstance(said.value, str) else ""
+        description = node.child("description") if node is not None and node.is_map else None
+        text = description.value if description is not None and isinstance(description.value, str) else ""
         yield ShippedRecipe(name, text.strip().partition("\n")[0], path)

@@ -13,7 +13,7 @@ from genfw.recipes.yaml_nodes import BAD, LIMIT, Node, read_yaml
 
 __all__ = ["apply_sets", "apply_unsets", "merge", "resolve_references"]
 
-#: Sections that have no component behind them: an override there must hit something that is written.
+#: Sections without component: an override there must match something that is written.
 _FREE = frozenset({"vars", "paper", "requires", "plugins", "components"})
 _REFERENCE = re.compile(r"\$\{\s*([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\s*\}")
 
@@ -21,12 +21,12 @@ _REFERENCE = re.compile(r"\$\{\s*([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\s*\}")
 def merge(below: Node, above: Node, notes: list[str], path: str = "") -> Node:
     """Lay ``above`` over ``below``: mappings merge key by key, lists and scalars replace.
 
-    A mapping that changes ``use`` drops the other keys of the one below, since they were another component's; each is
-    named in ``notes``.
+    A mapping that changes ``use`` drops the other keys of the one below, which belong to another component; ``notes``
+    names each.
     """
     if not (below.is_map and above.is_map):
         return above
-    lower = _without_strangers(below, above, notes, path)
+    lower = _matching_keys(below, above, notes, path)
     result = dict(lower)
     for key, node in above.value.items():
         known = lower.get(key)
@@ -34,7 +34,7 @@ def merge(below: Node, above: Node, notes: list[str], path: str = "") -> Node:
     return attrs.evolve(above, value=result)
 
 
-def _without_strangers(below: Node, above: Node, notes: list[str], path: str) -> dict[str, Node]:
+def _matching_keys(below: Node, above: Node, notes: list[str], path: str) -> dict[str, Node]:
     before, after = below.value.get("use"), above.value.get("use")
     if before is None or after is None or before.value == after.value:
         lower: dict[str, Node] = below.value
@@ -54,7 +54,7 @@ def _without_strangers(below: Node, above: Node, notes: list[str], path: str) ->
 def apply_sets(root: Node, sets: Sequence[str], faults: FaultList, notes: list[str]) -> Node:
     """Apply ``path=VALUE`` overrides in turn; the value is read as YAML.
 
-    A path may name what is written, or a new key of a block: whether the component has it, the binder says.
+    A path may name a written value or a new key of a block; the binder checks whether the component has it.
     """
     for text in sets:
         path, found, value_text = text.partition("=")
@@ -74,7 +74,7 @@ def apply_sets(root: Node, sets: Sequence[str], faults: FaultList, notes: list[s
 
 
 def apply_unsets(root: Node, unsets: Sequence[str], faults: FaultList) -> Node:
-    """Remove what the paths name; list positions count as in the recipe before anything is removed."""
+    """Remove the values at paths; list positions are those before any removal."""
     paths: list[tuple[str, ...]] = []
     for text in unsets:
         mark = Mark("--unset", 1, 1, text)
@@ -110,7 +110,7 @@ def _value(source: str, text: str, column: int, faults: FaultList) -> Node | Non
 
 
 def _moved(node: Node, source: str, column: int) -> Node:
-    """Places inside the value become places inside the whole override."""
+    """Translate places inside the value to places inside the whole override."""
 
     def move(mark: Mark) -> Mark:
         return Mark("--set", 1, mark.column + column - 1 if mark.line == 1 else column, source)
@@ -127,18 +127,18 @@ def _change_use(root: Node, steps: tuple[str, ...], value: Node, notes: list[str
     block = root.get(steps[:-1])
     if block is None or not block.is_map:
         return root
-    # What other overrides set stays: the command line means them together, whatever their order.
-    kept = {key: child for key, child in block.value.items() if child.mark.file == "--set" and key != "use"}
-    below = attrs.evolve(block, value={key: child for key, child in block.value.items() if key not in kept})
-    lower = _without_strangers(below, Node({"use": value}, value.mark), notes, ".".join(steps[:-1]))
-    return _replace(root, steps[:-1], lambda node: attrs.evolve(node, value={**lower, **kept}))
+    # Values from other overrides stay, because overrides apply together whatever their order.
+    own = {key: child for key, child in block.value.items() if child.mark.file == "--set" and key != "use"}
+    below = attrs.evolve(block, value={key: child for key, child in block.value.items() if key not in own})
+    lower = _matching_keys(below, Node({"use": value}, value.mark), notes, ".".join(steps[:-1]))
+    return _replace(root, steps[:-1], lambda node: attrs.evolve(node, value={**lower, **own}))
 
 
 def _replace(node: Node, steps: tuple[str, ...], change: Callable[[Node], Node]) -> Node:
     if not steps:
         return change(node)
     child = node.child(steps[0])
-    assert child is not None  # callers walk paths that exist
+    assert child is not None  # callers pass paths that exist
     return _with_child(node, steps[0], _replace(child, steps[1:], change))
 
 
@@ -151,7 +151,7 @@ def _with_child(node: Node, step: str, child: Node) -> Node:
 
 
 def _put(
-    node: Node, steps: tuple[str, ...], value: Node, faults: FaultList, mark: Mark, walked: tuple[str, ...]
+    node: Node, steps: tuple[str, ...], value: Node, faults: FaultList, mark: Mark, prefix: tuple[str, ...]
 ) -> Node:
     if not steps:
         return attrs.evolve(value, key_mark=node.key_mark or value.key_mark)
@@ -160,11 +160,11 @@ def _put(
         node = attrs.evolve(node, value={})
     child = node.child(step)
     if child is None:
-        if not node.is_map or (walked and walked[0] in _FREE):
-            faults.add("GF114", _nothing_there(node, (step,), walked), mark)
+        if not node.is_map or (prefix and prefix[0] in _FREE):
+            faults.add("GF114", _nothing_there(node, (step,), prefix), mark)
             return node
         child = Node({} if rest else None, mark, mark)
-    return _with_child(node, step, _put(child, rest, value, faults, mark, (*walked, step)))
+    return _with_child(node, step, _put(child, rest, value, faults, mark, (*prefix, step)))
 
 
 def _remove(node: Node, steps: tuple[str, ...]) -> Node:
@@ -176,19 +176,19 @@ def _remove(node: Node, steps: tuple[str, ...]) -> Node:
     return attrs.evolve(node, value={key: child for key, child in node.value.items() if key != steps[0]})
 
 
-def _nothing_there(node: Node, steps: Sequence[str], walked: Sequence[str] = ()) -> str:
-    """A sentence about the first step of a path that leads nowhere."""
-    walked = list(walked)
+def _nothing_there(node: Node, steps: Sequence[str], prefix: Sequence[str] = ()) -> str:
+    """A sentence about the first step of a path that does not exist."""
+    prefix = list(prefix)
     for step in steps:
         child = node.child(step)
         if child is None:
-            where = f"'{'.'.join(walked)}'" if walked else "the recipe"
+            where = f"'{'.'.join(prefix)}'" if prefix else "the recipe"
             if node.is_list:
                 return f"{where} is a list of {len(node.value)}, counted from 0; it has no item '{step}'"
             if not node.is_map:
                 return f"{where} is a single value; there is nothing at '{step}' in it"
             return f"{where} has no '{step}'{did_you_mean(step, node.steps())}"
-        walked.append(step)
+        prefix.append(step)
         node = child
     raise AssertionError("the path exists")
 
@@ -234,7 +234,7 @@ class _References:
         if target is None:
             self.faults.add("GF110", f"'${{{path}}}': {_nothing_there(self.root, path.split('.'))}", node.mark)
             return attrs.evolve(node, value=BAD)
-        # Following the same path again, or into one that contains it, never ends.
+        # Following a path again would never end.
         if path in following:
             chain = " -> ".join([*following[following.index(path) :], path])
             self.faults.add("GF111", f"'${{{path}}}' leads back to itself: {chain}", node.mark)

@@ -1,7 +1,7 @@
 """A recipe: sections of plain values, each with its place, read from YAML and laid over the recipes it extends.
 
-Reading goes in this order: the file, the recipes under ``extends`` below it, ``--set`` and ``--unset``, and last
-``${...}``. What a component makes of a value is not known here; the binder checks that.
+Reading order: the file, the recipes under ``extends`` below it, ``--set`` and ``--unset``, and last ``${...}``. The
+binder checks values against components later.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ __all__ = ["SECTIONS", "Recipe", "load_recipe", "open_recipe", "parse_recipe"]
 #: Version of the format that this genfw reads and writes.
 FORMAT = 1
 
-#: Section -> the form of its value, in the order in which recipes are written. ``smoke`` and ``components`` stand in
-#: resolved recipes alone.
+#: Section -> the form of its value, in the order of writing. Only resolved recipes have ``smoke`` and ``components``.
 SECTIONS: dict[str, str] = {
     "genfw": "int",
     "name": "str",
@@ -63,21 +62,21 @@ _FORMS: dict[str, str] = {
     "list": "a list of blocks such as [{use: NAME}]",
 }
 
-#: What belongs to one file and is not handed down through ``extends``.
+#: Sections that ``extends`` does not inherit.
 _OWN = ("name", "description")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @attrs.frozen
 class Recipe:
-    """A recipe as it was read, with ``extends``, overrides and ``${...}`` applied.
+    """A recipe as read, with ``extends``, overrides and ``${...}`` applied.
 
     Arguments:
         root: The sections.
-        path: The file, or ``None`` for a recipe that was given as text.
-        text: The file's own text.
-        faults: What is wrong so far; empty unless the recipe was read with ``strict=False``.
-        notes: What the reader should know: keys that a change of ``use`` dropped.
+        path: The file, or ``None`` for a recipe from text.
+        text: The file's text.
+        faults: Faults of reading; empty unless the recipe was read with ``strict=False``.
+        notes: Notes for the user: keys that a change of ``use`` dropped.
     """
 
     root: Node
@@ -88,7 +87,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """The recipe's name; its file's where it does not say."""
+        """The recipe's name; by default its file's."""
         node = self.root.child("name")
         if node is not None and isinstance(node.value, str):
             return node.value
@@ -96,7 +95,7 @@ class Recipe:
 
     @property
     def seed(self) -> int:
-        """Source of all randomness of a run; 0 where the recipe does not say."""
+        """Source of all randomness of a run; 0 by default."""
         node = self.root.child("seed")
         return node.value if node is not None and isinstance(node.value, int) else 0
 
@@ -108,12 +107,12 @@ class Recipe:
 
     @property
     def resolved(self) -> bool:
-        """Whether this recipe was written by genfw: all defaults filled, paths as the components are to see them."""
+        """Whether genfw has written this recipe, with all defaults and with paths that are final."""
         return self.root.child("components") is not None
 
     @property
     def plugins(self) -> tuple[Path, ...]:
-        """The local plugin files under ``plugins:``, each found from the folder of the recipe that names it."""
+        """The local plugin files under ``plugins:``, each relative to the recipe that names it."""
         node = self.root.child("plugins")
         return tuple(_plugin_path(item) for item in _items(node) if isinstance(item.value, str))
 
@@ -128,7 +127,7 @@ class Recipe:
 
 
 def folder(mark: Mark) -> Path:
-    """The folder that a path written at ``mark`` counts from: its file's; the working directory for overrides."""
+    """The folder for relative paths written at ``mark``: its file's; the working directory for overrides."""
     return Path() if mark.file in ("--set", "--unset") or mark.file.startswith("<") else Path(mark.file).parent
 
 
@@ -149,9 +148,9 @@ def open_recipe(
     disable: Sequence[str] = (),
     registry: Registry | None = None,
 ) -> tuple[Recipe, Registry]:
-    """Find and read a recipe, and load the plugins it needs: those installed, and the local files it names.
+    """Find and read a recipe, and load its plugins: the installed ones, and the local files it names.
 
-    Faults that leave something to go on with wait in the recipe: :func:`genfw.recipes.check.check` reports all at once.
+    The recipe keeps faults that do not prevent reading; :func:`genfw.recipes.check.check` reports all at once.
 
     Arguments:
         source: A file, or the name of a shipped recipe.
@@ -160,7 +159,7 @@ def open_recipe(
         plugins: Further local plugin files.
         enabled: Load plugins other than the built-in ones.
         disable: Plugins to leave out.
-        registry: Use this one; plugins are loaded anew only for local files that the recipe names and it does not have.
+        registry: Registry to use; plugins are loaded again only if the recipe names local files that it does not have.
 
     Raises:
         RecipeError: The recipe can't be read at all.
@@ -190,11 +189,11 @@ def load_recipe(
         sets: Overrides ``path=VALUE``.
         unsets: Paths to remove.
         search: Folders of shipped recipes.
-        strict: Raise every fault now. Otherwise faults that leave something to go on with are kept in
-            :attr:`Recipe.faults`, and :func:`genfw.recipes.check.check` reports them together with its own.
+        strict: Raise every fault now. Otherwise :attr:`Recipe.faults` keeps faults that do not prevent reading, and
+            :func:`genfw.recipes.check.check` reports them together with its own.
 
     Raises:
-        RecipeError: With all faults that were found.
+        RecipeError: With all faults.
     """
     path = find_recipe(source, search)
     faults = FaultList()
@@ -212,7 +211,7 @@ def parse_recipe(
     search: Sequence[Path] = (),
     strict: bool = True,
 ) -> Recipe:
-    """Read a recipe from text. See :func:`load_recipe`; relative paths count from the working directory."""
+    """Read a recipe from text. See :func:`load_recipe`; paths are relative to the working directory."""
     return _assemble(text, file, None, sets, unsets, search, strict)
 
 
@@ -244,7 +243,7 @@ def _assemble(
     root = apply_unsets(root, unsets, faults)
     late = root.child("extends")
     if late is not None:
-        faults.add("GF114", "'extends' is followed before overrides; it can't be set by one", late.place)
+        faults.add("GF114", "'extends' is followed before overrides; it can't be set by one", late.entry_mark)
     root = resolve_references(root, faults)
     _check_sections(root, faults)
     for item in _items(root.child("plugins")):
@@ -256,7 +255,7 @@ def _assemble(
 
 
 class _Extender:
-    """Reads a file and lays it over the recipes it extends, in the order in which they are named."""
+    """Reads a file and lays it over the recipes it extends, in order."""
 
     def __init__(self, search: Sequence[Path], faults: FaultList, notes: list[str]) -> None:
         self.search, self.faults, self.notes = search, faults, notes
@@ -288,12 +287,12 @@ class _Extender:
         path = locate(item.value, folder(item.mark), self.search)
         if not isinstance(path, Path):
             here = [] if item.mark.file.startswith("<") else folder(item.mark).glob("*.yaml")
-            known = [*sorted(each.stem for each in here), *shipped_names(self.search)]
+            known = [*sorted(path.stem for path in here), *shipped_names(self.search)]
             message = path or f"there is no recipe '{item.value}'{did_you_mean(item.value, known)}"
             self.faults.add("GF107", message, item.mark)
             return None
         if path.resolve() in open_files:
-            chain = " -> ".join(each.name for each in (*open_files, path))
+            chain = " -> ".join(file.name for file in (*open_files, path))
             self.faults.add("GF107", f"'extends' leads back to where it began: {chain}", item.mark)
             return None
         local = FaultList()
@@ -319,7 +318,7 @@ def _check_sections(root: Node, faults: FaultList) -> None:
         form = SECTIONS.get(key)
         if form is None:
             known = [name for name in SECTIONS if name not in ("smoke", "components")]
-            faults.add("GF108", f"recipes have no section '{key}'{did_you_mean(key, known)}", node.place)
+            faults.add("GF108", f"recipes have no section '{key}'{did_you_mean(key, known)}", node.entry_mark)
         elif node.value is not None and node.value is not BAD and not _fits(node, form):
             faults.add("GF109", f"'{key}' is {_FORMS[form]}", node.mark)
         elif key == "genfw" and node.value not in (None, BAD, FORMAT):
@@ -348,6 +347,6 @@ def _fits(node: Node, form: str) -> bool:
         case "map":
             return node.is_map
         case "block":
-            return True  # the binder says what a block lacks
+            return True  # the binder checks blocks
         case _:
             return node.is_list

@@ -1,7 +1,7 @@
 """JSON Schema of recipes, from the same constructor signatures that the binder reads: for completion in editors.
 
-A recipe that ``extends`` another may leave out what its parent says, so every definition comes twice: under ``whole``,
-and without its required keys under ``part``.
+A recipe that ``extends`` another may omit what its parent has. So every definition exists twice: under ``whole``, and
+without its required keys under ``part``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from genfw.errors import ContractError, PluginError
 from genfw.plugins.component import KINDS, Component
 from genfw.plugins.registry import Registry
 from genfw.plugins.signature import Parameter, alternatives, interface_kind, is_settings, parameters
-from genfw.recipes.bound_values import Value
+from genfw.recipes.bound_values import PlainValue
 from genfw.recipes.check import LISTS, ROLES, SETTINGS
 from genfw.recipes.recipe import FORMAT, SECTIONS
 
@@ -48,10 +48,10 @@ _SECTIONS: Mapping[str, Schema] = {
 def export(registry: Registry) -> Schema:
     """The schema of recipes over the components of a registry (JSON Schema, draft 2020-12).
 
-    Components that can't be loaded are left out. Wherever a value may stand, ``${...}`` may.
+    Components that can't be loaded are left out. ``${...}`` is allowed wherever a value is.
 
     Arguments:
-        registry: Where components are found.
+        registry: Registry of the components.
     """
     definitions: Schema = {
         "reference": {"type": "string", "pattern": r"^\s*\$\{[^}]+\}\s*$", "description": "Copies a value."},
@@ -150,7 +150,7 @@ class _Definitions:
         schema = self.type(parameter.annotation)
         if parameter.description:
             schema["description"] = parameter.description
-        plain = None if parameter.required else Value(parameter.default, "").plain()
+        plain = None if parameter.required else PlainValue(parameter.default, "").plain()
         written = plain is None or isinstance(plain, bool | int | float | str | list | dict)
         if not parameter.required and written and plain not in (math.inf, -math.inf):
             schema["default"] = plain
@@ -196,5 +196,5 @@ def _scalar(option: Any) -> Iterator[Schema]:
     names = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string", type(None): "null"}
     yield {"type": names[option]}
     if option in (int, float):
-        # Editors read YAML 1.2 to the letter, where 200_000 is a string.
+        # For editors that follow YAML 1.2 strictly, 200_000 is a string.
         yield {"type": "string", "pattern": _NUMBER}

@@ -1,7 +1,7 @@
-"""YAML as a recipe reads it: every value and every key with its place.
+"""YAML as recipes use it: every value and every key with its place.
 
-Scalars are those of YAML 1.2 (``1e-3`` is a float, ``no`` is a string), with underscores allowed between the digits
-of a number (``200_000``). Tags, merge keys and duplicate keys are refused; aliases are copies, within limits.
+Scalars are those of YAML 1.2 (``1e-3`` is a float, ``no`` is a string); numbers may have underscores between digits
+(``200_000``). Tags, merge keys and duplicate keys are refused; aliases are copies, within limits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from genfw.recipes.faults import FaultList, Mark
 
 __all__ = ["BAD", "LIMIT", "Node", "dump", "read_yaml"]
 
-#: Most values that one recipe may hold, copies counted.
+#: Most values of one recipe, including copies.
 LIMIT = 20_000
 _DEPTH = 40
 
@@ -28,7 +28,7 @@ class _Bad:
         return "<unreadable>"
 
 
-#: Stands for a value that has been reported as faulty already, so that nobody reports it twice.
+#: Replaces a faulty value that has been reported, so that it is not reported twice.
 BAD = _Bad()
 
 _TAG = "tag:yaml.org,2002:"
@@ -47,16 +47,16 @@ _SCALARS: tuple[tuple[str, str, str], ...] = (
 
 
 class _Loader(yaml.CSafeLoader):
-    """The C parser with YAML 1.2 scalars and nothing else."""
+    """The C parser with only YAML 1.2 scalars."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
 
 
 class _Dumper(yaml.CSafeDumper):
-    """Quotes whatever YAML 1.1 or 1.2 would take for something other than a string."""
+    """Quotes every string that YAML 1.1 or 1.2 would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write equal parts out in full."""
+        """Write repeated parts in full."""
         return True
 
 
@@ -69,13 +69,13 @@ for _name, _pattern, _first in _SCALARS:
 
 @attrs.frozen
 class Node:
-    """One value of a recipe, and where it stands.
+    """One value of a recipe, with its place.
 
     Arguments:
         value: A scalar, a tuple of nodes, or a dict of nodes.
-        mark: Where the value stands.
-        key_mark: Where its key stands; ``None`` for list items and the root.
-        copied: Where the value that ``${...}`` copied stands.
+        mark: Place of the value.
+        key_mark: Place of its key; ``None`` for list items and the root.
+        copied: Place of the original that ``${...}`` copied.
     """
 
     value: Any
@@ -84,8 +84,8 @@ class Node:
     copied: Mark | None = None
 
     @property
-    def place(self) -> Mark:
-        """Where to point for the value as a whole: its key, or itself where it has none."""
+    def entry_mark(self) -> Mark:
+        """Place of the whole entry: of the key, or of the value where it has no key."""
         return self.key_mark or self.mark
 
     @property
@@ -99,7 +99,7 @@ class Node:
         return isinstance(self.value, tuple)
 
     def shown(self) -> str:
-        """The value in the words of an error message."""
+        """The value, in words for an error message."""
         value = self.value
         if self.is_map:
             return "a mapping"
@@ -155,10 +155,10 @@ def read_yaml(text: str, file: str, faults: FaultList) -> Node | None:
     Arguments:
         text: The document.
         file: Its name in faults.
-        faults: Takes every fault that is found.
+        faults: Collects every fault.
 
     Returns:
-        The root, or ``None`` where the text can't be read at all; an empty document is an empty mapping.
+        The root, or ``None`` if the text can't be read at all; an empty document is an empty mapping.
     """
     reader = _Reader(text, file, faults)
     try:
@@ -192,14 +192,14 @@ class _Reader:
         self.lines = text.splitlines() or [""]
         self.count = 0
 
-    def mark(self, place: Any) -> Mark:
-        if place is None:
+    def mark(self, position: Any) -> Mark:
+        if position is None:
             return Mark(self.file, 1, 1, self.lines[0])
-        source = self.lines[place.line] if place.line < len(self.lines) else ""
-        return Mark(self.file, place.line + 1, place.column + 1, source)
+        source = self.lines[position.line] if position.line < len(self.lines) else ""
+        return Mark(self.file, position.line + 1, position.column + 1, source)
 
     def screen(self) -> bool:
-        """Look at the events before any tree is built: composing is recursive, and loses whether a tag was written."""
+        """Check the events before building a tree: building is recursive, and drops whether a tag was written."""
         depth = 0
         for event in yaml.parse(self.text, Loader=_Loader):
             if isinstance(event, yaml.CollectionStartEvent):
@@ -246,7 +246,7 @@ class _Reader:
                 continue
             value = self.node(raw_value, mark, above)
             if key in result:
-                first = result[key].place.line
+                first = result[key].entry_mark.line
                 self.faults.add("GF102", f"'{key}' stands twice in one mapping, first in line {first}", mark)
                 continue
             result[key] = value
@@ -276,10 +276,10 @@ def _scalar(raw: yaml.Node) -> Any:
 
 
 def dump(plain: Mapping[str, Any] | Sequence[Any] | Any) -> str:
-    """Write scalars, lists and dicts with string keys as YAML that :func:`read_yaml` reads back as equal values.
+    """Write scalars, lists and dicts with string keys as YAML that :func:`read_yaml` reads as equal values.
 
     Raises:
-        RecipeError: There is something else among the values.
+        RecipeError: The values include something else.
     """
     try:
         text: str = yaml.dump(

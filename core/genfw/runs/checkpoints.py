@@ -1,11 +1,10 @@
-"""The only file that saves and restores state: safetensors and JSON, written whole or not at all.
+"""The only file that saves and restores state: safetensors and JSON, written completely or not at all.
 
 A checkpoint is a folder ``stage0-step000500`` (``-r2`` after the second rollback) with ``state.safetensors`` and
-``state.json`` (``rank1.*`` for the further processes), and ``checkpoint.json``: where the run stood, the SHA-256 of
+``state.json`` (``rank1.*`` for the further processes), and ``checkpoint.json``: the run's position, the SHA-256 of
 every other file and of the recipe that the run follows, and a digest of all that. It is written under another name,
-flushed to the disk and renamed, so that a folder with a proper name is complete. What was found out about it later
-(whether it is healthy) stands in ``index.json`` beside it. Nothing is pickled, so a checkpoint from a stranger runs no
-code.
+flushed to the disk and renamed, so a folder with a proper name is complete. ``index.json`` beside it holds what is
+known only later (whether it is healthy). Nothing is pickled, so a checkpoint from a stranger runs no code.
 """
 
 from __future__ import annotations
@@ -42,15 +41,14 @@ class Checkpoint:
 
     Arguments:
         name: Its folder, such as ``stage0-step000500``.
-        stage: Number of the stage, from 0.
-        step: Steps of the stage that were done.
+        stage: Index of the stage.
+        step: Completed steps of the stage.
         rollbacks: Rollbacks of the stage up to here.
-        sequence: Counts checkpoints in the order they were written.
-        scheduled: Written by the schedule; ``False`` for one written because the run was interrupted, which no rollback
-            returns to.
-        healthy: Whether rows logged after it were fine; ``None`` while none has been logged.
-        final: The state its stage ended with.
-        info: Whatever else the run noted: seconds trained, sizes of the logs, versions.
+        sequence: Counts checkpoints in the order of writing.
+        scheduled: Written by the schedule; ``False`` for one written at an interrupt, to which no rollback returns.
+        healthy: Whether rows logged after it were healthy; ``None`` before the first.
+        final: Whether it is the last state of its stage.
+        info: Further facts: seconds trained, sizes of the logs, versions.
         path: The folder.
     """
 
@@ -70,7 +68,7 @@ class Checkpoints:
     """The ``checkpoints`` folder of a run.
 
     Arguments:
-        folder: Where it lies; made on the first save.
+        folder: Its path; created on the first save.
         recipe: The file that the run follows; a checkpoint goes on with no other.
     """
 
@@ -80,14 +78,12 @@ class Checkpoints:
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def all(self) -> list[Checkpoint]:
-        """Every complete checkpoint, oldest first. Folders that are half-written or not of this kind are passed
-        over.
-        """
+        """Every complete checkpoint, oldest first; other folders are skipped."""
         if not self.folder.is_dir():
             return []
         marks = self._marks()
         found = [self._read(path, marks) for path in self.folder.iterdir() if not path.name.startswith(".")]
-        return sorted((one for one in found if one is not None), key=lambda one: one.sequence)
+        return sorted((c for c in found if c is not None), key=lambda c: c.sequence)
 
     def _read(self, path: Path, marks: Mapping[str, Mapping[str, Any]]) -> Checkpoint | None:
         try:
@@ -112,7 +108,7 @@ class Checkpoints:
         """One checkpoint by name.
 
         Arguments:
-            which: ``best`` (the state the last stage ended with; before that, the newest healthy one), ``last``, or a
+            which: ``best`` (the last state of the last stage; before that, the newest healthy one), ``last``, or a
                 folder's name.
 
         Raises:
@@ -128,28 +124,28 @@ class Checkpoints:
         if which == "best":
             latest = found[-1].stage
             for candidates in (
-                [one for one in found if one.final and one.stage == latest],
-                [one for one in found if one.healthy],
+                [c for c in found if c.final and c.stage == latest],
+                [c for c in found if c.healthy],
                 found,
             ):
                 if candidates:
                     return candidates[-1]
-        for one in found:
-            if one.name == which:
-                return one
-        names = ", ".join(one.name for one in found)
+        for checkpoint in found:
+            if checkpoint.name == which:
+                return checkpoint
+        names = ", ".join(c.name for c in found)
         raise RunError(f"there is no checkpoint '{which}'; there are best, last, {names}")
 
     def load(self, checkpoint: Checkpoint, *, rank: int = 0, device: torch.device | str = "cpu") -> StateTree:
-        """The state that was saved.
+        """Read a saved state.
 
         Arguments:
-            checkpoint: Which one.
-            rank: Of which process.
-            device: Where tensors go that were not on the CPU when they were saved.
+            checkpoint: The checkpoint.
+            rank: Rank of the process whose state it is.
+            device: Device for tensors that were not on the CPU when saved.
 
         Raises:
-            RunError: A file is absent or is not the one that was written.
+            RunError: A file is absent or damaged.
         """
         stem = _stem(rank)
         try:
@@ -206,15 +202,15 @@ class Checkpoints:
 
         Arguments:
             state: State of this process.
-            stage: Number of the stage.
-            step: Steps of it that are done.
-            rollbacks: Rollbacks of it so far.
+            stage: Index of the stage.
+            step: Completed steps of the stage.
+            rollbacks: Rollbacks of the stage so far.
             scheduled: See :class:`Checkpoint`.
-            healthy: What is already known about it.
-            info: What else to note (JSON).
-            rank: Number of this process.
+            healthy: See :class:`Checkpoint`.
+            info: Further facts (JSON).
+            rank: Rank of this process.
             world: Count of processes.
-            barrier: Waits until every process has come here.
+            barrier: Waits for all processes.
 
         Returns:
             The checkpoint, on the first process; ``None`` on the others.
@@ -252,7 +248,7 @@ class Checkpoints:
         }
         meta["digest"] = _digest(meta)
         write_atomically(part / _META, json.dumps(meta, indent=1))
-        if path.exists():  # a damaged one, or one that an interrupted run was not resumed from
+        if path.exists():  # damaged, or written at an interrupt and not resumed from
             self._remove(path)
         os.replace(part, path)
         sync_folder(self.folder)
@@ -260,16 +256,16 @@ class Checkpoints:
         return self._read(path, {})
 
     def mark(self, checkpoint: Checkpoint, *, healthy: bool | None = None, final: bool | None = None) -> None:
-        """Note what was found out about a checkpoint after it was written."""
+        """Record in ``index.json`` what became known about a checkpoint after it was written."""
         marks = self._marks()
-        known = {f"{one.name}@{one.sequence}" for one in self.all()}
+        known = {f"{c.name}@{c.sequence}" for c in self.all()}
         entry = marks.setdefault(f"{checkpoint.name}@{checkpoint.sequence}", {})
         if healthy is not None:
             entry["healthy"] = healthy
         if final is not None:
             entry["final"] = final
-        kept = {name: mark for name, mark in marks.items() if name in known}
-        write_atomically(self.folder / _INDEX, json.dumps(kept, indent=1))
+        marks = {name: mark for name, mark in marks.items() if name in known}
+        write_atomically(self.folder / _INDEX, json.dumps(marks, indent=1))
 
     def _marks(self) -> dict[str, dict[str, Any]]:
         return dict(read_mapping(self.folder / _INDEX))
@@ -277,10 +273,10 @@ class Checkpoints:
     # -- clearing up --------------------------------------------------------------------------------------------------
 
     def prune(self, keep: int) -> None:
-        """Remove what nobody will go back to.
+        """Remove checkpoints that nothing will return to.
 
-        There stay the ``keep`` newest healthy ones of the newest stage, those not judged yet, every stage's last state,
-        and the newest.
+        The ``keep`` newest healthy ones of the newest stage remain, those not judged yet, every stage's last state, and
+        the newest.
 
         Arguments:
             keep: Healthy checkpoints to keep.
@@ -289,23 +285,23 @@ class Checkpoints:
         if not found:
             return
         latest = found[-1].stage
-        # By step: the state that a rollback returned to is saved again, and the older copy serves nobody.
-        healthy = {one.step: one.name for one in found if one.healthy and one.scheduled and one.stage == latest}
+        # By step: a rollback saves the state it returned to again, and the older copy is superfluous.
+        healthy = {c.step: c.name for c in found if c.healthy and c.scheduled and c.stage == latest}
         newest = [healthy[step] for step in sorted(healthy)[-keep:]]
-        stay = {*newest, found[-1].name, *(one.name for one in found if one.final)}
-        for one in found:
-            waiting = one.healthy is None and one.scheduled and one.stage == latest
-            if one.name not in stay and not waiting:
-                self._remove(one.path)
+        stay = {*newest, found[-1].name, *(c.name for c in found if c.final)}
+        for checkpoint in found:
+            waiting = checkpoint.healthy is None and checkpoint.scheduled and checkpoint.stage == latest
+            if checkpoint.name not in stay and not waiting:
+                self._remove(checkpoint.path)
 
     def drop_after(self, checkpoint: Checkpoint) -> None:
-        """Remove every checkpoint written after this one: a rollback has given their path up."""
-        for one in reversed(self.all()):
-            if one.sequence > checkpoint.sequence:
-                self._remove(one.path)
+        """Remove every checkpoint written after this one: a rollback abandons them."""
+        for other in reversed(self.all()):
+            if other.sequence > checkpoint.sequence:
+                self._remove(other.path)
 
     def clean(self) -> None:
-        """Remove what a killed process left half-written. For the process that holds the run's lock."""
+        """Remove incomplete folders of a killed process. Only the process with the run's lock may call it."""
         if self.folder.is_dir():
             for path in self.folder.glob(".*"):
                 if path.is_dir():
@@ -314,7 +310,7 @@ class Checkpoints:
                     path.unlink(missing_ok=True)
 
     def _remove(self, path: Path) -> None:
-        # Renamed first: a folder with a proper name is complete, even while this one is being emptied.
+        # Rename first, so that a folder with a proper name stays complete during the removal.
         gone = path.with_name(f".gone-{path.name}")
         shutil.rmtree(gone, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""The only file that knows how a run directory is laid out: ``runs/<name>/<time>-<hash8>/``."""
+"""The only file that knows the layout of a run directory, ``runs/<name>/<time>-<hash8>/``."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Status:
     """The ``STATUS`` file.
 
     Arguments:
-        state: ``running``, ``finished``, ``interrupted``, ``failed``; or ``killed``, which is never written but found:
-            running, by a process that is no more.
+        state: ``running``, ``finished``, ``interrupted``, ``failed``; or ``killed``, which is never written: the file
+            says ``running``, but its process no longer exists.
         stage: Name of the stage, or ``evaluate``, ``report``.
-        step: Steps of the stage that are done.
+        step: Completed steps of the stage.
         reason: Why it failed or stopped.
         pid: Process that wrote it.
-        time: When, in seconds since 1970.
+        time: Time of writing, in seconds since 1970.
     """
 
     state: str
@@ -55,10 +55,10 @@ class RunRecord:
         name: The recipe's name.
         path: The run directory.
         status: State, as in :class:`Status`.
-        stage: Where the run stands.
-        step: Steps of that stage that are done.
-        time: When the run was begun, as its directory is named.
-        updated: When its status was last written, in seconds since 1970.
+        stage: The current stage.
+        step: Completed steps of that stage.
+        time: Start of the run, from its directory's name.
+        updated: Last write of its status, in seconds since 1970.
         reason: Why it failed or stopped.
         numbers: Headline numbers of ``evaluation.json``: name -> value.
     """
@@ -97,7 +97,7 @@ class RunDirectory:
     @functools.cached_property
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints."""
-        # They bring torch along, and `genfw runs` and completion are quick without it.
+        # Imported here because it imports torch, which `genfw runs` and completion do without.
         from genfw.runs.checkpoints import Checkpoints
 
         return Checkpoints(self.path / "checkpoints", self.resolved)
@@ -106,17 +106,17 @@ class RunDirectory:
     def create(
         cls, root: str | Path, name: str, resolved: str, recipe: str = "", path: str | Path | None = None
     ) -> RunDirectory:
-        """Make a fresh run directory and write both recipes into it.
+        """Create a run directory and write both recipes into it.
 
         Arguments:
             root: Folder that holds all runs.
             name: The recipe's name.
-            resolved: The recipe with all defaults filled; its hash is part of the directory's name.
-            recipe: The recipe as it was given; ``resolved`` where absent.
-            path: The directory itself, where the caller chooses; it must be absent or empty.
+            resolved: The recipe with all defaults; its hash is part of the directory's name.
+            recipe: The recipe as the user wrote it; ``resolved`` by default.
+            path: The directory itself, where the caller chooses it; it must be absent or empty.
 
         Raises:
-            RunError: ``path`` holds something.
+            RunError: ``path`` is not empty.
         """
         if path is not None:
             target = Path(path)
@@ -128,24 +128,24 @@ class RunDirectory:
         else:
             stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
             target = _fresh(Path(root) / name, stem)
-        run = cls(target)
-        write_atomically(run.recipe, recipe or resolved)
-        write_atomically(run.resolved, resolved)
-        return run
+        run_dir = cls(target)
+        write_atomically(run_dir.recipe, recipe or resolved)
+        write_atomically(run_dir.resolved, resolved)
+        return run_dir
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
-        """An existing run directory.
+        """Open an existing run directory.
 
         Raises:
-            RunError: It is none.
+            RunError: ``path`` is no run directory.
         """
-        run = cls(path)
-        if not run.resolved.is_file():
+        run_dir = cls(path)
+        if not run_dir.resolved.is_file():
             raise RunError(
                 f"{path} is not a run directory: it has no resolved.yaml; `genfw runs` lists the runs there are"
             )
-        return run
+        return run_dir
 
     # -- status and lock ----------------------------------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class RunDirectory:
         write_atomically(self._status, json.dumps(attrs.asdict(status)) + "\n", durable=durable)
 
     def status(self) -> Status:
-        """What the ``STATUS`` file says; ``killed`` where it says running and the process is gone."""
+        """The ``STATUS`` file; ``killed`` where it says running and the process no longer exists."""
         saved = read_mapping(self._status)
         try:
             status = Status(**{field.name: saved[field.name] for field in attrs.fields(Status) if field.name in saved})
@@ -165,13 +165,13 @@ class RunDirectory:
         return status
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Hold the run against other processes; see :func:`genfw.runs.lock.hold`."""
+        """Lock the run against other processes; see :func:`genfw.runs.lock.hold`."""
         return hold(self.path)
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
-        """Add a row to ``metrics.jsonl``; what is not finite is written as null."""
+        """Add a row to ``metrics.jsonl``, with null for numbers that are not finite."""
         _append(self.metrics, row)
 
     def append_event(self, kind: str, message: str, **extra: Any) -> None:
@@ -179,15 +179,15 @@ class RunDirectory:
         _append(self.events, {"time": time.time(), "kind": kind, "message": message, **extra})
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Rows of ``metrics.jsonl``; a last line that was cut off is left out."""
+        """Rows of ``metrics.jsonl``, without an incomplete last line."""
         return _rows(self.metrics)
 
     def read_events(self) -> list[dict[str, Any]]:
-        """Rows of ``events.jsonl``; a last line that was cut off is left out."""
+        """Rows of ``events.jsonl``, without an incomplete last line."""
         return _rows(self.events)
 
     def log_sizes(self) -> dict[str, int]:
-        """Sizes of the two logs in bytes, safely on the disk: what a checkpoint notes for :meth:`truncate`."""
+        """Flush the two logs to the disk; their sizes in bytes, which a checkpoint keeps for :meth:`truncate`."""
         sizes = {}
         for path in (self.metrics, self.events):
             if path.exists():
@@ -197,12 +197,12 @@ class RunDirectory:
         return sizes
 
     def truncate(self, sizes: Mapping[str, int], *, reject: bool = False) -> None:
-        """Forget what was logged after a checkpoint.
+        """Remove what was logged after a checkpoint.
 
         Arguments:
-            sizes: What :meth:`log_sizes` said then.
-            reject: The rows belong to a path that is given up (a rollback), not to one that is walked again: move them
-                to ``rejected.jsonl``, and leave the events.
+            sizes: Return value of :meth:`log_sizes` at the checkpoint.
+            reject: For a rollback, whose steps are abandoned: move the rows to ``rejected.jsonl`` and keep the events.
+                A resumed run repeats its steps instead.
         """
         if reject:
             tail = _tail(self.metrics, sizes.get(self.metrics.name, 0))
@@ -210,20 +210,20 @@ class RunDirectory:
                 file.write(tail)
         _cut(self.metrics, sizes.get(self.metrics.name, 0), lambda row: False)
         if not reject:
-            # Health events come again as the path is walked again; that the run was interrupted does not.
+            # Repeated steps raise their health events again; an event without step, such as an interrupt, is kept.
             _cut(self.events, sizes.get(self.events.name, 0), lambda row: "step" not in row)
 
 
 def _fresh(folder: Path, stem: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    number = 1
+    count = 1
     while True:
-        target = folder / (stem if number == 1 else f"{stem}-{number}")
+        target = folder / (stem if count == 1 else f"{stem}-{count}")
         try:
             target.mkdir()
             return target
         except FileExistsError:
-            number += 1
+            count += 1
 
 
 # -- lines ------------------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def _finite(value: Any) -> Any:
 
 def _append(path: Path, row: Mapping[str, Any]) -> None:
     line = json.dumps(_finite(row), default=str) + "\n"
-    # One write of whole lines: a reader sees all of a row, or none of it.
+    # A single write of a whole line: a reader sees all of a row or none of it.
     with open(path, "ab") as file:
         file.write(line.encode())
 
@@ -272,7 +272,7 @@ def _cut(path: Path, size: int, keep: Callable[[dict[str, Any]], bool]) -> None:
             if keep(json.loads(line)):
                 kept.append(line)
     with open(path, "rb+") as file:
-        # A crash of the machine can have lost the end of the file: never grow it.
+        # After a crash of the machine the file may be shorter than its recorded size; never grow it.
         file.seek(min(size, path.stat().st_size))
         file.write(b"".join(kept))
         file.truncate()
@@ -284,35 +284,35 @@ def _cut(path: Path, size: int, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def list_runs(root: str | Path = "runs") -> list[RunRecord]:
-    """Every run below ``root``, oldest first within its name; folders that are none are passed over."""
+    """Every run below ``root``, oldest first within a name; other folders are skipped."""
     folder = Path(root)
     if not folder.is_dir():
         return []
     found = []
     for resolved in sorted(folder.glob("*/*/resolved.yaml")) + sorted(folder.glob("*/resolved.yaml")):
-        run = RunDirectory(resolved.parent)
-        status = run.status()
+        run_dir = RunDirectory(resolved.parent)
+        status = run_dir.status()
         found.append(
             RunRecord(
-                _name(run),
-                run.path,
+                _name(run_dir),
+                run_dir.path,
                 status.state,
                 status.stage,
                 status.step,
-                run.path.name[:15],
+                run_dir.path.name[:15],
                 status.time,
                 status.reason,
-                _numbers(run.evaluation),
+                _numbers(run_dir.evaluation),
             )
         )
     return found
 
 
-def _name(run: RunDirectory) -> str:
-    for line in read_text(run.resolved).splitlines():
+def _name(run_dir: RunDirectory) -> str:
+    for line in read_text(run_dir.resolved).splitlines():
         if line.startswith("name:"):
             return line.partition(":")[2].strip().strip("'\"")
-    return run.path.parent.name
+    return run_dir.path.parent.name
 
 
 def _numbers(path: Path) -> dict[str, float | None]:
@@ -328,10 +328,10 @@ def find_run(name: str | Path, root: Path | str = "runs") -> Path:
     Arguments:
         name: A run directory, as a path or below ``root``; its last part; ``latest``; or a recipe's name, for its
             latest run.
-        root: Where run directories lie.
+        root: Folder of all runs.
 
     Raises:
-        RunError: No run is called so.
+        RunError: No run has that name.
     """
     for path in (Path(name), Path(root) / name):
         if (path / "resolved.yaml").is_file():

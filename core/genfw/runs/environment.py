@@ -1,4 +1,4 @@
-"""What a run was made with: versions, plugins, hardware, source."""
+"""The environment of a run: versions, plugins, hardware, source."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _PACKAGES = (
 
 
 def describe_environment(registry: Registry | None = None, folder: Path | None = None) -> dict[str, Any]:
-    """Everything outside the recipe that a number can depend on.
+    """Everything outside the recipe that results can depend on.
 
     Arguments:
         registry: The plugins.
-        folder: Whose git commit to note, such as the recipe's; the working directory where absent.
+        folder: Folder in the git repository to record, such as the recipe's; the working directory by default.
     """
     return {
         "genfw": __version__,
@@ -48,13 +48,13 @@ def describe_environment(registry: Registry | None = None, folder: Path | None =
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
         "plugins": [
             {
-                "name": one.name,
-                "version": one.version,
-                "source": one.source,
-                "file": one.file,
-                "code": code_digest(Path(one.file).parent, one.source),
+                "name": plugin.name,
+                "version": plugin.version,
+                "source": plugin.source,
+                "file": plugin.file,
+                "code": code_digest(Path(plugin.file).parent, plugin.source),
             }
-            for one in (registry.plugins if registry is not None else ())
+            for plugin in (registry.plugins if registry is not None else ())
         ],
         "code": code_digest(Path(__file__).parent),
         "git": _git(folder or Path.cwd()),
@@ -63,7 +63,7 @@ def describe_environment(registry: Registry | None = None, folder: Path | None =
             "processor": _processor(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
-            "devices": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+            "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
             "cuda": torch.version.cuda,
         },
         "command": sys.argv,
@@ -71,7 +71,7 @@ def describe_environment(registry: Registry | None = None, folder: Path | None =
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Sentences on what has changed between two environments in ways that a resumed run may feel."""
+    """Sentences on changes between two environments that may affect a resumed run."""
     changed = []
     for name in ("genfw", "python"):
         if before.get(name) != now.get(name):
@@ -82,15 +82,15 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
     if before.get("genfw") == now["genfw"] and before.get("code") != now["code"]:
         changed.append("genfw's own code has changed")
-    plugins = {one["name"]: one for one in now["plugins"]}
-    for one in before.get("plugins", ()):
-        current = plugins.get(one["name"])
+    plugins = {plugin["name"]: plugin for plugin in now["plugins"]}
+    for plugin in before.get("plugins", ()):
+        current = plugins.get(plugin["name"])
         if current is None:
-            changed.append(f"the plugin {one['name']} {one['version']} is gone")
-        elif current["version"] != one["version"]:
-            changed.append(f"the plugin {one['name']} was {one['version']} and is {current['version']}")
-        elif current["code"] != one["code"]:
-            changed.append(f"the code of the plugin {one['name']} has changed")
+            changed.append(f"the plugin {plugin['name']} {plugin['version']} is gone")
+        elif current["version"] != plugin["version"]:
+            changed.append(f"the plugin {plugin['name']} was {plugin['version']} and is {current['version']}")
+        elif current["code"] != plugin["code"]:
+            changed.append(f"the code of the plugin {plugin['name']} has changed")
     for name in ("processor", "devices"):
         was, is_now = before.get("hardware", {}).get(name), now["hardware"][name]
         if was != is_now:
@@ -107,7 +107,7 @@ def _version(package: str) -> str | None:
 
 @functools.cache
 def code_digest(folder: Path, source: str = "built-in") -> str:
-    """Hash over the Python files of a package; a local plugin's version is its hash already."""
+    """Hash of the Python files of a package; empty for a local plugin, whose version is its hash already."""
     if source == "local" or not folder.is_dir():
         return ""
     digest = hashlib.sha256()

@@ -30,7 +30,7 @@ def read_text(path: Path) -> str:
 
 
 def read_mapping(path: Path) -> Mapping[str, Any]:
-    """The mapping in a file of YAML (``.yaml``) or JSON; empty where it is absent, damaged or something else."""
+    """The mapping in a YAML (``.yaml``) or JSON file; empty where it is absent, damaged or no mapping."""
     try:
         value = yaml.safe_load(read_text(path)) if path.suffix == ".yaml" else json.loads(read_text(path))
     except (yaml.YAMLError, ValueError):
@@ -40,14 +40,14 @@ def read_mapping(path: Path) -> Mapping[str, Any]:
 
 @contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Replace a file in one step: a reader, and whoever comes after a crash, finds the old file or the new, whole.
+    """Replace a file in one step: readers find the old file or the new one complete, after a crash too.
 
     Arguments:
-        path: The file; its folder is there.
-        durable: Wait until the disk has it.
+        path: The file; its folder must exist.
+        durable: Wait until it is on the disk.
 
     Yields:
-        Where to write the new content. After an exception the old file stays.
+        The path for the new content. After an exception the old file stays.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -68,8 +68,8 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Wait until the disk has a folder's list of names."""
-    if os.name == "nt":  # folders can't be opened there, and renames are durable without it
+    """Flush a folder's list of names to the disk."""
+    if os.name == "nt":  # Windows can't open folders, and its renames are durable without it
         return
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -79,7 +79,7 @@ def sync_folder(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until the disk has a file's content."""
+    """Flush a file's content to the disk."""
     handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)

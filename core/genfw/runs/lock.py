@@ -1,4 +1,4 @@
-"""One writer at a time: who holds a run directory."""
+"""The lock of a run directory: one writer at a time."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ __all__ = ["hold", "is_held"]
 
 @contextlib.contextmanager
 def hold(run_dir: Path) -> Iterator[None]:
-    """Hold a run: no second process can write to it meanwhile. A lock left by a dead process is taken over.
+    """Lock a run against other processes. A dead process's lock is taken over.
 
     Arguments:
         run_dir: The run directory.
 
     Raises:
-        RunError: Another process holds it.
+        RunError: Another process has locked it.
     """
     lock, own = _lock(run_dir), _this_process()
     with _one_at_a_time(run_dir / ".lock-guard"):
@@ -43,7 +43,7 @@ def hold(run_dir: Path) -> Iterator[None]:
 
 
 def is_held(run_dir: Path) -> bool:
-    """Whether a process that is alive holds the run."""
+    """Whether a living process has locked the run."""
     holder = _read_holder(_lock(run_dir))
     return holder is not None and _alive(holder)
 
@@ -57,7 +57,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in the kernel's own clock: tells a process from a later one with its number."""
+    """Start time of a process in kernel ticks; tells it from a later process with the same id."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
     except (OSError, IndexError):
@@ -74,10 +74,10 @@ def _read_holder(lock: Path) -> dict[str, Any] | None:
 
 def _alive(holder: Mapping[str, Any]) -> bool:
     if holder["host"] != socket.gethostname():
-        return True  # nothing can be known about a process elsewhere
+        return True  # a process on another host can't be checked
     pid = int(holder["pid"])
     if os.name == "nt":
-        return True  # a signal 0 would end the process there
+        return True  # on Windows signal 0 would end the process
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -90,13 +90,13 @@ def _alive(holder: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _one_at_a_time(guard: Path) -> Iterator[None]:
-    """Let one process at a time look at the lock and take it; the kernel frees the guard of a dead process."""
+    """Guard reading and taking the lock; the kernel releases the guard of a dead process."""
     try:
         import fcntl
     except ImportError:
         yield
         return
     with open(guard, "w") as file:
-        with contextlib.suppress(OSError):  # a file system without locks: the lock file alone has to do
+        with contextlib.suppress(OSError):  # on a file system without locks, the lock file must suffice
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

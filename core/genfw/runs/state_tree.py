@@ -1,8 +1,7 @@
 """Nested state of a run <-> named tensors and JSON: the two halves of a checkpoint, neither of which can hold code.
 
-A state tree is made of dicts (with str or int keys), lists, tuples, tensors, ``None``, booleans, integers, floats and
-strings. What comes back is equal in value and in kind: tuples stay tuples, integer keys stay integers, a tensor that
-stood in two places stands in two places.
+A state tree consists of dicts (with str or int keys), lists, tuples, tensors, ``None``, booleans, integers, floats and
+strings. A round trip keeps values and types: tuples stay tuples, integer keys integers, and shared tensors shared.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from genfw.errors import ContractError, RunError
 
 __all__ = ["join_tree", "split_tree"]
 
-#: Key that marks a JSON object as something else than a plain dict.
+#: Key that marks a JSON object that is no plain dict.
 _MARK = "$"
 
 _STORED = frozenset(
@@ -40,17 +39,17 @@ _COMPLEX = frozenset({torch.complex64, torch.complex128})
 
 
 def split_tree(tree: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Part a state tree into what JSON holds and what safetensors holds.
+    """Split a state tree into a part for JSON and a part for safetensors.
 
     Arguments:
         tree: The state.
 
     Returns:
-        A JSON value that names tensors, and the tensors by name: contiguous, on the CPU, no two of them over the same
-        memory. A tensor's name is its path in the tree, such as ``model/decoder.net.0.weight``.
+        A JSON value that names tensors, and the tensors by name: contiguous, on the CPU, without shared memory. A
+        tensor's name is its path in the tree, such as ``model/decoder.net.0.weight``.
 
     Raises:
-        ContractError: Something in the tree is of another kind; the message says where.
+        ContractError: The tree holds something of another type; the message says where.
     """
     return (writer := _Writer()).encode(tree, ()), writer.tensors
 
@@ -61,7 +60,7 @@ def join_tree(structure: Any, tensors: Mapping[str, Tensor], device: torch.devic
     Arguments:
         structure: The JSON value.
         tensors: The tensors by name.
-        device: Where tensors go that were not on the CPU when they were saved; the others stay on the CPU.
+        device: Device for tensors that were not on the CPU when saved; the others stay on the CPU.
 
     Raises:
         RunError: The two halves do not belong together.
@@ -72,10 +71,10 @@ def join_tree(structure: Any, tensors: Mapping[str, Tensor], device: torch.devic
 class _Writer:
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        # The same memory seen through the same shape is one tensor, wherever it stands (tied weights).
+        # Tensors with the same memory and the same shape are one tensor (tied weights).
         self.names: dict[tuple[Any, ...], str] = {}
-        # Sources are held until the tree is done: a freed tensor's address could be given to another.
-        self.held: list[Tensor] = []
+        # References to all sources: the address of a freed tensor could be reused.
+        self.sources: list[Tensor] = []
 
     def encode(self, value: Any, path: tuple[str, ...]) -> Any:
         if isinstance(value, Tensor):
@@ -88,7 +87,7 @@ class _Writer:
         if isinstance(value, Mapping):
             return self._mapping(value, path)
         if kind in (list, tuple, torch.Size):
-            items = [self.encode(item, (*path, str(number))) for number, item in enumerate(value)]
+            items = [self.encode(item, (*path, str(index))) for index, item in enumerate(value)]
             return items if kind is list else {_MARK: "tuple", "items": items}
         raise ContractError(
             f"a checkpoint can't hold the {kind.__name__} at '{'/'.join(path)}'; state is made of dicts, lists, "
@@ -124,15 +123,15 @@ class _Writer:
 
     def _add(self, value: Tensor, path: tuple[str, ...]) -> str:
         name = base = "/".join(path) or "tensor"
-        number = 1
-        while name in self.tensors:  # {"a/b": t} and {"a": {"b": t}} have one path
-            name, number = f"{base}~{number}", number + 1
-        self.held.append(value)
+        count = 1
+        while name in self.tensors:  # {"a/b": t} and {"a": {"b": t}} have the same path
+            name, count = f"{base}~{count}", count + 1
+        self.sources.append(value)
         stored = value.detach().resolve_conj().resolve_neg()
         if stored.dtype in _COMPLEX:
             stored = torch.view_as_real(stored)
         stored = stored.cpu().contiguous()
-        if stored.data_ptr() == value.data_ptr():  # still the run's own memory: copy, so that no two names overlap
+        if stored.data_ptr() == value.data_ptr():  # the run's own memory, which two names may share
             stored = stored.clone()
         self.tensors[name] = stored
         return name

@@ -1,4 +1,4 @@
-"""What plugin authors test with: conformance suites, analytic targets, a tiny model, fixtures.
+"""Tests for plugin authors: conformance suites, analytic targets, a tiny model, fixtures.
 
 Subclass the suite of your component's interface, fill in ``make()``, and pytest runs every law of the interface::
 

@@ -1,4 +1,4 @@
-"""Fixtures for pytest: ``pytest_plugins = ["genfw.testing.fixtures"]`` in the top ``conftest.py`` brings them in."""
+"""Fixtures for pytest: load them by ``pytest_plugins = ["genfw.testing.fixtures"]`` in the top ``conftest.py``."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def tiny_model() -> Model:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
-    """A finished run of :data:`TINY_RECIPE`, made once; do not write into its directory."""
+    """A finished run of :data:`TINY_RECIPE`, shared by all tests; do not write into its directory."""
     from genfw.engine.run import run
 
     root = tmp_path_factory.mktemp("tiny-run")

@@ -1,4 +1,4 @@
-"""Suites of what chains are made of: samplers and starts, and a sampler that is wrong on purpose."""
+"""Suites of samplers and starts, and a sampler that is wrong on purpose."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ __all__ = ["BiasedSampler", "SamplerSuite", "StartSuite"]
 
 
 class BiasedSampler(Sampler):
-    """The negative control: another kernel, whose every move is followed by a small step towards the origin.
+    """The negative control: a kernel with a small step towards the origin after every move.
 
     It runs, mixes and looks reasonable; only its law is wrong. A test of moments that passes it proves nothing.
 
     Arguments:
-        sampler: The kernel to spoil.
-        shrink: Share of the position that is lost at every move.
+        sampler: The kernel to bias.
+        shrink: Relative length of the step.
     """
 
     def __init__(self, sampler: Sampler, shrink: float = 0.1) -> None:
@@ -50,33 +50,33 @@ class BiasedSampler(Sampler):
 class SamplerSuite(ComponentSuite):
     """The laws of a sampler. Fill in :meth:`make`.
 
-    Chains are started *in* the law of targets known in closed form: an exact kernel keeps them there. A kernel that is
-    biased by design says by :attr:`bias` how much it may be.
+    Chains start *in* the law of targets with closed forms: an exact kernel keeps them there. For a kernel that is
+    biased by design, :attr:`bias` says how large its bias may be.
     """
 
-    #: Moves after which the law is looked at.
+    #: Moves before the law is tested.
     moves: int = 40
     #: Moves that bring chains to the law from one standard deviation beside it.
     settle: int = 100
-    #: Chains; the error that can be seen falls with their square root.
+    #: Chains; the smallest error that the tests detect falls with their square root.
     chains: int = 2500
     #: Largest relative error of mean and covariance of a kernel that is biased by design; 0 for an exact one.
     bias: float = 0.0
 
     @abc.abstractmethod
     def make(self) -> Sampler:
-        """A kernel set up for targets of about unit scale, adaptation off, built anew at every call."""
+        """A new kernel for targets of about unit scale, without adaptation."""
 
     def make_adaptive(self) -> Sampler | None:
-        """The same with adaptation on, where the kernel has any."""
+        """A new kernel with adaptation, where it has any."""
         return None
 
     def targets(self) -> dict[str, AnalyticTarget]:
-        """The targets to try; a skewed one is among them because symmetric ones hide sign errors."""
+        """The targets; one is skewed, because symmetric ones hide sign errors."""
         return {"correlated": CorrelatedGaussian(), "skewed": SkewedNormal()}
 
     def _miss(self, sampler: Sampler, target: AnalyticTarget, position: Tensor, moves: int, seed: int = 1) -> str:
-        """Why the chains are not in the law, or nothing."""
+        """Why the chains are not in the law, or an empty text."""
         result = run_chain(
             target, sampler, position, generator=generator_of(seed), steps=moves, keep_every=max(moves // 4, 1)
         )
@@ -95,7 +95,7 @@ class SamplerSuite(ComponentSuite):
             assert not miss, f"target '{name}', {self.moves} moves: {miss}"
 
     def test_law_is_reached(self) -> None:
-        """Chains that begin beside the law come to it."""
+        """Chains that begin beside the law reach it."""
         target = CorrelatedGaussian()
         position = (target.mean + target.covariance.diagonal().sqrt()).expand(self.chains, -1).clone()
         miss = self._miss(self.make(), target, position, 2 * self.settle)
@@ -133,9 +133,9 @@ class SamplerSuite(ComponentSuite):
         sampler.plan(3)
         state = sampler.init(target, position, generator)
         for _ in range(3):
-            held = [(tensor, tensor.clone()) for tensor in _tensors(state)]
+            copies = [(tensor, tensor.clone()) for tensor in _tensors(state)]
             following, _ = sampler.step(target, state, generator)
-            assert all(torch.equal(tensor, copy) for tensor, copy in held), "step changed the state it was given"
+            assert all(torch.equal(tensor, copy) for tensor, copy in copies), "step changed the state it was given"
             state = following
         assert torch.equal(position, first), "the first positions were changed in place"
 
@@ -158,7 +158,7 @@ class SamplerSuite(ComponentSuite):
         assert bool(travelled.any()), "no chain moved in 10 moves"
 
     def test_randomness_comes_from_the_generator(self) -> None:
-        """The same generator gives the same chain, another seed another; the global one is not drawn from."""
+        """The same seed gives the same chain, another seed another one; the global generator is not used."""
         target = CorrelatedGaussian()
         position = target.sample(5, generator_of(0))
 
@@ -174,7 +174,7 @@ class SamplerSuite(ComponentSuite):
         assert not torch.equal(run(2), first), "the seed has no effect"
 
     def test_chains_do_not_influence_one_another(self) -> None:
-        """Where one chain begins does not change where the others go."""
+        """The start of a chain does not change the others."""
         target = CorrelatedGaussian()
         position = target.sample(5, generator_of(0))
         moved = position.clone()
@@ -217,18 +217,18 @@ class StartSuite(ComponentSuite):
 
     @abc.abstractmethod
     def make(self) -> Start:
-        """A start, built anew at every call, the same each time."""
+        """A new start, the same at every call."""
 
     def target(self) -> Target:
-        """The target whose positions are wanted."""
+        """The target of the positions."""
         return CorrelatedGaussian(dtype=torch.float32)
 
     def data(self, count: int) -> Tensor | None:
-        """Data to start from, where the start needs any, with shape ``(B, *)``."""
+        """Data to start from, with shape ``(B, *)``, where the start needs any."""
         return None
 
     def request(self, target: Target, count: int = 6, step: int = 0) -> StartRequest:
-        """What a chain asks for at a training step."""
+        """A chain's request at a training step."""
         index = torch.arange(count) if self.data(count) is not None else None
         return StartRequest(count, target, generator_of(step), self.data(count), index, step)
 
@@ -251,7 +251,7 @@ class StartSuite(ComponentSuite):
             assert not position.requires_grad, "positions carry a graph"
 
     def test_randomness_comes_from_the_generator(self) -> None:
-        """The same seed gives the same positions; the global generator is not drawn from."""
+        """The same seed gives the same positions; the global generator is not used."""
         target = self.target()
         with torch.random.fork_rng(devices=[]):
             start = self.make()
@@ -276,18 +276,18 @@ class StartSuite(ComponentSuite):
             assert torch.equal(*draws), "a restored start draws something else"
 
     def test_positions_are_the_callers_own(self) -> None:
-        """Changing what was drawn, or what was stored, does not change what is drawn next."""
+        """Changing drawn or stored positions does not change the next draw."""
         target = self.target()
         start, other = self.make(), self.make()
         for part, spoil in ((start, True), (other, False)):
             self._train(part, target, 2)
             request = self.request(target, step=2)
             drawn = part.draw(request)
-            kept = drawn + 0.5
+            end = drawn + 0.5
             if spoil:
                 drawn.zero_()
-            part.store(request, kept)
+            part.store(request, end)
             if spoil:
-                kept.zero_()
+                end.zero_()
         draws = [part.draw(self.request(target, step=3)) for part in (start, other)]
-        assert torch.equal(*draws), "positions that were handed out or in are still tied to the start"
+        assert torch.equal(*draws), "the start shares memory with positions that it drew or stored"

@@ -17,7 +17,7 @@ from genfw.testing.suite import ComponentSuite, ModuleSuite, generator_of, store
 
 __all__ = ["AmortizerSuite", "DecoderSuite", "EncoderSuite", "EnergySuite", "PriorSuite"]
 
-#: Largest event whose Jacobian is worked out whole.
+#: Largest event for a full Jacobian.
 JACOBIAN_LIMIT = 512
 
 
@@ -25,9 +25,9 @@ def _log_normal(noise: Tensor) -> Tensor:
     return -0.5 * noise.square().flatten(1).sum(1) - 0.5 * noise[0].numel() * math.log(2 * math.pi)
 
 
-def _log_volume(map_one: Any, noise: Tensor) -> Tensor:
+def _log_volume(function: Any, noise: Tensor) -> Tensor:
     """Log volume change of a map of flat noise ``(D,)`` at each row of ``noise``."""
-    matrices = torch.stack([torch.autograd.functional.jacobian(map_one, row) for row in noise])
+    matrices = torch.stack([torch.autograd.functional.jacobian(function, row) for row in noise])
     log_volume: Tensor = torch.linalg.slogdet(matrices).logabsdet
     return log_volume
 
@@ -59,7 +59,7 @@ class EnergySuite(ModuleSuite):
         assert self.make().on in ("data", "latent"), f"on is 'data' or 'latent', got {self.make().on!r}"
 
     def test_penalty_is_one_number_or_none(self) -> None:
-        """A penalty is a scalar that can be differentiated."""
+        """A penalty is a differentiable scalar."""
         _check_penalty(self.prepared())
 
 
@@ -78,7 +78,7 @@ class PriorSuite(ModuleSuite):
         """See :meth:`ModuleSuite.make`."""
 
     def layout(self, prior: Prior) -> NoiseLayout:
-        """The noise of the prior, as a model lays it out."""
+        """The layout of the prior's noise in a model."""
         return NoiseLayout.of_latents(prior.noise_shapes)
 
     def item_shape(self, module: Prior) -> Size:
@@ -103,14 +103,14 @@ class PriorSuite(ModuleSuite):
         latent = self.transform(prior, noise)
         size = latent.flat().shape[1]
         if size != noise.shape[1] or size > JACOBIAN_LIMIT:
-            return  # not a bijection of the whole space, or too large: the law has no such form
+            return  # no bijection of the whole space, or too large
         volume = _log_volume(lambda row: self.transform(prior, row[None]).flat()[0], noise)
         with torch.no_grad():
             expected = _log_normal(noise) - volume
             self._assert_close(prior.log_prob(latent), expected, "log_prob is not the density of transform's law")
 
     def test_temperature_is_a_factor_on_the_scale(self) -> None:
-        """At temperature 0 the noise has no effect; at 1 it is as without."""
+        """At temperature 0 the noise has no effect; temperature 1 is the default."""
         prior = self.prepared()
         noise = self.inputs(prior, 2)
         with torch.no_grad():
@@ -135,12 +135,12 @@ class DecoderSuite(ModuleSuite):
         return (sum(math.prod(shape) for shape in self.latent_shapes),)
 
     def latent(self, module: Decoder, flat: Tensor) -> Latent:
-        """A latent made of flat numbers; override it where the decoder needs its prior's context."""
+        """A latent from flat numbers; override it where the decoder needs its prior's context."""
         blocks = flat.split([math.prod(shape) for shape in self.latent_shapes], dim=1)
         return Latent(tuple(b.unflatten(1, shape) for b, shape in zip(blocks, self.latent_shapes, strict=True)))
 
     def noise(self, module: Decoder, count: int, like: Tensor) -> Tensor:
-        """The same noise for every item, so that items differ by their latent alone; empty where there is none."""
+        """The same noise for every item, so that items differ only by their latent; empty without noise."""
         shape = module.noise_shape if module.noise_shape is not None else (0,)
         noise = torch.randn(1, *shape, generator=generator_of(5), dtype=torch.float64)
         return noise.to(like).expand(count, *shape)
@@ -155,7 +155,7 @@ class DecoderSuite(ModuleSuite):
         return torch.cat(columns, dim=1)
 
     def test_noise_shape_is_the_likelihood_s(self) -> None:
-        """Decoder and likelihood agree on the noise; data made of it have the shape of the mean."""
+        """Decoder and likelihood agree on the noise, and transformed noise has the shape of the mean."""
         decoder = self.prepared()
         v = self.inputs(decoder, 2)
         likelihood = decoder(self.latent(decoder, v))
@@ -164,7 +164,7 @@ class DecoderSuite(ModuleSuite):
         assert likelihood.transform(self.noise(decoder, 2, v)).shape == likelihood.mean.shape
 
     def test_density_is_that_of_the_transformed_noise(self) -> None:
-        r"""Change of variables in :math:`\epsilon_x`; a decoder without noise refuses to give a density."""
+        r"""Change of variables in :math:`\epsilon_x`; without noise, ``log_prob`` raises a ContractError."""
         decoder = self.prepared()
         v = self.inputs(decoder, 1)
         likelihood = decoder(self.latent(decoder, v))
@@ -197,7 +197,7 @@ class DecoderSuite(ModuleSuite):
 
 
 def _with_global(seed: int, call: Any) -> Any:
-    """Call with the global generator seeded, and check that it is not drawn from."""
+    """Call with the global generator seeded, and check that the call does not use it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         before = torch.get_rng_state()
@@ -217,7 +217,7 @@ class EncoderSuite(ModuleSuite):
         """See :meth:`ModuleSuite.make`."""
 
     def prior(self, encoder: Encoder) -> Prior | None:
-        """The prior whose noise the encoder gives, where a test can reach it."""
+        """The prior of the encoder's noise, where a test has it."""
         return None
 
     def item_shape(self, module: Encoder) -> Size:
@@ -225,7 +225,7 @@ class EncoderSuite(ModuleSuite):
         return self.shape
 
     def posterior(self, encoder: Encoder, x: Tensor) -> Posterior:
-        """A draw with the same noise for every item, so that items differ by ``x`` alone."""
+        """A draw with the same noise for every item, so that items differ only by ``x``."""
         with torch.no_grad():
             size = encoder(x[:1], temperature=0.0, generator=_generator_like(x)).noise.shape[1]
         noise = torch.randn(1, size, generator=generator_of(6), dtype=torch.float64).to(x).expand(len(x), size)
@@ -254,8 +254,8 @@ class EncoderSuite(ModuleSuite):
             f"the mean of log q - log p misses kl by {float(error.mean()):.4g} nats; chance explains {allowed:.4g}"
         )
 
-    def test_noise_walks_to_the_latent(self) -> None:
-        r""":math:`T_z` of the noise it gives is the latent it gives."""
+    def test_noise_maps_to_the_latent(self) -> None:
+        r""":math:`T_z` of the posterior's noise is the posterior's latent."""
         encoder = self.prepared()
         prior = self.prior(encoder)
         if prior is None:
@@ -296,7 +296,7 @@ class AmortizerSuite(ComponentSuite):
 
     @abc.abstractmethod
     def make(self) -> Amortizer:
-        """A small amortizer, built anew at every call, in float32."""
+        """A new small amortizer, in float32."""
 
     def _seeded(self, seed: int = 0) -> Amortizer:
         with torch.random.fork_rng(devices=[]):
@@ -307,7 +307,7 @@ class AmortizerSuite(ComponentSuite):
         return torch.randn(count, *self.shape, generator=generator_of(4))
 
     def test_positions_are_drawn_by_the_generator_alone(self) -> None:
-        """Draws have shape ``(B, D)``, no graph, and depend on the generator and nothing else."""
+        """Draws have shape ``(B, D)``, no graph, and depend only on the generator."""
         amortizer = self._seeded().eval()
         x = self._data(3)
         for draw in (
@@ -323,7 +323,7 @@ class AmortizerSuite(ComponentSuite):
         assert not torch.equal(other, amortizer.sample(3, generator=generator_of(1))), "the seed has no effect"
 
     def test_loss_is_one_number_per_item(self) -> None:
-        """Conditional or not, and reproducible."""
+        """With and without data, and reproducible."""
         amortizer = self._seeded().eval()
         position, x = torch.randn(3, self.size, generator=generator_of(3)), self._data(3)
         for condition in (None, x):
@@ -346,7 +346,7 @@ class AmortizerSuite(ComponentSuite):
         assert not idle, f"no gradient reaches {', '.join(idle)}"
 
     def test_training_lowers_the_loss(self) -> None:
-        """Descending the loss on fixed positions and noise brings it down."""
+        """Training on fixed positions and noise lowers the loss."""
         amortizer = self._seeded()
         optimizer = torch.optim.Adam(amortizer.parameters(), lr=1e-3)
         position = 2.0 + 0.1 * torch.randn(64, self.size, generator=generator_of(3))

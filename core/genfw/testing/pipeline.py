@@ -1,4 +1,4 @@
-"""Suites of what surrounds a model: data sets, optimisers, stages, metrics, trackers."""
+"""Suites of data sets, optimisers, stages, metrics and trackers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _watchers: list[list[str]] = []
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if _watchers and event in ("open", "os.listdir", "os.scandir", "socket.connect", "socket.getaddrinfo"):
         what = str(arguments[0])
-        # Importing a module opens it; that is not reading data.
+        # Importing a module opens its file, which is not reading data.
         if not what.endswith((".py", ".pyc", ".so")) and "__pycache__" not in what:
             _watchers[-1].append(f"{event} {what}")
 
@@ -52,7 +52,7 @@ def _install_audit() -> None:
 
 @contextmanager
 def _watched() -> Iterator[list[str]]:
-    """Files, folders and addresses that are opened inside the block."""
+    """Files, folders and addresses that the block opens."""
     _install_audit()
     seen: list[str] = []
     _watchers.append(seen)
@@ -63,14 +63,14 @@ def _watched() -> Iterator[list[str]]:
 
 
 class DatasetSuite(ComponentSuite):
-    """The laws of a data set. Fill in :meth:`make`, and :meth:`make_absent` where the data lie in files."""
+    """The laws of a data set. Fill in :meth:`make`, and :meth:`make_absent` where the data are in files."""
 
     @abc.abstractmethod
     def make(self) -> Dataset:
-        """A data set whose files are there, built anew at every call."""
+        """A new data set whose files exist."""
 
     def make_absent(self) -> Dataset | None:
-        """The same over files that are not there."""
+        """A new data set whose files do not exist."""
         return None
 
     def _splits(self) -> dict[str, Split]:
@@ -78,7 +78,7 @@ class DatasetSuite(ComponentSuite):
         return {name: data.split(name) for name in ("train", "test")}
 
     def test_constructor_reads_nothing(self) -> None:
-        """Building it opens no file, lists no folder, asks no network; the shape of an item is known all the same."""
+        """Building it opens no file, lists no folder and uses no network, and yet the shape of an item is known."""
         self.make()
         with _watched() as seen:
             shape = self.make().data_shape
@@ -105,12 +105,12 @@ class DatasetSuite(ComponentSuite):
                 assert label.dtype == torch.int64, f"{name}: labels have {label.dtype}, not int64"
 
     def test_a_row_depends_on_its_number_alone(self) -> None:
-        """The same number gives the same row, in any company and order, from any thread, from a new instance."""
+        """The same number gives the same row, in any batch and order, from any thread, from a new instance."""
         for name, split in self._splits().items():
             count = min(6, len(split))
             index = torch.arange(count)
             x, _ = split.get(index)
-            kept = index.clone()
+            original = index.clone()
             backwards, _ = split.get(index.flip(0))
             single = torch.cat([split.get(index[i : i + 1])[0] for i in range(count)])
             with ThreadPoolExecutor(2) as pool:
@@ -118,12 +118,12 @@ class DatasetSuite(ComponentSuite):
             again, _ = self.make().split(name).get(index)
             for other in (backwards.flip(0), single, again, *threads):
                 assert torch.equal(other, x), f"split '{name}': the same rows read again differ"
-            assert torch.equal(index, kept), "the row numbers were changed in place"
+            assert torch.equal(index, original), "the row numbers were changed in place"
             x.zero_()
             assert torch.equal(split.get(index)[0], again), "changing a batch changes the data"
 
     def test_augmentation_follows_the_generator(self) -> None:
-        """The same seed augments the same way; the global generator is not drawn from."""
+        """The same seed augments the same way; the global generator is not used."""
         with torch.random.fork_rng(devices=[]):
             for name, split in self._splits().items():
                 index = torch.arange(min(6, len(split)))
@@ -134,17 +134,17 @@ class DatasetSuite(ComponentSuite):
                 assert torch.equal(torch.get_rng_state(), before), "the global generator was drawn from"
 
     def test_unknown_split_is_a_data_error(self) -> None:
-        """A split that does not exist is refused in words."""
+        """``split`` raises a DataError with a message for an unknown split."""
         _assert_data_error(self.make(), "no-such-split")
 
     def test_absent_files_are_a_data_error(self) -> None:
-        """Files that are not there are refused in words, by ``split`` and not before."""
+        """``split``, and not the constructor, raises a DataError with a message for absent files."""
         absent = self.make_absent()
         if absent is not None:
             _assert_data_error(absent, "train")
 
     def test_density_is_one_number_per_item(self) -> None:
-        """Where the law of the data is known, so is its density, anywhere."""
+        """A known density has shape ``(B,)`` and is finite on the data's rows."""
         data = self.make()
         x, _ = data.split("test").get(torch.arange(2))
         density = data.log_prob(x)
@@ -168,7 +168,7 @@ class OptimizerSuite(ComponentSuite):
 
     @abc.abstractmethod
     def make(self) -> OptimizerFactory:
-        """A factory, built anew at every call."""
+        """A new factory."""
 
     def _descend(self, optimizer: torch.optim.Optimizer, weight: nn.Parameter, steps: int) -> None:
         for _ in range(steps):
@@ -177,7 +177,7 @@ class OptimizerSuite(ComponentSuite):
             optimizer.step()
 
     def test_descends(self) -> None:
-        """It starts at the stated rate and brings a parabola down."""
+        """It starts at the stated rate and minimises a parabola."""
         factory, weight = self.make(), nn.Parameter(torch.zeros(4))
         optimizer = factory.build([weight])
         rates = {group["lr"] for group in optimizer.param_groups}
@@ -190,9 +190,9 @@ class OptimizerSuite(ComponentSuite):
         """One factory serves several networks, which share nothing."""
         factory = self.make()
         first, second = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
-        one, other = factory.build(iter([first])), factory.build(iter([second]))
-        self._descend(one, first, 3)
-        assert one is not other
+        optimizer, other = factory.build(iter([first])), factory.build(iter([second]))
+        self._descend(optimizer, first, 3)
+        assert optimizer is not other
         assert not other.state, "a second optimiser shares the first one's state"
         assert torch.equal(second, torch.zeros(2)), "one optimiser moved the other's parameters"
 
@@ -213,8 +213,8 @@ class OptimizerSuite(ComponentSuite):
         copied = nn.Parameter(weight.detach().clone())
         other = factory.build([copied])
         other.load_state_dict(stored(optimizer.state_dict()))
-        for each, parameter in ((optimizer, weight), (other, copied)):
-            self._descend(each, parameter, 5)
+        for trained, parameter in ((optimizer, weight), (other, copied)):
+            self._descend(trained, parameter, 5)
         assert torch.equal(weight, copied), "a restored optimiser takes other steps"
 
 
@@ -226,12 +226,12 @@ def _fabric() -> Fabric:
 class StageSuite(ComponentSuite):
     """The laws of a training algorithm. Fill in :meth:`make_model` and :meth:`make_stage`."""
 
-    #: Steps of the runs that are compared; the stage's own ``steps`` must be at least this.
+    #: Steps of the compared runs; the stage's own ``steps`` must be at least this.
     length: int = 4
 
     @abc.abstractmethod
     def make_model(self) -> Model:
-        """A tiny model, built anew at every call."""
+        """A new tiny model."""
 
     @abc.abstractmethod
     def make_stage(self, model: Model) -> Stage:
@@ -242,7 +242,7 @@ class StageSuite(ComponentSuite):
         return self.make_stage(self.make_model())
 
     def batch(self, model: Model, count: int, step: int) -> Batch:
-        """Rows of made-up data."""
+        """Random rows."""
         x = torch.randn(count, *model.data_shape, generator=generator_of(step))
         return Batch(x, torch.arange(count))
 
@@ -258,7 +258,7 @@ class StageSuite(ComponentSuite):
         return [stage.step(self.batch(model, stage.batch, step), step) for step in range(start, stop)]
 
     def test_steps_train_and_report(self) -> None:
-        """A step moves weights and returns finite 0-dim tensors without graph."""
+        """A step changes weights and returns finite 0-dim tensors without graph."""
         with torch.random.fork_rng(devices=[]):
             model, stage = self._begin()
             assert stage.steps >= self.length, f"the suite needs a stage of at least {self.length} steps"
@@ -274,7 +274,7 @@ class StageSuite(ComponentSuite):
                 assert bool(value.isfinite()), f"'{name}' is not finite"
 
     def test_resumed_run_is_the_uninterrupted_one(self) -> None:
-        """Half the steps, a checkpoint, a new process: the same weights, bit for bit, whatever the global seed."""
+        """A run that resumes after half the steps gives the same weights, bit for bit, whatever the global seed."""
         half = self.length // 2
         with torch.random.fork_rng(devices=[]):
             model, stage = self._begin()
@@ -295,7 +295,7 @@ class StageSuite(ComponentSuite):
         assert_same_tree(other.state_dict(), stage.state_dict(), "stage")
 
     def test_weights_stay_trainable(self) -> None:
-        """What the stage froze for its chains it has released."""
+        """After a step, ``requires_grad`` of all parameters is as before."""
         with torch.random.fork_rng(devices=[]):
             model, stage = self._begin()
             flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
@@ -306,18 +306,18 @@ class StageSuite(ComponentSuite):
 
 
 class MetricSuite(ComponentSuite):
-    """The laws of a metric. Fill in :meth:`make`; where a tiny 2-D model will not do, :meth:`evaluation` too."""
+    """The laws of a metric. Fill in :meth:`make`; where it can't measure a tiny 2-D model, :meth:`evaluation` too."""
 
     @abc.abstractmethod
     def make(self) -> Metric:
-        """A metric with small counts, built anew at every call."""
+        """A new metric with small counts."""
 
     def evaluation(self, directory: Path) -> Evaluation:
         """A tiny trained model with its data."""
         return tiny_evaluation(directory)
 
     def test_results_are_complete(self) -> None:
-        """Numbers or reasons, protocols of JSON scalars, figures that exist, names that are not used twice."""
+        """Results have values or reasons, protocols of JSON scalars, figures that exist, and different names."""
         with tempfile.TemporaryDirectory() as folder:
             results = self.make().compute(self.evaluation(Path(folder)))
             assert results, "the metric gives no result"
@@ -338,7 +338,7 @@ class MetricSuite(ComponentSuite):
                     assert (Path(folder) / figure.path).is_file(), f"figure {figure.path} was not written"
 
     def test_measuring_is_reproducible_and_leaves_the_model_alone(self) -> None:
-        """Measured twice, the same numbers; the model's weights and mode, and the global generator, are as before."""
+        """Two measurements agree, and change neither the model's weights and mode nor the global generator."""
         values = []
         for _ in range(2):
             with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
@@ -351,7 +351,7 @@ class MetricSuite(ComponentSuite):
                 assert torch.equal(torch.get_rng_state(), seeds), "the global generator was drawn from"
                 assert [part.training for part in model.modules()] == modes, "a network was left in another mode"
                 assert_same_tree(dict(model.state_dict()), before, "model")
-            # A time differs from run to run; everything else may not.
+            # Only times may differ.
             values.append({r.name: r.value for r in results if not r.unit.startswith("s") and "/s" not in r.unit})
         assert values[0] == values[1], f"two measurements differ: {values[0]} and {values[1]}"
 
@@ -361,7 +361,7 @@ class TrackerSuite(ComponentSuite):
 
     @abc.abstractmethod
     def make(self) -> Tracker:
-        """A tracker, built anew at every call."""
+        """A new tracker."""
 
     def run_info(self, directory: Path, resumed_at: tuple[int, int] | None = None) -> RunInfo:
         """A run of one stage."""
@@ -369,30 +369,30 @@ class TrackerSuite(ComponentSuite):
         return RunInfo("tiny", directory, recipe, (("elbo", 4),), resumed_at)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Rows such as a run logs, a value that is not finite among them."""
+        """Rows as a run logs them, one with a non-finite value."""
         return [
             {"stage": 0, "name": "elbo", "step": step, "time": 0.1 * step, "loss": 1.0 / step if step < 3 else math.nan}
             for step in (1, 2, 3)
         ]
 
     def test_hears_a_run_out(self) -> None:
-        """A run, its end, its resumption: no exception, no row changed, no randomness drawn."""
+        """A run and a resumed run raise no exception, change no row and draw no random numbers."""
         with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
             before = torch.get_rng_state()
             for resumed_at in (None, (0, 3)):
                 tracker = self.make()
                 tracker.start(self.run_info(Path(folder), resumed_at))
                 for row in self.rows():
-                    kept = copy.deepcopy(row)
+                    original = copy.deepcopy(row)
                     tracker.log(row)
-                    assert repr(row) == repr(kept), "a row was changed in place"
+                    assert repr(row) == repr(original), "a row was changed in place"
                 for kind in ("stage", "checkpoint", "warning", "rollback", "sample", "evaluate"):
                     tracker.event(kind, f"a message of kind {kind}")
                 tracker.end("finished" if resumed_at else "interrupted")
             assert torch.equal(torch.get_rng_state(), before), "the global generator was drawn from"
 
     def test_may_be_ended_at_once(self) -> None:
-        """A run that fails before its first row ends its trackers all the same."""
+        """A tracker can be ended before its first row, as by a run that fails early."""
         with tempfile.TemporaryDirectory() as folder:
             tracker = self.make()
             tracker.start(self.run_info(Path(folder)))

@@ -1,4 +1,4 @@
-"""What all conformance suites share: the laws of any component, and those of any network."""
+"""Shared by all conformance suites: the laws of any component, and those of any network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def generator_of(seed: int = 0) -> torch.Generator:
 
 
 def stored(tree: StateTree) -> StateTree:
-    """What a checkpoint gives back of a state; refuses what it can't hold."""
+    """A state after saving and loading; raises an error for what a checkpoint can't hold."""
     structure, tensors = split_tree(tree)
     restored: StateTree = join_tree(structure, {name: value.clone() for name, value in tensors.items()})
     return restored
@@ -45,8 +45,8 @@ def assert_same_tree(actual: Any, expected: Any, where: str = "state") -> None:
             assert_same_tree(actual[key], expected[key], f"{where}/{key}")
     elif isinstance(expected, list | tuple):
         assert len(actual) == len(expected), f"{where} differs in length"
-        for number, (one, other) in enumerate(zip(actual, expected, strict=True)):
-            assert_same_tree(one, other, f"{where}/{number}")
+        for index, (item, other) in enumerate(zip(actual, expected, strict=True)):
+            assert_same_tree(item, other, f"{where}/{index}")
     else:
         assert actual == expected, f"{where} differs: {actual!r} is not {expected!r}"
 
@@ -54,20 +54,20 @@ def assert_same_tree(actual: Any, expected: Any, where: str = "state") -> None:
 class ComponentSuite(abc.ABC):
     """The laws of any component.
 
-    A subclass named ``Test...`` fills in :meth:`make`, and pytest runs the tests it inherits.
+    A subclass named ``Test...`` fills in :meth:`make`, and pytest runs the inherited tests.
     """
 
     @abc.abstractmethod
     def make(self) -> Any:
-        """A small component, built anew at every call."""
+        """A new small component."""
 
     def test_constructor_is_a_documented_schema(self) -> None:
-        """Every argument is annotated, can be given by a recipe, and is explained; there is no ``**kwargs``."""
+        """A recipe can set every argument, each is annotated and documented, and there is no ``**kwargs``."""
         problems = class_problems(type(self.make()))
         assert not problems, "\n".join(problems)
 
     def test_listing_it_imports_no_torch(self) -> None:
-        """The plugin module that offers the component can be imported without torch."""
+        """The plugin module of the component imports no torch."""
         module = type(self.make()).__module__
         for plugin in _plugin_modules():
             if module == plugin or module.startswith(f"{plugin}."):
@@ -89,20 +89,20 @@ def _imports_torch(plugin: str) -> bool:
 
 
 class ModuleSuite(ComponentSuite):
-    """The laws of a network, seen as a map from ``(B, *)`` to ``(B, K)``.
+    """The laws of a network as a map from ``(B, *)`` to ``(B, K)``.
 
-    The suites of the interfaces fill in :meth:`item_shape` and :meth:`apply`; a test fills in :meth:`make` and says
+    The suites of the interfaces fill in :meth:`item_shape` and :meth:`apply`; a test fills in :meth:`make` and sets
     what the suite can't know.
     """
 
-    #: Attributes that hold parts of other components (a prior that an encoder was given), not the module's own.
+    #: Attributes that hold parts of other components (an encoder's prior), not the module's own.
     borrowed: tuple[str, ...] = ()
-    #: Largest difference, relative and absolute, that counts as rounding in float64.
+    #: Largest difference, relative and absolute, that is rounding in float64.
     tolerance: float = 1e-8
 
     @abc.abstractmethod
     def make(self) -> Any:
-        """A small network, built anew at every call, in float32."""
+        """A new small network, in float32."""
 
     @abc.abstractmethod
     def item_shape(self, module: Any) -> tuple[int, ...]:
@@ -110,15 +110,15 @@ class ModuleSuite(ComponentSuite):
 
     @abc.abstractmethod
     def apply(self, module: Any, v: Tensor) -> Tensor:
-        """Everything the network computes of ``v`` with shape ``(B, *)``, as ``(B, K)``."""
+        """All outputs for ``v`` of shape ``(B, *)``, with shape ``(B, K)``."""
 
     def inputs(self, module: Any, count: int, seed: int = 0) -> Tensor:
-        """Typical inputs in float64, with shape ``(B, *)``: standard normal unless overridden."""
+        """Typical inputs in float64, with shape ``(B, *)``; standard normal by default."""
         return torch.randn(count, *self.item_shape(module), generator=generator_of(seed), dtype=torch.float64)
 
     def prepared(self, seed: int = 0) -> Any:
-        """A network in float64 and eval mode whose weights are away from special values such as zero."""
-        module = self._placed(self._seeded(seed), torch.float64).eval()
+        """A network in float64 and eval mode, with weights moved away from special values such as zero."""
+        module = self._moved(self._seeded(seed), torch.float64).eval()
         generator = generator_of(seed + 1)
         with torch.no_grad():
             for parameter in module.parameters():
@@ -131,8 +131,8 @@ class ModuleSuite(ComponentSuite):
             torch.manual_seed(seed)
             return self.make()
 
-    def _placed(self, module: Any, where: torch.dtype | str) -> Any:
-        """The network in a precision or on a device, together with what it borrows."""
+    def _moved(self, module: Any, where: torch.dtype | str) -> Any:
+        """The network in a precision or on a device, together with its borrowed parts."""
         for name in self.borrowed:
             for part in _parts(getattr(module, name)):
                 part.to(where)
@@ -143,7 +143,7 @@ class ModuleSuite(ComponentSuite):
         assert close, f"{message}: largest difference {float((actual - expected).abs().max()):.3g}"
 
     def test_is_a_module_whose_parts_are_registered(self) -> None:
-        """No tensor, parameter or network is hidden from ``parameters()``, ``buffers()`` and ``.to(device)``."""
+        """``parameters()``, ``buffers()`` and ``.to(device)`` reach every tensor, parameter and network."""
         module = self._seeded(0)
         assert isinstance(module, nn.Module)
         assert "_parameters" in module.__dict__, "super().__init__() was not called"
@@ -154,7 +154,7 @@ class ModuleSuite(ComponentSuite):
         )
 
     def test_result_is_one_finite_row_per_item(self) -> None:
-        """Any batch size gives as many rows, all finite."""
+        """A batch of any size gives one finite row per item."""
         module = self.prepared()
         for count in (1, 2, 5):
             result = self.apply(module, self.inputs(module, count))
@@ -165,20 +165,20 @@ class ModuleSuite(ComponentSuite):
     def test_precision_is_that_of_input_and_weights(self) -> None:
         """float32 stays float32, float64 stays float64."""
         for dtype in (torch.float32, torch.float64):
-            module = self._placed(self._seeded(0), dtype).eval()
+            module = self._moved(self._seeded(0), dtype).eval()
             result = self.apply(module, self.inputs(module, 2).to(dtype))
             assert result.dtype == dtype, f"in {dtype} the result has {result.dtype}"
 
     def test_device_is_that_of_input_and_weights(self) -> None:
-        """Nothing is pinned to the CPU: it runs on the meta device, and on a GPU where there is one."""
+        """It runs on the meta device, and on a GPU if there is one."""
         devices = ["meta", *(["cuda"] if torch.cuda.is_available() else [])]
         for device in devices:
-            module = self._placed(self._seeded(0), device).eval()
+            module = self._moved(self._seeded(0), device).eval()
             result = self.apply(module, self.inputs(module, 2).float().to(device))
             assert result.device.type == device, f"on {device} the result is on {result.device}"
 
     def test_gradient_in_the_input_is_the_derivative(self) -> None:
-        """Autograd agrees with the difference quotient, so nothing on the way is cut off."""
+        """Autograd agrees with the difference quotient, so no gradient is cut off."""
         module = self.prepared()
         v = self.inputs(module, 3).requires_grad_(True)
         result = self.apply(module, v)
@@ -195,7 +195,7 @@ class ModuleSuite(ComponentSuite):
         )
 
     def test_a_chain_changes_nothing(self) -> None:
-        """What is made ready for a chain gives the same values and gradients, and is gone after it."""
+        """Values and gradients are the same inside a chain, and nothing of a chain remains after it."""
         module = self.prepared()
         v = self.inputs(module, 3)
 
@@ -216,7 +216,7 @@ class ModuleSuite(ComponentSuite):
             self._assert_close(value_and_gradient(), moved, "a chain goes on with the weights of an earlier one")
 
     def test_gradient_reaches_every_parameter(self) -> None:
-        """Every weight takes part."""
+        """Every weight affects the result."""
         module = self.prepared().train()
         parameters = dict(module.named_parameters())
         if not parameters:
@@ -228,16 +228,16 @@ class ModuleSuite(ComponentSuite):
         assert not idle, f"no gradient reaches {', '.join(idle)}"
 
     def test_items_of_a_batch_are_independent(self) -> None:
-        """In eval mode an item's result is the same alone and in company."""
+        """In eval mode an item's result is the same alone and in a batch."""
         module = self.prepared()
         v = self.inputs(module, 4)
         with torch.no_grad():
             together = self.apply(module, v)
-            alone = torch.cat([self.apply(module, v[i : i + 1]) for i in range(4)])
-        self._assert_close(together, alone, "an item's result depends on the other items of its batch")
+            single = torch.cat([self.apply(module, v[i : i + 1]) for i in range(4)])
+        self._assert_close(together, single, "an item's result depends on the other items of its batch")
 
     def test_evaluation_changes_nothing(self) -> None:
-        """In eval mode the same input gives the same result, and neither weights, buffers nor input are touched."""
+        """In eval mode the same input gives the same result, and weights, buffers and input stay unchanged."""
         module = self.prepared()
         v = self.inputs(module, 3)
         before_v, before = v.clone(), {name: value.clone() for name, value in module.state_dict().items()}
@@ -257,7 +257,7 @@ class ModuleSuite(ComponentSuite):
 
 
 def _hidden(module: nn.Module, borrowed: tuple[str, ...]) -> Iterator[str]:
-    """Names of attributes that hold tensors or networks which ``module`` does not know of."""
+    """Names of attributes with tensors or networks that are not registered in ``module``."""
     known = {id(part) for part in (*module.modules(), *module.parameters(), *module.buffers())}
     for owner_name, owner in module.named_modules():
         slots = [name for cls in type(owner).__mro__ for name in getattr(cls, "__slots__", ())]

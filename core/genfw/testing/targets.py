@@ -1,8 +1,7 @@
-r"""Densities known in closed form, as targets: what a sampler's draws are compared with.
+r"""Targets with closed forms, with which tests compare a sampler's draws.
 
-Every one has its mean, covariance, density and an exact sampler, so that a test can start chains *in* the law: a kernel
-that leaves the law invariant keeps them there, a biased one carries them off. None is its own mirror image, for
-symmetry hides sign errors.
+Each has its mean, covariance, density and an exact sampler, so that a test can start chains *in* the law: an exact
+kernel keeps them there, a biased one does not. None is symmetric, because symmetry hides sign errors.
 """
 
 from __future__ import annotations
@@ -80,8 +79,8 @@ class CorrelatedGaussian(AnalyticTarget):
 
     def __init__(self, size: int = 3, correlation: float = 0.8, dtype: torch.dtype = torch.float64) -> None:
         scales = torch.linspace(1.0, 0.5, size, dtype=dtype)
-        number = torch.arange(size, dtype=dtype)
-        matrix = torch.pow(correlation, (number[:, None] - number).abs())
+        index = torch.arange(size, dtype=dtype)
+        matrix = torch.pow(correlation, (index[:, None] - index).abs())
         super().__init__(torch.linspace(0.5, -0.5, size, dtype=dtype), scales[:, None] * matrix * scales)
         self._factor: Tensor = torch.linalg.cholesky(self.covariance)
         self._log_normaliser = float(self._factor.diagonal().log().sum()) + 0.5 * size * math.log(2 * math.pi)
@@ -97,11 +96,11 @@ class CorrelatedGaussian(AnalyticTarget):
 
 
 class Funnel(AnalyticTarget):
-    r"""Neal's funnel, :math:`v \sim N(0, s^2)`, :math:`x_i \mid v \sim N(0, e^{v})`: its scale changes on the way.
+    r"""Neal's funnel, :math:`v \sim N(0, s^2)`, :math:`x_i \mid v \sim N(0, e^{v})`: its scale varies in space.
 
     Arguments:
-        size: :math:`D`, of which the first is :math:`v`.
-        scale: :math:`s`; at Neal's own 3 the second moments of :math:`x` are beyond any sampler's Monte-Carlo error.
+        size: :math:`D`; the first coordinate is :math:`v`.
+        scale: :math:`s`; with Neal's 3 no sampler can estimate the second moments of :math:`x`.
         dtype: Of positions.
     """
 
@@ -151,13 +150,13 @@ class SkewedNormal(AnalyticTarget):
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """See :meth:`AnalyticTarget.sample`."""
         noise = self._normal(count, self.mean.shape[0] + 1, generator)
-        # The mirror image of a draw on the wrong side of a random half space: the selection that defines the law.
+        # Mirroring draws on the wrong side of a random half space gives this law.
         keep = noise[:, 1:] @ self.alpha > noise[:, 0]
         return torch.where(keep[:, None], noise[:, 1:], -noise[:, 1:])
 
 
 class GaussianMixture(AnalyticTarget):
-    r""":math:`p = \sum_k w_k N(m_k, \sigma^2 I)`: separate modes, whose weights a local kernel cannot put right.
+    r""":math:`p = \sum_k w_k N(m_k, \sigma^2 I)`: separate modes, whose weights a local kernel can't correct.
 
     Arguments:
         modes: :math:`m_k`, with shape :math:`(K, D)`.
@@ -185,7 +184,7 @@ class GaussianMixture(AnalyticTarget):
         return self.modes[mode] + self.scale * self._normal(count, self.modes.shape[1], generator)
 
     def mode_of(self, position: Tensor) -> Tensor:
-        r"""Number of the nearest mode of each position, with shape :math:`(B,)`."""
+        r"""Index of the nearest mode of each position, with shape :math:`(B,)`."""
         return torch.cdist(position, self.modes).argmin(1)
 
 
@@ -204,7 +203,7 @@ def grid_of_25(spacing: float = 0.8, scale: float = 0.1, dtype: torch.dtype = to
 
 
 def standard_targets(dtype: torch.dtype = torch.float64) -> dict[str, AnalyticTarget]:
-    """The four that every sampler is tried on, by name: ``correlated``, ``funnel``, ``skewed``, ``modes``."""
+    """The four targets for every sampler, by name: ``correlated``, ``funnel``, ``skewed``, ``modes``."""
     return {
         "correlated": CorrelatedGaussian(dtype=dtype),
         "funnel": Funnel(dtype=dtype),
@@ -216,8 +215,8 @@ def standard_targets(dtype: torch.dtype = torch.float64) -> dict[str, AnalyticTa
 def discrepancy(position: Tensor, target: AnalyticTarget) -> dict[str, float]:
     r"""How far draws are from the law, in standard errors; sampling noise alone stays below about 4.
 
-    The scale is taken from the draws themselves: the rows (chains) are independent, so the spread between them gives
-    the error of their average, whatever the correlation within a chain.
+    The standard errors come from the draws: rows (chains) are independent, so the spread between them gives the error
+    of their average, whatever the correlation within a chain.
 
     Arguments:
         position: Independent draws :math:`(B, D)`, or :math:`B` independent chains at :math:`K` times :math:`(K, B, D)`
@@ -234,7 +233,7 @@ def discrepancy(position: Tensor, target: AnalyticTarget) -> dict[str, float]:
     if isinstance(target, GaussianMixture):
         visits = torch.stack([target.mode_of(at) for at in trace])
         hits = torch.nn.functional.one_hot(visits, len(target.modes)).to(trace.dtype).mean(0)
-        # A mode that nobody visited has no spread of its own; the law's spread is known, and is the floor.
+        # An unvisited mode has no spread; the law's spread is the lower limit.
         floor = (target.weights * (1 - target.weights) / visits.numel()).sqrt()
         found["weights"] = _largest(hits - target.weights, floor)
     return found
@@ -243,7 +242,7 @@ def discrepancy(position: Tensor, target: AnalyticTarget) -> dict[str, float]:
 def relative_error(position: Tensor, target: AnalyticTarget) -> float:
     r"""Largest error of the mean, in standard deviations of the law, and of the covariance, relative to the variances.
 
-    For kernels that are biased by design, whose bias is to be small rather than absent; chance is not taken off.
+    For kernels that are biased by design, whose bias must be small. It includes the sampling noise.
 
     Arguments:
         position: As for :func:`discrepancy`.

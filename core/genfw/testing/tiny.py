@@ -1,4 +1,4 @@
-"""The smallest model that has every part, for tests that need *a* model: 2-D data, linear maps."""
+"""The smallest model with every part, for tests that need any model: 2-D data, linear maps."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class TinyDecoder(Decoder):
 
 
 class TinyEncoder(Encoder):
-    r""":math:`q(\epsilon \mid x) = N(W x + b, e^{2s})`, walked through a :class:`TinyPrior`.
+    r""":math:`q(\epsilon \mid x) = N(W x + b, e^{2s})`, transformed by a :class:`TinyPrior`.
 
     Arguments:
         prior: The model's prior.

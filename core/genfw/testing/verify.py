@@ -1,8 +1,8 @@
-"""``genfw verify``: an installed component against its contract, with the suites of the conformance kit.
+"""``genfw verify``: tests an installed component with the suites of the conformance kit.
 
-Every component is loaded and its constructor read. Kinds that the kit has a suite for are built small and tried too, as
-far as that goes without knowing more than the constructor says. What needs an author's word (how biased a sampler is
-meant to be) is for the plugin's own tests, which subclass the same suites.
+It loads every component and reads its constructor. It also builds small components of the kinds that have a suite, and
+runs the tests that need no more than the constructor. Tests that need an author's knowledge (the intended bias of a
+sampler) belong to the plugin, which subclasses the same suites.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from genfw.testing.tiny import TinyPrior
 
 __all__ = ["Check", "verify"]
 
-#: Shapes of data that are tried in turn: some components take vectors, some images.
+#: Shapes of data to try in turn: some components take vectors, some images.
 _SHAPES: tuple[Size, ...] = ((2,), (1, 8, 8), (3, 32, 32))
 _LATENT: Size = (4,)
-#: Laws of a sampler that hold up to a bias, or with adaptation off: only its author can say.
+#: Laws of a sampler that depend on its bias or adaptation, which only its author knows.
 _AUTHORS = (
     "test_law_is_kept",
     "test_law_is_reached",
@@ -43,7 +43,7 @@ _AUTHORS = (
 
 @attrs.frozen
 class Check:
-    """One thing that was looked at.
+    """One checked law.
 
     Arguments:
         component: ``kind/name``.
@@ -63,7 +63,7 @@ def verify(component: Component, registry: Registry, arguments: Mapping[str, Any
 
     Arguments:
         component: One of the registry's.
-        registry: What the plugins offer.
+        registry: Registry of the component.
         arguments: Arguments of its constructor, besides its defaults.
     """
     name = f"{component.kind}/{component.name}"
@@ -126,7 +126,7 @@ def _run(name: str, suite: ComponentSuite) -> Iterator[Check]:
         except KeyboardInterrupt:
             raise
         except (ContractError, DataError) as error:
-            # A data set whose files are elsewhere, a metric for images: nothing against the class.
+            # Not the class's fault: a data set without its files, or a metric for images.
             excused = isinstance(suite, DatasetSuite | MetricSuite | StartSuite)
             yield Check(name, law, "left out" if excused else "failed", one_line(error))
         except AssertionError as error:
@@ -156,7 +156,7 @@ def _injected(shape: Size) -> dict[str, Any]:
 
 
 def _missing(cls: type, arguments: Mapping[str, Any]) -> list[str]:
-    """Parameters that must be given and can't be guessed."""
+    """Required parameters that genfw can't guess."""
     guessed = {*_injected((2,)), *arguments}
     return [
         parameter.name
@@ -170,7 +170,7 @@ def _takes_prior(annotation: Any) -> bool:
 
 
 def _build(cls: type, shape: Size, arguments: Mapping[str, Any]) -> Any:
-    """An instance, as small as the class's caps for smoke runs make it."""
+    """An instance under the class's caps for smoke runs."""
     given, injected = dict(arguments), _injected(shape)
     caps: Mapping[str, Any] = getattr(cls, "smoke", {})
     for parameter in parameters(cls):
@@ -182,8 +182,8 @@ def _build(cls: type, shape: Size, arguments: Mapping[str, Any]) -> Any:
             given[parameter.name] = TinyPrior(_LATENT[0])
         elif parameter.name in caps:
             cap = caps[parameter.name]
-            number = isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
-            given[parameter.name] = min(parameter.default, cap) if number else cap
+            numeric = isinstance(parameter.default, int | float) and not isinstance(parameter.default, bool)
+            given[parameter.name] = min(parameter.default, cap) if numeric else cap
     return cls(**given)
 
 
@@ -205,13 +205,13 @@ _SUITES: Mapping[str, Any] = {
 
 
 def _suite(kind: str, make: Callable[[], Any], data: Size, made: Any) -> ComponentSuite:
-    """The suite of a kind, told what a test of this component would tell it.
+    """The suite of a kind, with the attributes that a test of this component would set.
 
     Arguments:
         kind: One of :data:`_SUITES`.
         make: Builds the component.
         data: Shape of one item of data.
-        made: An instance, to look at.
+        made: An instance, to inspect.
     """
     facts: dict[str, Any] = {
         "shape": _LATENT if kind == "energy" and made.on == "latent" else data,

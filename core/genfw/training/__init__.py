@@ -1,6 +1,6 @@
-"""What a stage of training is, and what it is made of.
+"""The interface of a training stage, and its parts.
 
 Read ``stage`` first, then ``updater`` and ``optimizer`` (a step), ``loader`` and ``synthetic`` (rows), ``scalars`` and
-``tracker`` (what is reported), ``health`` and ``settings`` (a recipe's sections). The loop that runs stages is not here
-but in ``engine``; the stages themselves are plugins.
+``tracker`` (reporting), ``health`` and ``settings`` (a recipe's sections). The loop that runs stages is in ``engine``;
+the stages themselves are plugins.
 """

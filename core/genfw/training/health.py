@@ -1,7 +1,7 @@
-"""Watches a training run through the rows it logs, and says what to do before a divergence has spoilt it.
+"""Monitors the logged rows of a training run, and decides what to do before a divergence spoils it.
 
-Energy-based models are known to explode in training (VAEBM's own README says so); its authors watch the energies by
-eye. Here the watching is done by rule, and the run goes back to its last healthy state, on another path, with a smaller
+Energy-based models tend to diverge in training (VAEBM's README says so, and its authors watch the energies by eye).
+Here rules do the watching, and the run returns to its last healthy state with new random numbers and a smaller
 learning rate.
 """
 
@@ -21,30 +21,30 @@ __all__ = ["Finding", "HealthSettings", "Monitor", "Verdict"]
 
 Action = Literal["none", "warn", "cut-lr", "rollback", "stop"]
 
-#: Keys of a row that are no measurements.
-_PLACE = frozenset({"stage", "name", "step", "time"})
+#: Keys of a row that are not measurements.
+_ROW_KEYS = frozenset({"stage", "name", "step", "time"})
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class HealthSettings(Settings):
-    """The recipe's ``health:`` section: what counts as ill, and what is done. On by default.
+    """The recipe's ``health:`` section: which rows are unhealthy, and what follows. On by default.
 
-    The monitor reads the rows that are logged. It knows the scalars ``energy/gap`` (mean energy of negatives minus that
-    of data), ``chain/drift`` (mean squared position over its expectation under the base), ``chain/saturation`` (share
-    of data values at the ends of their range) and every value for being finite.
+    The monitor reads the logged rows. It checks the scalars ``energy/gap`` (mean energy of negatives minus that of
+    data), ``chain/drift`` (mean squared position over its expectation under the base) and ``chain/saturation`` (share
+    of data values at the ends of their range), and that every value is finite.
 
     Arguments:
-        enabled: Watch at all.
-        action: What the first illness leads to: ``rollback`` (to the last healthy checkpoint, learning rate cut),
+        enabled: Whether to monitor.
+        action: What an unhealthy row leads to: ``rollback`` (to the last healthy checkpoint, learning rate cut),
             ``cut-lr``, ``warn`` or ``stop``.
         energy_gap: Largest absolute ``energy/gap`` in nats.
-        gap_window: Logged rows that ``energy_gap`` must be exceeded in a row.
+        gap_window: Consecutive logged rows beyond ``energy_gap`` that are unhealthy.
         chain_drift: Largest ``chain/drift``.
         saturation: Largest ``chain/saturation``.
         lr_factor: Factor on learning rates at every cut and rollback.
-        rollbacks: Rollbacks in one stage before the run stops with its reason.
-        stop_is_success: A stage that is stopped ends with its last healthy weights and the run goes on (VAEBM's own
-            stopping rule) instead of failing.
+        rollbacks: Rollbacks in one stage before the run stops.
+        stop_is_success: A stopped stage ends with its last healthy weights, and the run goes on instead of failing
+            (VAEBM's stopping rule).
     """
 
     enabled: bool = True
@@ -60,13 +60,13 @@ class HealthSettings(Settings):
 
 @attrs.frozen
 class Finding:
-    """One thing that is ill in one row.
+    """One unhealthy scalar of a row.
 
     Arguments:
         kind: ``non-finite``, ``energy-gap``, ``chain-drift`` or ``saturation``.
         key: The scalar.
-        value: What it was.
-        limit: What it may be.
+        value: Its value.
+        limit: Its limit.
     """
 
     kind: str
@@ -82,13 +82,13 @@ class Finding:
 
 @attrs.frozen
 class Verdict:
-    """What the monitor makes of a row.
+    """The monitor's decision on a row.
 
     Arguments:
         action: What to do now.
-        findings: Everything that is ill, whether or not it is new.
-        reason: A sentence for the log; empty where nothing is to be said.
-        suspect: Nothing is ill yet, but the gap is past its limit: no checkpoint is called healthy by such a row.
+        findings: Every unhealthy scalar, new or not.
+        reason: A sentence for the log, or empty.
+        suspect: Whether the gap is past its limit, but not for long enough: such a row marks no checkpoint as healthy.
     """
 
     action: Action
@@ -98,7 +98,7 @@ class Verdict:
 
     @property
     def healthy(self) -> bool:
-        """Nothing was found."""
+        """Whether nothing was found."""
         return not self.findings
 
 
@@ -113,18 +113,18 @@ class Monitor:
         self.settings = settings
         #: Rollbacks of this stage so far.
         self.rollbacks = 0
-        self._over = 0  # rows in a row with too wide a gap
-        self._known: tuple[str, ...] = ()  # what was ill in the row before
+        self._over = 0  # consecutive rows with too large a gap
+        self._known: tuple[str, ...] = ()  # kinds of the last row's findings
         self._rest = 0  # rows until the learning rate may be cut again
 
     def judge(self, row: Mapping[str, Any]) -> Verdict:
-        """Look at a row, and decide.
+        """Judge a row.
 
-        A warning or a cut is given when an illness begins, and a cut again every ``gap_window`` rows while it lasts.
-        Values that are not finite can't be mended by a smaller learning rate, so ``cut-lr`` rolls back for them.
+        A new kind of finding leads to a warning or a cut; a cut is repeated every ``gap_window`` rows while findings
+        last. A smaller learning rate can't mend non-finite values, so ``cut-lr`` rolls back for them.
 
         Arguments:
-            row: The row that was logged, with its values as floats.
+            row: The logged row, with its values as floats.
         """
         if not self.settings.enabled:
             return Verdict("none", ())
@@ -153,7 +153,7 @@ class Monitor:
         found = [
             Finding("non-finite", key, float(value))
             for key, value in row.items()
-            if key not in _PLACE and isinstance(value, float) and not math.isfinite(value)
+            if key not in _ROW_KEYS and isinstance(value, float) and not math.isfinite(value)
         ]
         gap = _number(row, "energy/gap")
         if gap is not None:

@@ -19,16 +19,16 @@ __all__ = ["Loader"]
 class Loader:
     """Shuffled batches of a split, without end, each row once per epoch.
 
-    The rows form one endless stream, epoch after epoch, each epoch in an order of its own; batch ``t`` is the stream's
-    rows ``t * batch`` to ``(t + 1) * batch``, of which this process reads its share.
+    The rows form an endless stream, each epoch in a new order. Batch ``t`` is the stream's rows ``t * batch`` to
+    ``(t + 1) * batch``, of which this process reads its share.
 
     Arguments:
         split: The rows.
-        batch: Rows per batch over all processes together.
+        batch: Rows per batch, over all processes.
         seed: Source of the order and of augmentation.
-        rank: Number of this process.
+        rank: Rank of this process.
         world: Count of processes; must divide ``batch``.
-        prefetch: Batches read ahead in a background thread; 0 reads when asked.
+        prefetch: Batches to read ahead in a background thread; 0 reads on demand.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Loader:
         return Batch(x, rows, label)
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
-        """``(step, batch)`` for the steps from ``start`` to ``stop - 1``, read ahead where the loader was told to."""
+        """``(step, batch)`` for the steps from ``start`` to ``stop - 1``; reads ahead where ``prefetch`` says so."""
         if self.prefetch == 0:
             for step in range(start, stop):
                 yield step, self.batch_at(step)
@@ -82,10 +82,10 @@ class Loader:
                 for step in range(start, stop):
                     waiting.append((step, pool.submit(self._read, step, self.rows(step))))
                     if len(waiting) > self.prefetch:
-                        number, future = waiting.pop(0)
-                        yield number, future.result()
-                for number, future in waiting:
-                    yield number, future.result()
+                        due, future = waiting.pop(0)
+                        yield due, future.result()
+                for due, future in waiting:
+                    yield due, future.result()
             finally:
                 for _, future in waiting:
                     future.cancel()

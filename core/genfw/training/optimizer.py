@@ -1,4 +1,4 @@
-"""How weights move: an optimiser and its learning rate over a stage."""
+"""The interface of an optimiser, and its learning rate over a stage."""
 
 from __future__ import annotations
 

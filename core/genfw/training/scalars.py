@@ -1,4 +1,4 @@
-"""Means of what a stage reports, gathered on the device and read once per row."""
+"""Running means of a stage's scalars, summed on the device and read once per row."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.interfaces.values import StateTree
 
-__all__ = ["Window"]
+__all__ = ["RunningMeans"]
 
 
-class Window:
-    """Sums of a stage's scalars since the last row.
+class RunningMeans:
+    """Means of a stage's scalars since the last row.
 
-    Steps may report different scalars; each is averaged over the steps that had it. A value that is not finite makes
-    its mean so: nothing is lost by looking only at the rows.
+    Steps may report different scalars; each is averaged over the steps that have it. A non-finite value makes its mean
+    non-finite, so the rows show it.
 
     Arguments:
-        device: Where the scalars live.
+        device: The scalars' device.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        # One sum per set of names: a single addition per step, however many scalars there are.
+        # One sum per set of names: a single addition per step for all scalars.
         self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}
 
     def add(self, scalars: Mapping[str, Tensor]) -> None:
-        """Take the scalars of one step; does not wait for the device."""
+        """Add the scalars of one step; does not wait for the device."""
         if not scalars:
             return
         for name, value in scalars.items():
@@ -49,14 +49,14 @@ class Window:
         self._sums[names] = (values if total is None else total + values, count + 1)
 
     def take(self, fabric: Fabric, flag: bool = False) -> tuple[dict[str, float], bool]:
-        """Means over the window and over all processes, and begin a new window.
+        """Means over the steps and over all processes; begins new ones.
 
         Arguments:
             fabric: The processes.
-            flag: Whatever this process wants the others to know.
+            flag: This process's flag.
 
         Returns:
-            The means, in the order the scalars first came, and whether any process had its flag up.
+            The means, in order of the scalars' first appearance, and whether any process set its flag.
         """
         parts = [torch.cat([total, total.new_tensor([float(count)])]) for total, count in self._sums.values()]
         flat = torch.cat([*parts, torch.tensor([float(flag)], device=self.device, dtype=torch.get_default_dtype())])
@@ -74,7 +74,7 @@ class Window:
         return {name: total / count for name, (total, count) in sums.items()}, numbers[-1] > 0
 
     def state_dict(self) -> StateTree:
-        """What has been gathered since the last row."""
+        """The sums since the last row."""
         return {"sums": [[list(names), total, count] for names, (total, count) in self._sums.items()]}
 
     def load_state_dict(self, state: StateTree) -> None:

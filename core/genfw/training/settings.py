@@ -1,4 +1,4 @@
-"""What a recipe says about a run as a whole: how it is driven, watched and sampled from."""
+"""The recipe's settings for a run as a whole."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class EngineSettings(Settings):
 
     Arguments:
         accelerator: ``auto``, ``cpu``, ``cuda``, ``mps``.
-        devices: Processes on this machine, or ``auto`` for all devices there are.
-        precision: Of networks in training; chains keep their state in float32.
+        devices: Processes on this machine, or ``auto`` for one per device.
+        precision: Precision of networks in training; chains keep their state in float32.
         log_every: Steps between rows of ``metrics.jsonl``.
         checkpoint_every: Steps between checkpoints; the last step of a stage always has one.
         keep: Newest healthy checkpoints to keep, at least 2 (one to resume from, one to roll back to).
-        threads: Threads per process for torch on the CPU; 0 leaves torch's own choice.
+        threads: Threads per process for torch on the CPU; 0 leaves the choice to torch.
         snapshot_every: Steps between sample grids drawn during training; 0 draws none.
-        deterministic: Ask torch for deterministic kernels.
+        deterministic: Whether torch uses deterministic kernels.
         sync_batch_norm: With several processes, batch norms take their statistics over the rows of all of them, as one
-            process with the whole batch does; ``false`` leaves each to its own rows, as some published training did,
-            and is for a stage of a plugin that calls its networks in another order in each process.
+            process with the whole batch does. With ``false`` each process uses its own rows, as in some published
+            training; a plugin's stage that calls its networks in another order in each process needs it.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"log_every": 1, "checkpoint_every": 2}

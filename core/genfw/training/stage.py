@@ -1,4 +1,4 @@
-"""A training algorithm."""
+"""The interface of a training algorithm."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genfw.interfaces.values import Batch, Stateful, StateTree
 
-if TYPE_CHECKING:  # `genfw check` reads stages, and does not wait for Fabric
+if TYPE_CHECKING:  # `genfw check` imports stages, and is faster without Fabric
     from lightning_fabric import Fabric
 
 __all__ = ["Stage", "StageRun"]
@@ -23,20 +23,20 @@ P = TypeVar("P", bound=Stateful)
 
 @runtime_checkable
 class Finishing(Protocol):
-    """A part of a stage that leaves something in the model when the stage ends, such as averaged weights."""
+    """A part of a stage that changes the model when the stage ends, such as a weight average."""
 
     def finish(self) -> None:
-        """The stage ends."""
+        """Called at the end of the stage."""
 
 
 @attrs.define(eq=False)
 class StageRun:
-    """What the engine lends to a stage.
+    """What a stage uses of its run.
 
     Arguments:
-        fabric: Devices, precision, processes; ``fabric.autocast()`` gives the recipe's precision.
-        device: Where tensors live.
-        generator: All of the stage's randomness, on ``device``; saved in every checkpoint. Differs between processes.
+        fabric: Devices, precision, processes; ``fabric.autocast()`` applies the recipe's precision.
+        device: Device of all tensors.
+        generator: Source of the stage's randomness, on ``device``; saved in checkpoints, different in each process.
         dataset_size: Rows in the training split.
         lr_scale: Factor on every learning rate, cut by the health monitor; saved in every checkpoint.
     """
@@ -50,8 +50,8 @@ class StageRun:
     def average(self, value: Tensor) -> Tensor:
         """Mean of a tensor over all processes, without graph; with one process the tensor itself.
 
-        For whatever a batch decides beside gradients, which :class:`~genfw.training.updater.Updater` averages. Every
-        process must ask.
+        For what depends on a batch, except gradients, which :class:`~genfw.training.updater.Updater` averages. Every
+        process must call it.
         """
         if self.fabric.world_size == 1:
             return value.detach()
@@ -63,17 +63,15 @@ class StageRun:
 class Stage(abc.ABC):
     """One phase of training.
 
-    A subclass guarantees that ``step`` depends on nothing but its arguments, the model's weights, the generator lent to
-    it and what :meth:`register` was told, so that a run resumes bit for bit; that metrics it returns stay on the
-    device; and that it takes its settings (at least ``steps`` and ``batch``) in ``__init__`` and builds optimisers in
-    ``setup``.
+    A subclass guarantees that ``step`` depends only on its arguments, the model's weights, the run's generator and
+    registered parts, so that a run resumes bit for bit; that returned metrics stay on the device; and that it takes its
+    settings (at least ``steps`` and ``batch``) in ``__init__`` and builds optimisers in ``setup``.
 
     With several processes ``prepare``, ``step`` and ``finish`` run in all of them, each with its share of the rows, and
-    what lasts must come out the same: weights and buffers. Gradients are averaged by
-    :class:`~genfw.training.updater.Updater`, batch norms of the model see the rows of all processes
-    (:func:`genfw.nn.batch_norm.synchronised`), the rest is the stage's to average (:meth:`StageRun.average`). All three
-    wait for the other processes: outside of chains, networks in training mode are called equally often and in the same
-    order in all of them, whatever their rows are.
+    must leave the same weights and buffers in each. :class:`~genfw.training.updater.Updater` averages gradients, batch
+    norms of the model use the rows of all processes (:func:`genfw.nn.batch_norm.synchronised`), and the stage averages
+    the rest (:meth:`StageRun.average`). All three wait for the other processes: outside of chains, every process must
+    call networks in training mode equally often and in the same order, whatever its rows are.
     """
 
     #: Training steps.
@@ -87,10 +85,10 @@ class Stage(abc.ABC):
         """Build optimisers and averages, and :meth:`register` them; ``self.run`` is set, weights are on the device."""
 
     def prepare(self, batch_at: Callable[[int], Batch]) -> None:
-        """Look at data before the first step; told after :meth:`setup`, and never on a stage that goes on.
+        """Look at data before the first step; called after :meth:`setup`, but not when a stage resumes.
 
         Arguments:
-            batch_at: The rows that this process will be given in a step, on its device.
+            batch_at: Gives this process's batch of a step, on its device.
         """
 
     @abc.abstractmethod
@@ -98,9 +96,9 @@ class Stage(abc.ABC):
         """Train on one batch; return scalars to log (0-dim tensors on the device), named ``group/name`` or ``name``."""
 
     def finish(self) -> None:
-        """Leave in the model the weights that later stages and evaluation should use: finishes registered parts.
+        """Leave in the model the weights for later stages and evaluation: finishes registered parts.
 
-        Told once after the last step, and on a copy of an unfinished run that is sampled from.
+        Called once after the last step, and on a copy of an unfinished run to sample from it.
         """
         for part in self._parts.values():
             if isinstance(part, Finishing):
@@ -111,7 +109,7 @@ class Stage(abc.ABC):
         return {}
 
     def register(self, name: str, part: P) -> P:
-        """Have ``part`` saved and restored with the stage, under ``name``, and finished with it; gives ``part``."""
+        """Save, restore and finish ``part`` with the stage, under ``name``; returns ``part``."""
         if name in self._parts:
             raise ValueError(f"the stage already has a part named '{name}'")
         self._parts[name] = part

@@ -1,4 +1,4 @@
-"""Stand-in data for smoke runs: the right shape, smooth, labelled, and the same every time."""
+"""Stand-in data for smoke runs: smooth, labelled, reproducible, in any shape."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _SPLITS = ("train", "test", "validation", "held-out")
 class Synthetic(Dataset):
     r"""Random fields of any shape in [-1, 1].
 
-    Row :math:`i` of a split is a function of the split's name and :math:`i` alone: coarse noise, enlarged smoothly
-    where the shape is that of an image, shifted by its label's pattern, and squashed by tanh.
+    Row :math:`i` of a split depends only on the split's name and :math:`i`: coarse noise, enlarged smoothly where the
+    shape is that of an image, plus its label's pattern, squashed by tanh.
 
     Arguments:
         data_shape: Shape of one item, without batch.
@@ -45,7 +45,7 @@ class Synthetic(Dataset):
         return self._shape
 
     def split(self, name: str) -> Split:
-        """``train``, ``test``, ``validation``, and ``held-out`` for the classes that a set may hold out."""
+        """Open ``train``, ``test``, ``validation``, or ``held-out`` for classes that a data set may hold out."""
         if name not in _SPLITS:
             raise DataError(f"synthetic data has no split '{name}'; there are {', '.join(_SPLITS)}")
         return _Split(self, name, self.rows if name == "train" else self.rows // 4)

@@ -1,4 +1,4 @@
-"""Who is told how a run goes."""
+"""The interface of a run's observers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Tracker"]
 class Tracker(abc.ABC):
     """Observer of a run (a progress display, TensorBoard, ...); only the first process has any.
 
-    A subclass guarantees that it never changes the run: it draws no randomness and touches no weights. An exception
-    from it is reported once, and the tracker is dropped.
+    A subclass guarantees that it never changes the run: it draws no random numbers and changes no weights. After an
+    exception, which is reported once, the tracker is dropped.
     """
 
     @abc.abstractmethod
@@ -23,7 +23,7 @@ class Tracker(abc.ABC):
         """One row of ``metrics.jsonl``: ``stage``, ``name``, ``step``, ``time`` and the stage's scalars."""
 
     def start(self, run: RunInfo) -> None:
-        """The run begins."""
+        """The run starts or resumes."""
 
     def event(self, kind: str, message: str) -> None:
         """Something worth a line: ``stage``, ``checkpoint``, ``warning``, ``rollback``, ``sample``, ``evaluate``."""

@@ -1,4 +1,4 @@
-"""One optimiser step done right: schedule, clipping, averaging over processes, weight average."""
+"""An optimiser step: schedule, clipping, averaging over processes, weight average."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Clip(Settings):
         sigmas: :math:`k`: clamp every element to :math:`\pm (k \sqrt{\hat v} + \text{offset})` with Adam's
             bias-corrected second moment :math:`\hat v` (IGEBM; VAEBM App. E with k = 3). Needs an Adam-like optimiser;
             the first step is not clamped.
-        offset: Slack added to the clamp.
+        offset: Added to the clamp's limit.
     """
 
     norm: float | None = attrs.field(default=None, validator=positive)
@@ -41,15 +41,15 @@ class Clip(Settings):
 
 
 class Updater:
-    """An optimiser over some networks for one stage, and the average of their weights that the stage ends with.
+    """An optimiser over some networks for one stage, and the average of their weights.
 
     Arguments:
-        networks: Whose parameters move; each parameter once.
-        factory: Which optimiser, and its learning rate over the stage.
+        networks: The networks to train; each parameter once.
+        factory: The optimiser, and its learning rate over the stage.
         run: The stage's run: processes to average gradients over, and the health monitor's cut of the learning rate.
         steps: Length of the stage, for the schedule.
         clip: Gradient clipping.
-        average: Decay of the average of the networks' weights, which :meth:`finish` leaves in them; 0 keeps none.
+        average: Decay of the weight average, which :meth:`finish` leaves in the networks; 0 for no average.
         average_every: Updates between updates of the average.
     """
 
@@ -73,11 +73,11 @@ class Updater:
         _check_decay(average)
         self.decay, self.average_every = average, average_every
         self._network = networks[0] if len(networks) == 1 else nn.ModuleList(networks)
-        #: Begins with the weights that the first update finds: a stage may set them in its ``prepare``.
+        #: Created at the first update, because a stage may set weights in its ``prepare``.
         self.average: WeightAverage | None = None
 
     def update(self, loss: Tensor, step: int) -> Tensor:
-        """Descend ``loss`` once.
+        """Take one optimiser step on ``loss``.
 
         Arguments:
             loss: A scalar with graph.
@@ -89,7 +89,7 @@ class Updater:
         if self.decay and self.average is None:
             self.average = WeightAverage(self._network, self.decay)
         self.optimizer.zero_grad(set_to_none=True)
-        # Only these parameters get gradients, whatever else the loss was computed through.
+        # Gradients only for these parameters, whatever else the loss depends on.
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
@@ -118,15 +118,15 @@ class Updater:
                     continue
                 beta2 = self.optimizer.param_groups[0]["betas"][1]
                 correction = 1.0 - beta2 ** torch.as_tensor(state["step"], device=parameter.device)
-                bound = clip.sigmas * (state["exp_avg_sq"] / correction).sqrt() + clip.offset
+                limit = clip.sigmas * (state["exp_avg_sq"] / correction).sqrt() + clip.offset
                 gradient = _grad(parameter)
-                gradient.copy_(torch.minimum(torch.maximum(gradient, -bound), bound))
+                gradient.copy_(torch.minimum(torch.maximum(gradient, -limit), limit))
 
     def _average_over_processes(self) -> None:
         fabric = self.run.fabric
         if fabric.world_size == 1:
             return
-        # One flat tensor, one message: latency dominates for the many small tensors of these networks.
+        # One message with one flat tensor: latency dominates for the many small tensors of these networks.
         flat = torch.cat([_grad(parameter).flatten() for parameter in self.parameters])
         reduced = fabric.all_reduce(flat, reduce_op="mean")
         assert isinstance(reduced, Tensor)
@@ -137,11 +137,11 @@ class Updater:
             offset += parameter.numel()
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """Inside the block the networks carry the weights that :meth:`finish` would leave in them."""
+        """Inside the block the networks have the weights that :meth:`finish` would leave in them."""
         return contextlib.nullcontext() if self.average is None else self.average.applied()
 
     def finish(self) -> None:
-        """Leave the average in the networks, where there is one."""
+        """Copy the weight average, if there is one, into the networks."""
         if self.average is not None:
             self.average.apply()
 
@@ -171,8 +171,8 @@ def _check_decay(decay: float) -> None:
 class WeightAverage:
     r"""Exponential moving average of weights, :math:`\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta`.
 
-    The decay is held below :math:`(1 + t)/(10 + t)` in the first updates, so that a short run is not an average with
-    its own initial weights. Buffers are copied.
+    In the first updates the decay is at most :math:`(1 + t)/(10 + t)`, so that the initial weights do not dominate the
+    average of a short run. Buffers are copied.
 
     Arguments:
         network: The network to follow.
@@ -202,7 +202,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The network carries the average inside the block, and its own weights again afterwards."""
+        """Inside the block the network has the average, afterwards its own weights again."""
         own = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         try:
             self.apply()

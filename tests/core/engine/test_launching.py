@@ -11,7 +11,7 @@ import torch
 from genfw.engine import devices
 from genfw.engine import run as engine
 from genfw.engine.devices import count_processes, first_device, make_fabric, release, tuned
-from genfw.engine.launching import Workers
+from genfw.engine.launching import WorkerProcesses
 from genfw.errors import RunError
 from genfw.runs.checkpoints import Checkpoints
 from genfw.runs.directory import RunDirectory
@@ -154,7 +154,7 @@ def test_a_model_is_loaded_on_the_device_it_was_asked_for(monkeypatch):
     made = []
     monkeypatch.setattr(devices, "Fabric", lambda **given: made.append(given) or mock.Mock())
     for device in ("cuda:3", "cuda", "cpu"):
-        make_fabric(EngineSettings(), alone=torch.device(device))
+        make_fabric(EngineSettings(), device=torch.device(device))
     assert [(one["accelerator"], one["devices"]) for one in made] == [("cuda", [3]), ("cuda", [0]), ("cpu", 1)]
 
 
@@ -177,6 +177,6 @@ def test_precision(precision, dtype, capfd):
 
 
 def test_workers_are_not_left_behind(tmp_path):
-    with pytest.raises(ZeroDivisionError), Workers(tmp_path, 2) as workers:
+    with pytest.raises(ZeroDivisionError), WorkerProcesses(tmp_path, 2) as workers:
         raise ZeroDivisionError
     assert all(process.poll() is not None for process in workers.processes)

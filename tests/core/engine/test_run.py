@@ -16,7 +16,7 @@ from genfw.engine.finished import load_weights
 from genfw.engine.observers import Observers
 from genfw.errors import ContractError, RunError
 from genfw.runs.directory import RunDirectory
-from genfw.training.scalars import Window
+from genfw.training.scalars import RunningMeans
 from genfw.training.tracker import Tracker
 from run_toys import assert_same, composition, final_state, go, place
 
@@ -232,21 +232,21 @@ class Alone:
 
 
 def test_rows_are_means_over_the_steps_that_had_a_value():
-    window = Window()
-    window.add({"a": torch.tensor(1.0), "b": torch.tensor(10.0)})
-    window.add({"a": torch.tensor(2.0)})
-    window.add({"a": torch.tensor(6.0), "b": torch.tensor(30.0)})
-    copied = Window()
-    copied.load_state_dict(window.state_dict())
-    assert window.take(Alone(), flag=True) == ({"a": 3.0, "b": 20.0}, True)
+    means = RunningMeans()
+    means.add({"a": torch.tensor(1.0), "b": torch.tensor(10.0)})
+    means.add({"a": torch.tensor(2.0)})
+    means.add({"a": torch.tensor(6.0), "b": torch.tensor(30.0)})
+    copied = RunningMeans()
+    copied.load_state_dict(means.state_dict())
+    assert means.take(Alone(), flag=True) == ({"a": 3.0, "b": 20.0}, True)
     assert copied.take(Alone()) == ({"a": 3.0, "b": 20.0}, False)
-    assert window.take(Alone()) == ({}, False)
-    window.add({})
-    window.add({"a": torch.tensor(float("nan"))})
-    window.add({"a": torch.tensor(1.0)})
-    assert np.isnan(window.take(Alone())[0]["a"])
+    assert means.take(Alone()) == ({}, False)
+    means.add({})
+    means.add({"a": torch.tensor(float("nan"))})
+    means.add({"a": torch.tensor(1.0)})
+    assert np.isnan(means.take(Alone())[0]["a"])
     with pytest.raises(ContractError, match="'wide'"):
-        window.add({"wide": torch.ones(2)})
+        means.add({"wide": torch.ones(2)})
 
 
 def test_hooks_of_plugins_are_told_apart_from_one_another(capsys):

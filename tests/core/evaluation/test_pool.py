@@ -19,7 +19,7 @@ from genfw.engine import finished as trained
 from genfw.engine import run as engine
 from genfw.engine.devices import tuned
 from genfw.engine.finished import local_plugins, open_evaluation, prepare
-from genfw.engine.launching import Workers, gathered
+from genfw.engine.launching import WorkerProcesses, launched
 from genfw.errors import GenfwError, RunError
 from genfw.evaluation.pool import _pack
 from genfw.runs.directory import RunDirectory
@@ -180,7 +180,7 @@ def two_processes(composition, run):
     settings = composition.engine
     with (
         tuned(settings),
-        gathered(settings, run.path, 2, task="evaluate", plugins=local_plugins(composition)) as fabric,
+        launched(settings, run.path, 2, task="evaluate", plugins=local_plugins(composition)) as fabric,
         open_evaluation(composition, fabric, run) as evaluation,
     ):
         yield evaluation
@@ -274,7 +274,7 @@ def test_a_process_that_can_not_begin_ends_the_evaluation(finished, tmp_path, ca
     began = time.monotonic()
     with (
         pytest.raises(RunError, match="1 of 2 processes failed with exit code 1"),
-        gathered(composition.engine, tmp_path / "nowhere", 2, task="evaluate"),
+        launched(composition.engine, tmp_path / "nowhere", 2, task="evaluate"),
     ):
         pytest.fail("there is nobody to begin with")
     assert time.monotonic() - began < 120
@@ -286,8 +286,8 @@ def test_a_signal_is_heard_while_another_process_is_waited_for(finished, monkeyp
     composition = trained.load_run(run.path)
     spread = composition.metrics[0][1]
     workers = []
-    gather = Workers.gather
-    monkeypatch.setattr(Workers, "gather", lambda self: workers.extend(self.processes) or gather(self))
+    wait = WorkerProcesses.wait_until_ready
+    monkeypatch.setattr(WorkerProcesses, "wait_until_ready", lambda self: workers.extend(self.processes) or wait(self))
 
     def wait_in_vain():
         with two_processes(composition, run) as evaluation:
@@ -308,7 +308,7 @@ def test_a_signal_is_heard_while_another_process_is_waited_for(finished, monkeyp
 def test_more_processes_than_devices_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(RunError, match="torch finds 1 here"), gathered(EngineSettings(), tmp_path, 2):
+    with pytest.raises(RunError, match="torch finds 1 here"), launched(EngineSettings(), tmp_path, 2):
         pytest.fail("it began")
 
 

@@ -358,7 +358,7 @@ class GlobalNoise(TinyEncoder):
     ("cls", "law"),
     [
         (WrongDivergence, "test_densities_agree_with_the_divergence"),
-        (OtherLatent, "test_noise_walks_to_the_latent"),
+        (OtherLatent, "test_noise_maps_to_the_latent"),
         (GlobalNoise, "test_draws_follow_the_generator"),
     ],
 )

@@ -1,5 +1,5 @@
-"""Pages on runs, made from the files of their directories alone: the report on one, the comparison of several.
+"""HTML pages made only from the files of run directories: the report on one run, the comparison of several.
 
 Read ``report`` and ``compare`` (which numbers may be ranked) with ``comparison``; ``layout`` and ``charts`` serve both.
-A page loads nothing from anywhere and computes nothing new: a number that is not in a run's files is never here.
+A page loads nothing from the network, and shows only numbers that are in a run's files.
 """

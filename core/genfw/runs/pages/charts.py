@@ -1,4 +1,4 @@
-"""Scalars of a run as small line charts: plain numbers for a template to draw as SVG."""
+"""Scalars of a run as small line charts: the numbers that a template draws as SVG."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["Chart", "Line", "Tick", "make_charts"]
 
 WIDTH, HEIGHT = 340, 180
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
-#: Points of a line at most; more than there are pixels to tell apart.
+#: Most points of a line, more than its pixels.
 _POINTS = 400
-#: Endings of names that belong in one chart: ``energy/data`` beside ``energy/negatives``.
+#: Endings of names that share a chart: ``energy/data`` and ``energy/negatives``.
 _PAIRED = ("data", "negatives")
 _ROW_KEYS = ("stage", "name", "step", "time")
 
 
 @attrs.frozen
 class Tick:
-    """A mark on an axis: where it stands in the drawing, and what it says."""
+    """A mark on an axis: its offset in the drawing, and its text."""
 
-    place: float
+    offset: float
     text: str
 
 
@@ -47,12 +47,12 @@ class Chart:
     """One small chart.
 
     Arguments:
-        title: What is drawn.
+        title: Its title.
         lines: One or two lines.
         x_ticks: Marks along the steps.
         y_ticks: Marks along the values.
-        cut: Note where the scale leaves outliers out; empty where it shows everything.
-        zero: Height of the value 0 where the scale passes it, else ``None``.
+        cut: Note on outliers beyond the scale; empty without.
+        zero: Height of the value 0 where the scale contains it, else ``None``.
     """
 
     title: str
@@ -70,7 +70,7 @@ def make_charts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[tu
         rows: The rows, in order.
 
     Returns:
-        The charts, losses and energies first; and ``(name, value)`` of scalars that stayed the same throughout.
+        The charts, losses and energies first; and ``(name, value)`` of constant scalars.
     """
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
@@ -113,9 +113,9 @@ def _chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> C
 
     lines = []
     for name, points in series.items():
-        # Far beyond the scale a line leaves the clipped drawing; where exactly does not matter.
-        places = [(across(step), min(max(up(value), -9999.0), 9999.0)) for step, value in _thinned(points)]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+        # The drawing is clipped: values far beyond the scale need no exact position.
+        pixels = [(across(step), min(max(up(value), -9999.0), 9999.0)) for step, value in _thinned(points)]
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in pixels)
         lines.append(Line(name, path, short(points[-1][1])))
     marks = ticks(low, high, 4)
     decimals = _decimals(marks)
@@ -132,8 +132,8 @@ def _chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> C
 def _range(series: Iterable[Sequence[tuple[float, float]]]) -> tuple[float, float, str]:
     """Ends of the value axis.
 
-    Where the first tenth of the steps or the outermost 2 % of the values would flatten the rest, they are left out, and
-    the note says so.
+    The first tenth of the steps and the outermost 2 % of the values are left out where they would flatten the rest; the
+    note says so.
     """
     lines = list(series)
     values = sorted(value for points in lines for _, value in points)
@@ -149,16 +149,16 @@ def _range(series: Iterable[Sequence[tuple[float, float]]]) -> tuple[float, floa
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """At most :data:`_POINTS` points; of each stretch the lowest and the highest stay, so that no spike is lost."""
+    """At most :data:`_POINTS` points: the lowest and the highest of each stretch, so that no spike is lost."""
     if len(points) <= _POINTS:
         return list(points)
     size = math.ceil(2 * len(points) / _POINTS)
-    kept = []
+    result = []
     for begin in range(0, len(points), size):
         stretch = points[begin : begin + size]
         ends = {min(stretch, key=lambda point: point[1]), max(stretch, key=lambda point: point[1])}
-        kept += sorted(ends)
-    return kept
+        result += sorted(ends)
+    return result
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
@@ -170,7 +170,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
     magnitude = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
     first = math.ceil(low / step - 1e-9)
-    return [number * step + 0.0 for number in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [index * step + 0.0 for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def _decimals(marks: Sequence[float]) -> int:

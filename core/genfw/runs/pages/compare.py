@@ -1,4 +1,4 @@
-"""Results of several runs side by side: ranked where their protocols agree; where they do not, in what they differ."""
+"""Results of several runs side by side: ranked where their protocols agree, with the differences where they don't."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from genfw.runs.files import read_mapping
 
 __all__ = ["ComparedRun", "Comparison", "Difference", "Number", "PaperNumber", "Row", "compare_runs"]
 
-#: Part of a protocol, but no bar: another seed is another draw of the same experiment, and versions move last digits.
-_NO_BAR = frozenset({"seed", "genfw", "torch", "torch_fidelity", "numpy", "extract_batch", "classifier_accuracy"})
-#: Where data lie and how training mirrors them is not what is measured.
-_PLACES = (
+#: Protocol keys that do not prevent ranking: a seed is a repetition, and versions change only last digits.
+_RANKED_ACROSS = frozenset(
+    {"seed", "genfw", "torch", "torch_fidelity", "numpy", "extract_batch", "classifier_accuracy"}
+)
+#: Arguments of a data set that do not change what is measured: its folder, and augmentation of training.
+_NOT_MEASURED = (
     (re.compile(r",\s*(?:root|download|flip)=[^,()]*"), ""),
     (re.compile(r"\((?:root|download|flip)=[^,()]*(?:,\s*)?"), "("),
 )
@@ -30,12 +32,12 @@ class ComparedRun:
     """One run of a comparison.
 
     Arguments:
-        label: What it is called in the comparison: the recipe's name, with the folder where names repeat.
+        label: Its name in the comparison: the recipe's name, with the folder where names repeat.
         path: Its directory.
         name: The recipe's name.
         description: The recipe's description.
-        state: How far it came, such as ``finished``.
-        smoke: A smoke run, whose numbers mean nothing.
+        state: Its status, such as ``finished``.
+        smoke: Whether it is a smoke run, whose numbers mean nothing.
         evaluated: Whether it has been evaluated.
     """
 
@@ -53,14 +55,14 @@ class Number:
     """One result of one run.
 
     Arguments:
-        run: Place of the run in the comparison.
-        value: The number; ``None`` where it could not be taken.
-        error: Its standard error, where it is known.
-        group: Numbers of one letter have protocols that agree; empty for those that are not compared at all.
-        rank: Place within the group, from 1; ``None`` where it is not ranked.
-        tied: Whether others have the same rank, being equal to the first of them within 2 standard errors.
-        note: Why there is no number, or why it counts for nothing.
-        protocol: How it was taken.
+        run: Index of the run in the comparison.
+        value: The number; ``None`` where measuring failed.
+        error: Its standard error, where known.
+        group: A letter, shared by numbers whose protocols agree; empty for numbers that are not compared.
+        rank: Rank within the group, from 1; ``None`` where it is not ranked.
+        tied: Whether others share the rank, as they equal its first within 2 standard errors.
+        note: Why there is no number, or why it does not count.
+        protocol: How it was measured.
     """
 
     run: int
@@ -75,12 +77,12 @@ class Number:
 
 @attrs.frozen
 class PaperNumber:
-    """What a paper says of a result; its protocol is not recorded, so it is shown and never ranked.
+    """A paper's number for a result. Its protocol is not recorded, so it is never ranked.
 
     Arguments:
         source: Paper, table and section, as the recipe names them.
         value: The number.
-        runs: Places of the runs whose recipes quote it.
+        runs: Indices of the runs whose recipes quote it.
     """
 
     source: str
@@ -90,12 +92,12 @@ class PaperNumber:
 
 @attrs.frozen
 class Difference:
-    """A part of the protocol in which numbers differ.
+    """A protocol key in which numbers differ.
 
     Arguments:
         key: Its name, such as ``decoder``.
-        values: For each number of the row, what it is there; ``None`` where it is not said.
-        bars: Whether it bars numbers from one ranking.
+        values: Its value for each number of the row; ``None`` where the protocol lacks it.
+        bars: Whether it prevents ranking.
     """
 
     key: str
@@ -108,13 +110,13 @@ class Row:
     """One result over all runs.
 
     Arguments:
-        name: Such as ``fid``.
+        name: Its name, such as ``fid``.
         unit: Its unit.
         better: ``lower``, ``higher`` or empty.
         numbers: One for each run that has it, two where a run measured it twice.
-        papers: What papers say.
-        differences: Where the protocols differ, those that bar first.
-        reason: Why not all numbers are in one ranking; empty where they are.
+        papers: Numbers of papers.
+        differences: Where the protocols differ, those that prevent ranking first.
+        reason: Why the numbers are not in one ranking; empty where they are.
     """
 
     name: str
@@ -132,8 +134,8 @@ class Comparison:
 
     Arguments:
         runs: The runs.
-        rows: Their results, in the order in which recipes ask for them.
-        across: Parts of the protocol that the caller said are what is compared, and no bar.
+        rows: Their results, in the recipes' order.
+        across: Protocol keys that the user compares, which do not prevent ranking.
     """
 
     runs: tuple[ComparedRun, ...]
@@ -144,47 +146,47 @@ class Comparison:
 def compare_runs(directories: Sequence[Path | str], *, across: Sequence[str] = ()) -> Comparison:
     """Put the results of runs side by side.
 
-    Numbers whose protocols agree are ranked. Where they differ in a key, numbers are ranked only with those that they
-    agree with; seeds and versions of packages are told and bar nothing. A key in ``across`` bars nothing either: it
-    is what the runs are compared in, such as ``sampler`` and ``chain_steps`` of two methods.
+    Numbers are ranked with those whose protocols agree. Seeds and versions of packages are shown but do not prevent
+    ranking. Nor do the keys in ``across``, in which the runs are compared, such as ``sampler`` and ``chain_steps`` of
+    two methods.
 
     Arguments:
         directories: Run directories.
-        across: Keys of protocols.
+        across: Protocol keys.
 
     Raises:
         RunError: A directory is no run, is named twice, or ``across`` has a key that no protocol has.
     """
-    runs = [RunDirectory.open(directory) for directory in directories]
-    places = [run.path.resolve() for run in runs]
-    for number, place in enumerate(places):
-        if place in places[:number]:
-            raise RunError(f"{runs[number].path} is named twice")
-    recipes = [read_mapping(run.resolved) for run in runs]
-    evaluations = [read_mapping(run.evaluation) for run in runs]
-    names = [str(recipe.get("name") or run.path.parent.name) for recipe, run in zip(recipes, runs, strict=True)]
-    labels = _labels(names, [run.path.name for run in runs])
+    run_dirs = [RunDirectory.open(directory) for directory in directories]
+    paths = [run_dir.path.resolve() for run_dir in run_dirs]
+    for index, path in enumerate(paths):
+        if path in paths[:index]:
+            raise RunError(f"{run_dirs[index].path} is named twice")
+    recipes = [read_mapping(run_dir.resolved) for run_dir in run_dirs]
+    evaluations = [read_mapping(run_dir.evaluation) for run_dir in run_dirs]
+    names = [str(recipe.get("name") or d.path.parent.name) for recipe, d in zip(recipes, run_dirs, strict=True)]
+    labels = _labels(names, [run_dir.path.name for run_dir in run_dirs])
     compared = tuple(
         ComparedRun(
             label=label,
-            path=run.path,
+            path=run_dir.path,
             name=name,
             description=str(recipe.get("description") or "").strip(),
-            state=run.status().state,
+            state=run_dir.status().state,
             smoke=bool(recipe.get("smoke") or evaluation.get("smoke")),
             evaluated=bool(evaluation),
         )
-        for name, label, run, recipe, evaluation in zip(names, labels, runs, recipes, evaluations, strict=True)
+        for name, label, run_dir, recipe, evaluation in zip(names, labels, run_dirs, recipes, evaluations, strict=True)
     )
     found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
-    for number, evaluation in enumerate(evaluations):
+    for run, evaluation in enumerate(evaluations):
         for record in evaluation.get("results") or []:
-            # Grids of pictures are results too, without a number and without a failure.
+            # Image grids are results too, with neither a number nor a failure.
             if isinstance(record, Mapping) and (record.get("value") is not None or record.get("failed")):
-                found.setdefault(str(record.get("name", "")), []).append((number, record))
+                found.setdefault(str(record.get("name", "")), []).append((run, record))
     keys = {key for records in found.values() for _, record in records for key in _mapping(record.get("protocol"))}
     if unknown := [key for key in across if key not in keys]:
-        known = ", ".join(sorted(keys - _NO_BAR)) or "none"
+        known = ", ".join(sorted(keys - _RANKED_ACROSS)) or "none"
         raise RunError(f"no protocol of these runs has a key {', '.join(unknown)}; there are {known}")
     papers = [_mapping(recipe.get("paper")) for recipe in recipes]
     rows = tuple(
@@ -194,12 +196,12 @@ def compare_runs(directories: Sequence[Path | str], *, across: Sequence[str] = (
 
 
 def _labels(names: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """Names; where they repeat, with the hash in the folder's name, or all of it."""
+    """The names; where they repeat, with the hash in the folder's name, or all of that name."""
     ends = [re.sub(r"^\d{8}-\d{6}-", "", folder) for folder in folders]
     short = [f"{name} {end}" for name, end in zip(names, ends, strict=True)]
     return [
-        name if names.count(name) == 1 else one if short.count(one) == 1 else f"{name} {folder}"
-        for name, one, folder in zip(names, short, folders, strict=True)
+        name if names.count(name) == 1 else brief if short.count(brief) == 1 else f"{name} {folder}"
+        for name, brief, folder in zip(names, short, folders, strict=True)
     ]
 
 
@@ -212,28 +214,30 @@ def _row(
 ) -> Row:
     protocols = [_protocol(record) for _, record in records]
     values = [_real(record.get("value")) for _, record in records]
-    counted = [place for place, (run, _) in enumerate(records) if values[place] is not None and not runs[run].smoke]
+    counted = [index for index, (run, _) in enumerate(records) if values[index] is not None and not runs[run].smoke]
     better = str(records[0][1].get("better") or "")
-    keys = list(dict.fromkeys(key for place in counted for key in protocols[place]))
+    keys = list(dict.fromkeys(key for index in counted for key in protocols[index]))
     # A time depends on the machine; other numbers only in their last digits.
-    no_bar = (_NO_BAR if any("hardware" in one for one in protocols) else _NO_BAR | {"device"}) | across
-    differing = [key for key in keys if len({str(protocols[place].get(key)) for place in counted}) > 1]
-    bars = [key for key in differing if key not in no_bar]
+    ranked_across = (
+        _RANKED_ACROSS if any("hardware" in protocol for protocol in protocols) else _RANKED_ACROSS | {"device"}
+    ) | across
+    differing = [key for key in keys if len({str(protocols[index].get(key)) for index in counted}) > 1]
+    bars = [key for key in differing if key not in ranked_across]
     groups = _groups(protocols, counted, bars)
     errors = [_real(record.get("error")) for _, record in records]
     ranks = _ranks(values, errors, groups, better)
     numbers = tuple(
         Number(
             run=run,
-            value=values[place],
-            error=errors[place],
-            group=groups.get(place, ""),
-            rank=ranks.get(place, (None, False))[0],
-            tied=ranks.get(place, (None, False))[1],
+            value=values[index],
+            error=errors[index],
+            group=groups.get(index, ""),
+            rank=ranks.get(index, (None, False))[0],
+            tied=ranks.get(index, (None, False))[1],
             note="a smoke run: its numbers mean nothing" if runs[run].smoke else str(record.get("note") or ""),
             protocol=_mapping(record.get("protocol")),
         )
-        for place, (run, record) in enumerate(records)
+        for index, (run, record) in enumerate(records)
     )
     differences = [
         Difference(key, tuple(_mapping(record.get("protocol")).get(key) for _, record in records), key in bars)
@@ -247,54 +251,54 @@ def _row(
 def _protocol(record: Mapping[str, Any]) -> dict[str, Any]:
     protocol = dict(_mapping(record.get("protocol")))
     if isinstance(protocol.get("data"), str):
-        for pattern, instead in _PLACES:
+        for pattern, instead in _NOT_MEASURED:
             protocol["data"] = pattern.sub(instead, protocol["data"])
         protocol["data"] = protocol["data"].replace("()", "")
     return protocol
 
 
 def _groups(protocols: Sequence[Mapping[str, Any]], counted: Sequence[int], bars: Sequence[str]) -> dict[int, str]:
-    """Place of a number -> the letter it shares with those whose protocols agree."""
+    """Index of a number -> its group."""
     letters: dict[tuple[str, ...], str] = {}
     groups = {}
-    for place in counted:
-        key = tuple(str(protocols[place].get(bar)) for bar in bars)
-        groups[place] = letters.setdefault(key, _letter(len(letters)))
+    for index in counted:
+        key = tuple(str(protocols[index].get(bar)) for bar in bars)
+        groups[index] = letters.setdefault(key, _letter(len(letters)))
     return groups
 
 
-def _letter(number: int) -> str:
-    return chr(ord("A") + number) if number < 26 else f"A{number}"
+def _letter(index: int) -> str:
+    return chr(ord("A") + index) if index < 26 else f"A{index}"
 
 
 def _ranks(
     values: Sequence[float | None], errors: Sequence[float | None], groups: Mapping[int, str], better: str
 ) -> dict[int, tuple[int, bool]]:
-    """Place of a number -> its rank within its group, and whether others have it too."""
+    """Index of a number -> its rank within its group, and whether others share it."""
     ranks: dict[int, tuple[int, bool]] = {}
     if better not in ("lower", "higher"):
         return ranks
     for letter in set(groups.values()):
-        # Places in a group have values; the sort's other way round is for 'higher'.
-        mine = [(values[place] or 0.0, place) for place, group in groups.items() if group == letter]
+        # Numbers in a group are never None; mypy does not know.
+        mine = [(values[index] or 0.0, index) for index, group in groups.items() if group == letter]
         if len(mine) < 2:
             continue
         mine.sort(reverse=better == "higher")
         first, rank = mine[0], 1
         ranks[first[1]] = (1, False)
-        for number, one in enumerate(mine[1:], start=2):
-            noise = 2.0 * math.hypot(errors[first[1]] or 0.0, errors[one[1]] or 0.0)
-            tied = abs(one[0] - first[0]) <= noise
+        for count, item in enumerate(mine[1:], start=2):
+            noise = 2.0 * math.hypot(errors[first[1]] or 0.0, errors[item[1]] or 0.0)
+            tied = abs(item[0] - first[0]) <= noise
             if tied:
                 ranks[first[1]] = (rank, True)
             else:
-                first, rank = one, number
-            ranks[one[1]] = (rank, tied)
+                first, rank = item, count
+            ranks[item[1]] = (rank, tied)
     return ranks
 
 
 def _reason(differences: Sequence[Difference], numbers: Sequence[Number], labels: Sequence[str]) -> str:
-    bars = [one for one in differences if one.bars]
+    bars = [difference for difference in differences if difference.bars]
     if bars:
         said = []
         for bar in bars:
@@ -309,13 +313,13 @@ def _reason(differences: Sequence[Difference], numbers: Sequence[Number], labels
 
 def _papers(name: str, papers: Sequence[Mapping[str, Any]]) -> tuple[PaperNumber, ...]:
     found: dict[tuple[str, float], list[int]] = {}
-    for number, paper in enumerate(papers):
+    for run, paper in enumerate(papers):
         value = _real(_mapping(paper.get("expect")).get(name))
         if value is None:
             continue
         parts = [str(paper.get("id") or "paper")]
         parts += [f"{key} {paper[key]}" for key in ("section", "table") if paper.get(key)]
-        found.setdefault((", ".join(parts), value), []).append(number)
+        found.setdefault((", ".join(parts), value), []).append(run)
     return tuple(PaperNumber(source, value, tuple(runs)) for (source, value), runs in found.items())
 
 

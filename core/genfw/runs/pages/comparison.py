@@ -1,4 +1,4 @@
-"""One self-contained page on several runs: their numbers side by side, where protocols differ, their samples."""
+"""A self-contained page on several runs: their numbers side by side, differences of protocols, samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from genfw.runs.pages.layout import digits, embed, render
 
 __all__ = ["write_comparison"]
 
-#: Where a run's samples are pictured; the first that exists.
+#: Images of a run's samples; the first that exists is shown.
 _SAMPLES = ("samples/model.png", "samples/samples.png")
 
 
@@ -57,11 +57,11 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
 
 
 def _differing(comparison: Comparison) -> list[dict[str, Any]]:
-    """The tables of differences; results that differ in the same ways share one."""
+    """The tables of differences; results with the same differences share one."""
     tables: dict[str, dict[str, Any]] = {}
     for row in comparison.rows:
         if row.differences:
-            labels = [comparison.runs[one.run].label for one in row.numbers]
+            labels = [comparison.runs[number.run].label for number in row.numbers]
             table = tables.setdefault(repr((labels, row.differences)), {"labels": labels, "names": []})
             table["differences"] = row.differences
             table["names"].append(row.name)
@@ -69,24 +69,24 @@ def _differing(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _row(row: Row, runs: int) -> dict[str, Any]:
-    parted = len({one.group for one in row.numbers if one.group}) > 1
+    parted = len({number.group for number in row.numbers if number.group}) > 1
     return {
         "name": row.name,
         "unit": row.unit,
         "better": row.better,
-        "bars": [one.key.replace("_", " ") for one in row.differences if one.bars],
+        "bars": [difference.key.replace("_", " ") for difference in row.differences if difference.bars],
         "papers": row.papers,
-        "cells": [[_cell(one, parted) for one in row.numbers if one.run == number] for number in range(runs)],
+        "cells": [[_cell(n, parted) for n in row.numbers if n.run == run] for run in range(runs)],
     }
 
 
-def _cell(one: Number, parted: bool) -> dict[str, Any]:
-    rank = "" if one.rank is None else f"{one.rank}{'=' if one.tied else ''}"
+def _cell(number: Number, parted: bool) -> dict[str, Any]:
+    rank = "" if number.rank is None else f"{number.rank}{'=' if number.tied else ''}"
     return {
-        "value": one.value,
-        "text": digits(one.value, one.error),
-        "error": "" if one.error is None else digits(one.error, one.error),
-        "rank": one.rank,
-        "place": f"{one.group}{rank}" if parted else rank,
-        "note": one.note,
+        "value": number.value,
+        "text": digits(number.value, number.error),
+        "error": "" if number.error is None else digits(number.error, number.error),
+        "rank": number.rank,
+        "badge": f"{number.group}{rank}" if parted else rank,
+        "note": number.note,
     }

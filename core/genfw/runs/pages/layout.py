@@ -1,4 +1,4 @@
-"""What the pages of runs share: their look, pictures within the page, numbers as text."""
+"""Shared by the pages of runs: style, embedded pictures, numbers as text."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def render(template: str, facts: dict[str, Any]) -> str:
     """Fill in a page's template; every string in ``facts`` is escaped.
 
     Arguments:
-        template: Name of the file beside this one.
-        facts: What the template names.
+        template: Name of a file beside this one.
+        facts: The template's variables.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"number": digits, "plain": words, "clock": duration}
     folder = files("genfw.runs.pages")
-    # The style is genfw's own text, the one thing that is not escaped.
+    # The style is genfw's own text, and the only one that is not escaped.
     style = Markup(folder.joinpath("page.css").read_text(encoding="utf-8"))
     page = environment.from_string(folder.joinpath(template).read_text(encoding="utf-8"))
     return page.render(facts | {"style": style})
@@ -40,7 +40,7 @@ def render(template: str, facts: dict[str, Any]) -> str:
 
 @attrs.frozen
 class Picture:
-    """A PNG as a data URI, with the size it should be shown in; a wide one has a row of its own."""
+    """A PNG as a data URI, with its size on the page; a wide one gets its own row."""
 
     uri: str
     width: int
@@ -51,7 +51,7 @@ class Picture:
 
 
 def digits(value: float | None, error: float | None = None) -> str:
-    """A number with as many digits as its standard error leaves meaningful, or four."""
+    """A number with the digits that its standard error leaves meaningful, or four."""
     if value is None:
         return "–"
     if error and error > 0 and abs(value) < 1e5:
@@ -61,7 +61,7 @@ def digits(value: float | None, error: float | None = None) -> str:
 
 
 def words(value: Any) -> str:
-    """A value of a protocol as a reader expects it: ``yes`` and ``no``, numbers in four figures."""
+    """A protocol's value for readers: ``yes`` and ``no``, numbers in four digits."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int | float):
@@ -82,7 +82,7 @@ def duration(seconds: float | None) -> str:
 def embed(root: Path, relative: str, title: str = "", caption: str = "") -> Picture | None:
     """A PNG below ``root`` as part of the page; ``None`` where it is absent or no PNG."""
     path = (root / relative).resolve()
-    # A plugin's figure may be named anything; the page shows files of this run and no others.
+    # A plugin may name any file as a figure; the page shows only files of this run.
     if not relative or not path.is_relative_to(root.resolve()) or not path.is_file():
         return None
     content = path.read_bytes()
@@ -95,9 +95,9 @@ def embed(root: Path, relative: str, title: str = "", caption: str = "") -> Pict
 
 
 def _dots_per_inch(content: bytes) -> float:
-    """Resolution that a PNG asks to be shown at; 96, one pixel to one, where it does not say."""
-    place = content.find(b"pHYs", 0, 4096)
-    if place < 0:
+    """Resolution recorded in a PNG; by default 96, one image pixel per page pixel."""
+    offset = content.find(b"pHYs", 0, 4096)
+    if offset < 0:
         return 96.0
-    across, _, unit = struct.unpack(">IIB", content[place + 4 : place + 13])
+    across, _, unit = struct.unpack(">IIB", content[offset + 4 : offset + 13])
     return across * 0.0254 if unit == 1 and across else 96.0

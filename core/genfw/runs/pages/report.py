@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page on a run, made from the files of its directory alone."""
+"""``report.html``: a self-contained page on a run, made only from the files of its directory."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from genfw.runs.pages.layout import Picture, digits, embed, render, words
 
 __all__ = ["write_report"]
 
-#: Snapshots of training that are shown at most.
+#: Most snapshots of training on a page.
 _SNAPSHOTS = 12
 
 
 def write_report(directory: str | Path, out: Path | None = None) -> Path:
     """Write ``report.html`` into a run directory.
 
-    Works on unfinished and failed runs too: what is not there yet is said to be missing. The page loads nothing from
-    anywhere; every string from a recipe or plugin is escaped.
+    Works for unfinished and failed runs too; the page says what is missing. It loads nothing from the network, and
+    every string from a recipe or plugin is escaped.
 
     Arguments:
         directory: The run directory.
-        out: Where else to write the page.
+        out: Another path for the page.
 
     Returns:
         The page.
@@ -39,44 +39,44 @@ def write_report(directory: str | Path, out: Path | None = None) -> Path:
     Raises:
         RunError: It is no run directory.
     """
-    run = RunDirectory.open(directory)
-    path = run.report if out is None else out
+    run_dir = RunDirectory.open(directory)
+    path = run_dir.report if out is None else out
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, render("report.html.j2", _facts(run)), durable=False)
+    write_atomically(path, render("report.html.j2", _facts(run_dir)), durable=False)
     return path
 
 
-def _facts(run: RunDirectory) -> dict[str, Any]:
-    recipe = read_mapping(run.resolved)
-    evaluation = read_mapping(run.evaluation)
-    records = [one for one in evaluation.get("results") or [] if isinstance(one, Mapping)]
+def _facts(run_dir: RunDirectory) -> dict[str, Any]:
+    recipe = read_mapping(run_dir.resolved)
+    evaluation = read_mapping(run_dir.evaluation)
+    records = [record for record in evaluation.get("results") or [] if isinstance(record, Mapping)]
     results = [_result(record) for record in records]
-    status = _status(run)
-    rows, events = run.read_metrics(), run.read_events()
-    environment = read_mapping(run.environment)
-    numbers = [one for one in results if one["value"] is not None or one["failed"] or not one["pictured"]]
+    status = _status(run_dir)
+    rows, events = run_dir.read_metrics(), run_dir.read_events()
+    environment = read_mapping(run_dir.environment)
+    numbers = [r for r in results if r["value"] is not None or r["failed"] or not r["pictured"]]
     return {
-        "name": recipe.get("name") or run.path.parent.name,
+        "name": recipe.get("name") or run_dir.path.parent.name,
         "description": recipe.get("description") or "",
         "seed": recipe.get("seed"),
         "smoke": bool(recipe.get("smoke") or evaluation.get("smoke")),
         "paper": _mapping(recipe.get("paper")),
         "status": status,
-        "directory": str(run.path),
-        "begun": _begun(run.path.name),
+        "directory": str(run_dir.path),
+        "begun": _begun(run_dir.path.name),
         "seconds": _seconds(events, status),
         "parts": _parts(recipe),
         "numbers": numbers,
         "headlines": _headlines(numbers),
-        "pictures": _pictures(run.path, records),
-        "snapshots": _snapshots(run),
+        "pictures": _pictures(run_dir.path, records),
+        "snapshots": _snapshots(run_dir),
         "stages": _stages(recipe, rows),
         "chart_size": (WIDTH, HEIGHT),
         "events": [_event(event) for event in events],
         "troubles": sum(event.get("kind") in ("warning", "rollback", "stop") for event in events),
         "rows": len(rows),
-        "recipe": read_text(run.recipe),
-        "resolved": read_text(run.resolved),
+        "recipe": read_text(run_dir.recipe),
+        "resolved": read_text(run_dir.resolved),
         "environment": environment,
         "version": environment.get("genfw", ""),
     }
@@ -86,9 +86,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _status(run: RunDirectory) -> Status:
-    """The status, where the last thing a good run does, writing this page, counts as finished."""
-    status = run.status()
+def _status(run_dir: RunDirectory) -> Status:
+    """The status; ``finished`` during the last act of a good run, writing this page."""
+    status = run_dir.status()
     if status.state in ("running", "killed") and status.stage == "report":
         return attrs.evolve(status, state="finished")
     return status
@@ -118,7 +118,7 @@ def _event(event: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# -- what the run is --------------------------------------------------------------------------------------------------
+# -- composition ------------------------------------------------------------------------------------------------------
 
 
 def _parts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -127,15 +127,15 @@ def _parts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     for role in ("data", "prior", "decoder", "encoder", "energy", "amortizer", "train", "sample"):
         block = recipe.get(role)
         blocks = block if isinstance(block, list) else [block] if isinstance(block, Mapping) else []
-        for number, one in enumerate(blocks):
-            if isinstance(one, Mapping):
-                label = f"{role} {number + 1}" if len(blocks) > 1 else role
-                parts.append((label, _brief(one)))
+        for index, part in enumerate(blocks):
+            if isinstance(part, Mapping):
+                label = f"{role} {index + 1}" if len(blocks) > 1 else role
+                parts.append((label, _brief(part)))
     return parts
 
 
 def _brief(block: Mapping[str, Any]) -> str:
-    """A block in a few words: its name, and the scalars that say most."""
+    """A block in a few words: its name and its most telling scalars."""
     words = [str(block["use"])] if "use" in block else []
     for key in ("on", "dim", "sigma", "scale", "steps", "batch", "space", "count"):
         if isinstance(block.get(key), int | float | str) and not isinstance(block.get(key), bool):
@@ -154,7 +154,7 @@ def _brief(block: Mapping[str, Any]) -> str:
 
 def _inner(label: str, block: Any) -> list[str]:
     blocks = block if isinstance(block, list) else [block]
-    names = [str(one["use"]) for one in blocks if isinstance(one, Mapping) and "use" in one]
+    names = [str(part["use"]) for part in blocks if isinstance(part, Mapping) and "use" in part]
     return [f"{label} {' + '.join(names)}"] if names else []
 
 
@@ -186,7 +186,7 @@ def _result(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _verdict(value: float | None, error: float | None, paper: float | None, better: str) -> tuple[str, str]:
-    """How a number stands to the paper's in words, and ``good``, ``bad`` or neither."""
+    """A number compared with the paper's, in words, and ``good``, ``bad`` or neither."""
     if value is None or paper is None:
         return "", ""
     difference = value - paper
@@ -200,9 +200,9 @@ def _verdict(value: float | None, error: float | None, paper: float | None, bett
 
 
 def _headlines(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What is said in large type: numbers that the paper has too, else the first ones."""
-    taken = [one for one in results if one["value"] is not None]
-    compared = [one for one in taken if one["paper"]]
+    """Numbers for large type: those that the paper has too, else the first ones."""
+    taken = [result for result in results if result["value"] is not None]
+    compared = [result for result in taken if result["paper"]]
     return (compared or taken)[:4]
 
 
@@ -218,15 +218,15 @@ def _real(value: Any) -> float | None:
 def _stages(recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     train = recipe.get("train")
     blocks = train if isinstance(train, list) else []
-    numbers = sorted({row["stage"] for row in rows if isinstance(row.get("stage"), int)})
+    indices = sorted({row["stage"] for row in rows if isinstance(row.get("stage"), int)})
     stages = []
-    for number in numbers:
-        mine = [row for row in rows if row.get("stage") == number]
+    for index in indices:
+        mine = [row for row in rows if row.get("stage") == index]
         charts, constant = make_charts(mine)
-        wanted = _mapping(blocks[number]).get("steps") if number < len(blocks) else None
+        wanted = _mapping(blocks[index]).get("steps") if index < len(blocks) else None
         stages.append(
             {
-                "number": number + 1,
+                "number": index + 1,
                 "name": str(mine[-1].get("name", "")),
                 "step": mine[-1].get("step"),
                 "steps": wanted,
@@ -255,17 +255,17 @@ def _pictures(root: Path, records: Sequence[Mapping[str, Any]]) -> list[Picture]
     return list(pictures.values())
 
 
-def _snapshots(run: RunDirectory) -> list[Picture]:
+def _snapshots(run_dir: RunDirectory) -> list[Picture]:
     """Samples drawn during training, evenly thinned."""
     found = sorted(
-        run.samples.glob("stage*-step*.png"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)]
+        run_dir.samples.glob("stage*-step*.png"), key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)]
     )
     if len(found) > _SNAPSHOTS:
         found = [found[round(i * (len(found) - 1) / (_SNAPSHOTS - 1))] for i in range(_SNAPSHOTS)]
     pictures = []
     for path in found:
-        stage, step = (int(number) for number in re.findall(r"\d+", path.stem)[:2])
+        stage, step = (int(digits) for digits in re.findall(r"\d+", path.stem)[:2])
         title = f"stage {stage + 1}, step {step:,}"
-        if (picture := embed(run.path, f"samples/{path.name}", title, "")) is not None:
+        if (picture := embed(run_dir.path, f"samples/{path.name}", title, "")) is not None:
             pictures.append(picture)
     return pictures

@@ -21,7 +21,7 @@ from genfw.interfaces.values import Size
 from genfw.models.freezing import frozen
 from genfw.plugins.component import Settings
 from genfw.plugins.validators import at_least
-from genfw.randomness import derive_seed, kept_apart
+from genfw.randomness import derive_seed, isolated_rng
 from genfw.runs.files import write_atomically
 from genfw.runs.tensors import save_tensors
 from genfw.training.loader import Loader
@@ -165,7 +165,7 @@ def trained_classifier(
         if (found := _load(kept, data.data_shape, width, size, device)) is not None:
             return found
     classes = 1 + max(int(_labels(split).max()) for split in (train, test))
-    with torch.enable_grad(), kept_apart(device):
+    with torch.enable_grad(), isolated_rng(device):
         torch.manual_seed(derive_seed(seed, "classifier"))
         network = ClassifierNetwork(data.data_shape, classes, width, size).to(device)
         _train(network, train, steps, derive_seed(seed, "classifier", "rows"))
@@ -235,7 +235,7 @@ def _load(path: Path, data_shape: Size, width: int, size: int, device: torch.dev
             return None
     except Exception:  # safetensors raises an error of its own for a damaged file
         return None
-    with kept_apart(device):
+    with isolated_rng(device):
         network = ClassifierNetwork(data_shape, classes, width, size)
     network.load_state_dict(state)
     return _finished(network.to(device), accuracy, classes, data_shape)

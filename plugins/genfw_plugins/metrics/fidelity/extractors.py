@@ -16,7 +16,7 @@ from genfw.interfaces.values import Size
 from genfw.nn.torchvision import import_torchvision
 from genfw.plugins.component import Settings
 from genfw.plugins.validators import at_least
-from genfw.randomness import kept_apart
+from genfw.randomness import isolated_rng
 from genfw_plugins.metrics.common.classifier import Classifier
 from genfw_plugins.metrics.common.content import digest_of_tensors
 from genfw_plugins.metrics.common.weights import fetched, proved
@@ -165,7 +165,7 @@ def _registered(features: Features, cuda: bool) -> tuple[Any, tuple[str, ...], d
     options = {} if weights is None else {"feature_extractor_weights_path": str(weights)}
     create = import_torchvision("torch_fidelity.utils").create_feature_extractor
     try:
-        with kept_apart("cuda" if cuda else "cpu"):
+        with isolated_rng("cuda" if cuda else "cpu"):
             module = create(registered, list(layers), cuda=cuda, verbose=False, **options)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
