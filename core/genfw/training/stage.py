@@ -5,13 +5,15 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import attrs
 import torch
 from torch import Tensor
 
 from genfw.interfaces.values import Batch, Stateful, StateTree
+from genfw.models.model import Model
+from genfw.plugins.validators import at_least
 
 if TYPE_CHECKING:  # `genfw check` reads stages, and does not wait for Fabric
     from lightning_fabric import Fabric
@@ -60,13 +62,13 @@ class StageRun:
         return mean
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Stage(abc.ABC):
     """One phase of training.
 
     A subclass guarantees that ``step`` depends on nothing but its arguments, the model's weights, the generator lent to
     it and what :meth:`register` was told, so that a run resumes bit for bit; that metrics it returns stay on the
-    device; and that it takes its settings (at least ``steps`` and ``batch``) in ``__init__`` and builds optimisers in
-    ``setup``.
+    device; and that its constructor takes settings alone, and ``setup`` builds optimisers.
 
     With several processes ``prepare``, ``step`` and ``finish`` run in all of them, each with its share of the rows, and
     what lasts must come out the same: weights and buffers. Gradients are averaged by
@@ -74,14 +76,20 @@ class Stage(abc.ABC):
     (:func:`genfw.nn.batch_norm.synchronised`), the rest is the stage's to average (:meth:`StageRun.average`). All three
     wait for the other processes: outside of chains, networks in training mode are called equally often and in the same
     order in all of them, whatever their rows are.
+
+    Arguments:
+        model: The composed model.
+        steps: Training steps.
+        batch: Rows per step over all processes.
     """
 
-    #: Training steps.
-    steps: int
-    #: Rows per step, over all processes together.
-    batch: int
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+
+    model: Model
+    steps: int = attrs.field(validator=at_least(1))
+    batch: int = attrs.field(validator=at_least(1))
     #: Set by the engine before :meth:`setup`.
-    run: StageRun
+    run: StageRun = attrs.field(init=False)
 
     def setup(self) -> None:
         """Build optimisers and averages, and :meth:`register` them; ``self.run`` is set, weights are on the device."""

@@ -19,10 +19,7 @@ __all__ = ["ComparedRun", "Comparison", "Difference", "Number", "PaperNumber", "
 #: Part of a protocol, but no bar: another seed is another draw of the same experiment, and versions move last digits.
 _NO_BAR = frozenset({"seed", "genfw", "torch", "torch_fidelity", "numpy", "extract_batch", "classifier_accuracy"})
 #: Where data lie and how training mirrors them is not what is measured.
-_PLACES = (
-    (re.compile(r",\s*(?:root|download|flip)=[^,()]*"), ""),
-    (re.compile(r"\((?:root|download|flip)=[^,()]*(?:,\s*)?"), "("),
-)
+_PLACES = ("root=", "download=", "flip=")
 
 
 @attrs.frozen
@@ -246,11 +243,19 @@ def _row(
 
 def _protocol(record: Mapping[str, Any]) -> dict[str, Any]:
     protocol = dict(_mapping(record.get("protocol")))
-    if isinstance(protocol.get("data"), str):
-        for pattern, instead in _PLACES:
-            protocol["data"] = pattern.sub(instead, protocol["data"])
-        protocol["data"] = protocol["data"].replace("()", "")
+    data = protocol.get("data")
+    if isinstance(data, str):
+        last = ""
+        while data != last:  # from the innermost parentheses outwards
+            last, data = data, re.sub(r"\(([^()]*)\)", _arguments, data)
+        protocol["data"] = data
     return protocol
+
+
+def _arguments(match: re.Match[str]) -> str:
+    """Arguments in the order of their names, which versions of genfw write in orders of their own."""
+    said = sorted(part for part in re.split(r",\s*(?=\w+=)", match[1]) if not part.startswith(_PLACES))
+    return f"<{'; '.join(said)}>" if any(said) else ""
 
 
 def _groups(protocols: Sequence[Mapping[str, Any]], counted: Sequence[int], bars: Sequence[str]) -> dict[int, str]:
