@@ -231,7 +231,7 @@ def iteration(arguments: argparse.Namespace) -> list[Timed]:
     both, batch = pair(arguments.batch), arguments.batch
     ours, optimizer = both.ours, {"lr": 2e-4, "betas": (0.5, 0.999)}
     stage = Alternating(
-        both.model,
+        model=both.model,
         steps=1000,
         batch=batch,
         optimizer=Adam(**optimizer),

@@ -147,7 +147,7 @@ def iteration(model: Model, start: Tensor, arguments: argparse.Namespace) -> lis
         optimizer.step()
 
     stage = Contrastive(
-        model,
+        model=model,
         steps=1_000,
         batch=arguments.batch,
         optimizer=Adam(lr=4e-5, weight_decay=3e-5),

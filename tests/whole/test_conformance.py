@@ -83,7 +83,7 @@ class TestELBO(StageSuite):
         return Model(prior, TinyDecoder(), TinyEncoder(prior))
 
     def make_stage(self, model):
-        return ELBO(model, steps=4, batch=8, optimizer=Adam(), average=0.9)
+        return ELBO(model=model, steps=4, batch=8, optimizer=Adam(), average=0.9)
 
 
 class TestContrastive(StageSuite):
@@ -93,7 +93,7 @@ class TestContrastive(StageSuite):
 
     def make_stage(self, model):
         chain = Chain(MALA(step_size=0.1, steps=2), [NoiseStart(), ReplayStart(size=16)])
-        return Contrastive(model, steps=4, batch=8, optimizer=Adam(), negatives=chain)
+        return Contrastive(model=model, steps=4, batch=8, optimizer=Adam(), negatives=chain)
 
 
 class TestLogLikelihood2D(MetricSuite):

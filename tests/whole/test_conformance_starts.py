@@ -81,7 +81,7 @@ class TestAlternating(StageSuite):
             return Chain(Langevin(step_size=0.05, steps=2), list(starts))
 
         return Alternating(
-            model,
+            model=model,
             steps=4,
             batch=8,
             posterior=chain(WarmStart()),

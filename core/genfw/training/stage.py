@@ -5,13 +5,15 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import attrs
 import torch
 from torch import Tensor
 
 from genfw.interfaces.values import Batch, Stateful, StateTree
+from genfw.models.model import Model
+from genfw.plugins.validators import at_least
 
 if TYPE_CHECKING:  # `genfw check` imports stages, and is faster without Fabric
     from lightning_fabric import Fabric
@@ -60,26 +62,33 @@ class StageRun:
         return mean
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Stage(abc.ABC):
     """One phase of training.
 
     A subclass guarantees that ``step`` depends only on its arguments, the model's weights, the run's generator and
-    registered parts, so that a run resumes bit for bit; that returned metrics stay on the device; and that it takes its
-    settings (at least ``steps`` and ``batch``) in ``__init__`` and builds optimisers in ``setup``.
+    registered parts, so that a run resumes bit for bit; that returned metrics stay on the device; and that its
+    constructor takes settings alone, and ``setup`` builds optimisers.
 
     With several processes ``prepare``, ``step`` and ``finish`` run in all of them, each with its share of the rows, and
     must leave the same weights and buffers in each. :class:`~genfw.training.updater.Updater` averages gradients, batch
     norms of the model use the rows of all processes (:func:`genfw.nn.batch_norm.synchronised`), and the stage averages
     the rest (:meth:`StageRun.average`). All three wait for the other processes: outside of chains, every process must
     call networks in training mode equally often and in the same order, whatever its rows are.
+
+    Arguments:
+        model: The composed model.
+        steps: Training steps.
+        batch: Rows per step over all processes.
     """
 
-    #: Training steps.
-    steps: int
-    #: Rows per step, over all processes together.
-    batch: int
+    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+
+    model: Model
+    steps: int = attrs.field(validator=at_least(1))
+    batch: int = attrs.field(validator=at_least(1))
     #: Set by the engine before :meth:`setup`.
-    run: StageRun
+    run: StageRun = attrs.field(init=False)
 
     def setup(self) -> None:
         """Build optimisers and averages, and :meth:`register` them; ``self.run`` is set, weights are on the device."""

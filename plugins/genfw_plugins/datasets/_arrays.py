@@ -6,6 +6,7 @@ import abc
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
+import attrs
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -14,12 +15,13 @@ from genfw.errors import DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
 from genfw.plugins.validators import at_least, within
+from genfw.randomness import derive_seed
 
 __all__ = [
     "ArraySplit",
+    "DrawnDataset",
     "PixelDataset",
     "Resize",
-    "check_flip",
     "keep_rows",
     "pixels_to_float",
     "random_flip",
@@ -32,12 +34,6 @@ Resize = Literal["pad", "bilinear"]
 def pixels_to_float(pixels: Tensor) -> Tensor:
     """8-bit pixels to float32 in [-1, 1]: 0 becomes -1, 255 becomes 1, ``x / 127.5 - 1``."""
     return pixels.to(torch.float32).div_(127.5).sub_(1.0)
-
-
-def check_flip(flip: float) -> float:
-    """``flip`` itself, when it is a probability."""
-    within(0, 1).check(flip=flip)
-    return flip
 
 
 def random_flip(x: Tensor, flip: float, generator: torch.Generator | None) -> Tensor:
@@ -144,6 +140,7 @@ def keep_rows(
     return rows
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class PixelDataset(Dataset):
     """Sets of small images that are read whole: classes kept or held out, a common size.
 
@@ -152,31 +149,25 @@ class PixelDataset(Dataset):
 
     Arguments:
         size: Height and width of the images handed out.
-        resize: How images of another size get there; see :func:`resize_pixels`.
+        resize: ``pad`` puts black around smaller images; ``bilinear`` filters and rounds.
         flip: Probability of mirroring a training image.
         classes: Classes kept; all where absent.
         exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
         limit: Rows kept in each split, from the first.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"limit": 512}
+    smoke: ClassVar[Mapping[str, Any]] = {"limit": 512, "download": False}
     channels: ClassVar[int] = 1
     #: The splits that the set comes in.
     files: ClassVar[tuple[str, ...]] = ("train", "test")
 
-    def __init__(
-        self,
-        size: int,
-        resize: Resize,
-        flip: float,
-        classes: list[int] | None,
-        exclude: list[int] | None,
-        limit: int | None,
-    ) -> None:
-        at_least(1).check(size=size, limit=limit)
-        self.size, self.resize, self.flip = size, resize, check_flip(flip)
-        self.classes, self.exclude, self.limit = classes, exclude, limit
-        self._opened: dict[str, Split] = {}
+    size: int = attrs.field(default=28, validator=at_least(1))
+    resize: Resize = "pad"
+    flip: float = attrs.field(default=0.0, validator=within(0, 1))
+    classes: list[int] | None = None
+    exclude: list[int] | None = None
+    limit: int | None = attrs.field(default=None, validator=at_least(1))
+    _opened: dict[str, Split] = attrs.field(factory=dict, init=False, repr=False)
 
     @property
     def data_shape(self) -> Size:
@@ -202,3 +193,25 @@ class PixelDataset(Dataset):
             flip = 0.0 if name in ("test", *held) else self.flip
             self._opened[name] = ArraySplit(items, None if labels is None else labels[rows], flip=flip)
         return self._opened[name]
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
+class DrawnDataset(Dataset):
+    """Rows drawn at random, once per split, from a seed by name.
+
+    Arguments:
+        train: Rows of the training split.
+        test: Rows of the test split, drawn independently.
+        seed: Source of the draws.
+    """
+
+    train: int = attrs.field(validator=at_least(1))
+    test: int = attrs.field(validator=at_least(1))
+    seed: int = 0
+
+    def begin(self, name: str, source: str) -> tuple[int, torch.Generator]:
+        """How many rows a split has, and what draws them; ``source`` goes into the seed."""
+        counts = {"train": self.train, "test": self.test}
+        if name not in counts:
+            raise DataError(f"there is no split '{name}'; there are {', '.join(counts)}")
+        return counts[name], torch.Generator().manual_seed(derive_seed(self.seed, source, name))

@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from genfw.errors import AbsentDataError
+import attrs
 
-__all__ = ["absent", "data_home", "download_folder", "fetched", "find_file", "folders"]
+from genfw.errors import AbsentDataError
+from genfw.interfaces import Dataset
+
+__all__ = ["FetchedDataset", "absent", "data_home", "download_folder", "fetched", "find_file", "folders"]
 
 
 def data_home() -> Path:
@@ -24,7 +27,7 @@ def folders(root: Path | None, name: str) -> list[Path]:
     """Where the set ``name`` may lie, first choice first: ``root`` and its folder ``name``, or data home's."""
     if root is None:
         return [data_home() / name, data_home()]
-    return [root.expanduser(), root.expanduser() / name]
+    return [Path(root).expanduser(), Path(root).expanduser() / name]
 
 
 def download_folder(root: Path | None, name: str) -> Path:
@@ -83,3 +86,17 @@ def _alone(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
+class FetchedDataset(Dataset):
+    """A set whose files are fetched by its name.
+
+    Arguments:
+        root: Folder of the files; the folder named as the set in ``$GENFW_DATA``, or in ``~/.cache/genfw``, where
+            absent.
+        download: Fetch the files where they are absent.
+    """
+
+    root: Path | None = None
+    download: bool = True

@@ -7,21 +7,23 @@ import io
 import os
 import posixpath
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
+import attrs
 import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 
 from genfw.errors import AbsentDataError, ContractError, DataError
-from genfw.interfaces import Split
-from genfw.plugins.validators import at_least
+from genfw.interfaces import Dataset, Split
+from genfw.interfaces.values import Size
+from genfw.plugins.validators import at_least, within
 from genfw_plugins.datasets._arrays import pixels_to_float, random_flip
 
-__all__ = ["FolderSource", "ImageSource", "ImageSplit", "Pixels", "ZipSource", "image_source"]
+__all__ = ["FolderSource", "ImageDataset", "ImageSource", "ImageSplit", "Pixels", "ZipSource", "image_source"]
 
 Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
 
@@ -29,6 +31,7 @@ Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif"})
 
 
+@attrs.frozen
 class Pixels:
     """What is done to an image between its file and the model: channels, crop, size, levels.
 
@@ -41,21 +44,20 @@ class Pixels:
         invert: Swap black and white.
     """
 
-    def __init__(
-        self,
-        size: int,
-        channels: Literal[1, 3] = 3,
-        crop: int | list[int] | None = None,
-        resample: Filter = "bilinear",
-        invert: bool = False,
-    ) -> None:
-        at_least(1).check(size=size, crop=crop if isinstance(crop, int) else None)
-        if isinstance(crop, list) and (len(crop) != 4 or crop[0] >= crop[2] or crop[1] >= crop[3] or min(crop) < 0):
+    size: int = attrs.field(validator=at_least(1))
+    channels: Literal[1, 3] = 3
+    crop: int | list[int] | None = None
+    resample: Filter = "bilinear"
+    invert: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        crop = self.crop
+        if not isinstance(crop, list):
+            at_least(1).check(crop=crop)
+        elif len(crop) != 4 or crop[0] >= crop[2] or crop[1] >= crop[3] or min(crop) < 0:
             raise ContractError(
                 f"a crop box is [left, top, right, bottom] with left < right and top < bottom, got {crop}"
             )
-        self.size, self.channels, self.crop, self.invert = size, channels, crop, invert
-        self.resample = PIL.Image.Resampling[resample.upper()]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -73,7 +75,7 @@ class Pixels:
         image = image.convert("RGB" if self.channels == 3 else "L")
         image = image.crop(self._box(*image.size))
         if image.size != (self.size, self.size):
-            image = image.resize((self.size, self.size), self.resample)
+            image = image.resize((self.size, self.size), PIL.Image.Resampling[self.resample.upper()])
         array = np.array(image, dtype=np.uint8).reshape(self.size, self.size, self.channels)
         pixels = torch.from_numpy(array).permute(2, 0, 1)
         return 255 - pixels if self.invert else pixels
@@ -154,7 +156,7 @@ def image_source(root: Path) -> ImageSource:
     Raises:
         DataError: There is nothing at ``root``, or it is another kind of file.
     """
-    root = root.expanduser()
+    root = Path(root).expanduser()
     if root.is_dir():
         return FolderSource(root)
     if root.is_file():
@@ -219,6 +221,46 @@ class ImageSplit(Split):
             raise DataError(f"image {name}: {error}") from error
         except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, KeyError) as error:
             raise DataError(f"image {name} is damaged or not an image: {error}") from error
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
+class ImageDataset(Dataset):
+    """Sets of images that are decoded when they are read.
+
+    Arguments:
+        size: Height and width handed out.
+        crop: Side of a centred square, or the box ``[left, top, right, bottom]`` in pixels; the largest centred square
+            where absent.
+        resample: Filter of the resize; all of them filter before they shrink.
+        flip: Probability of mirroring a training image.
+        limit: Images kept in each split, from the first.
+        cache_mib: Decoded images are kept, 8 bits a channel, where those of the split take at most so many MiB.
+    """
+
+    smoke: ClassVar[Mapping[str, Any]] = {"limit": 256, "download": False}
+
+    channels: Literal[1, 3] = attrs.field(default=3, init=False)
+    invert: bool = attrs.field(default=False, init=False)
+    size: int = 64
+    crop: int | list[int] | None = None
+    resample: Filter = "bilinear"
+    flip: float = attrs.field(default=0.0, validator=within(0, 1))
+    limit: int | None = attrs.field(default=None, validator=at_least(1))
+    cache_mib: int = attrs.field(default=1024, validator=at_least(0))
+
+    def __attrs_post_init__(self) -> None:
+        self.pixels = Pixels(self.size, self.channels, self.crop, self.resample, self.invert)
+
+    @property
+    def data_shape(self) -> Size:
+        """Channels, height, width."""
+        return self.pixels.shape
+
+    def images(self, source: ImageSource, names: Sequence[str], split: str, labels: Tensor | None = None) -> Split:
+        """The first images of a split, as many as ``limit`` keeps; ``labels`` may have more."""
+        names, flip = names[: self.limit], self.flip if split == "train" else 0.0
+        labels = None if labels is None else labels[: self.limit]
+        return ImageSplit(source, names, self.pixels, labels, flip=flip, cache_mib=self.cache_mib)
 
 
 def _is_image(name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,6 +19,7 @@ from genfw_plugins.datasets._arrays import ArraySplit, keep_rows
 __all__ = ["Digits"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Digits(Dataset):
     """The 1,797 grey 8x8 digits that come with scikit-learn; levels 0 to 16 are read as ``level / 8 - 1``.
 
@@ -36,18 +38,11 @@ class Digits(Dataset):
 
     smoke: ClassVar[Mapping[str, Any]] = {"limit": 256}
 
-    def __init__(
-        self,
-        size: int = 8,
-        classes: list[int] | None = None,
-        exclude: list[int] | None = None,
-        limit: int | None = None,
-        test_fraction: float = 0.2,
-    ) -> None:
-        at_least(8).check(size=size)  # the digits are 8x8 and are not shrunk
-        within(0, 1, "()").check(test_fraction=test_fraction)
-        self.size, self.classes, self.exclude, self.limit = size, classes, exclude, limit
-        self.test_fraction = test_fraction
+    size: int = attrs.field(default=8, validator=at_least(8))  # the digits are 8x8 and are not shrunk
+    classes: list[int] | None = None
+    exclude: list[int] | None = None
+    limit: int | None = attrs.field(default=None, validator=at_least(1))
+    test_fraction: float = attrs.field(default=0.2, validator=within(0, 1, "()"))
 
     @property
     def data_shape(self) -> Size:

@@ -7,11 +7,12 @@ import math
 import zlib
 from pathlib import Path
 
+import attrs
 import torch
 from torch import Tensor
 
 from genfw.errors import DataError
-from genfw_plugins.datasets._arrays import PixelDataset, Resize
+from genfw_plugins.datasets._arrays import PixelDataset
 from genfw_plugins.datasets._files import absent, find_file
 
 __all__ = ["IdxImages", "read_idx"]
@@ -64,6 +65,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header:].view(shape)
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class IdxImages(PixelDataset):
     """Any set of grey images in idx files, each plain or gzipped (``name`` and ``name.gz`` are both tried).
 
@@ -73,46 +75,30 @@ class IdxImages(PixelDataset):
         train_labels: Their labels; ``null`` where there are none.
         test_images: Images of the test split.
         test_labels: Their labels; ``null`` where there are none.
-        size: Height and width of the images handed out.
-        resize: ``pad`` puts black around smaller images; ``bilinear`` filters and rounds.
-        flip: Probability of mirroring a training image.
-        classes: Classes kept; all where absent.
-        exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
-        limit: Rows kept in each split, from the first.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        train_images: str = "train-images-idx3-ubyte",
-        train_labels: str | None = "train-labels-idx1-ubyte",
-        test_images: str = "t10k-images-idx3-ubyte",
-        test_labels: str | None = "t10k-labels-idx1-ubyte",
-        size: int = 28,
-        resize: Resize = "pad",
-        flip: float = 0.0,
-        classes: list[int] | None = None,
-        exclude: list[int] | None = None,
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(size, resize, flip, classes, exclude, limit)
-        self.root = Path(root).expanduser()
-        self.parts = {"train": (train_images, train_labels), "test": (test_images, test_labels)}
+    root: Path
+    train_images: str = "train-images-idx3-ubyte"
+    train_labels: str | None = "train-labels-idx1-ubyte"
+    test_images: str = "t10k-images-idx3-ubyte"
+    test_labels: str | None = "t10k-labels-idx1-ubyte"
 
     def read(self, name: str) -> tuple[Tensor, Tensor | None]:
         """See :meth:`PixelDataset.read`."""
-        images, labels = self.parts[name]
+        parts = {"train": (self.train_images, self.train_labels), "test": (self.test_images, self.test_labels)}
+        images, labels = parts[name]
         pixels = read_idx(self._find(images, f"'{name}_images'"), 3).unsqueeze(1)
         if labels is None:
             return pixels, None
         return pixels, read_idx(self._find(labels, f"'{name}_labels' (null for none)"), 1).to(torch.int64)
 
     def _find(self, name: str, parameter: str) -> Path:
-        path = find_file([self.root], name, f"{name}.gz", name.removesuffix(".gz"))
+        home = Path(self.root).expanduser()
+        path = find_file([home], name, f"{name}.gz", name.removesuffix(".gz"))
         if path is None:
             raise absent(
                 f"the idx file {name} (or {name}.gz)",
-                [self.root],
+                [home],
                 f"Put it there, or set 'root' or {parameter} to what you have.",
             )
         return path

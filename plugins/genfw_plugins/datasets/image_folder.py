@@ -5,23 +5,23 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import posixpath
-from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
+import attrs
 import torch
 
 from genfw.errors import DataError
-from genfw.interfaces import Dataset, Split
-from genfw.interfaces.values import Size
-from genfw.plugins.validators import at_least, within
-from genfw_plugins.datasets._arrays import check_flip
-from genfw_plugins.datasets._images import Filter, ImageSource, ImageSplit, Pixels, image_source
+from genfw.interfaces import Split
+from genfw.plugins.validators import within
+from genfw_plugins.datasets._images import ImageDataset, ImageSource, image_source
 
 __all__ = ["ImageFolder"]
 
 
-class ImageFolder(Dataset):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class ImageFolder(ImageDataset):
     """Images (JPEG, PNG, ...) in a folder or a zip archive, at any depth, in the order of their paths.
 
     Which images are in which split: those that ``train`` and ``test`` name. Where only ``test`` is named, ``train`` is
@@ -34,53 +34,23 @@ class ImageFolder(Dataset):
 
     Arguments:
         root: The folder or the zip archive.
-        size: Height and width handed out.
         channels: 3 for RGB, 1 for grey.
         train: Images of the training split: the start of their paths (``train/``), or a pattern with ``*``.
         test: Images of the test split, likewise.
         test_fraction: Share of the images in the test split where ``test`` does not name them.
-        crop: Side of a centred square, or the box ``[left, top, right, bottom]`` in pixels; the largest centred square
-            where absent.
-        resample: Filter of the resize; all of them filter before they shrink.
-        flip: Probability of mirroring a training image.
         invert: Swap black and white.
         classes: Names of the folders kept; all where absent.
-        limit: Images kept in each split, from the first.
-        cache_mib: Decoded images are kept, 8 bits a channel, where those of the split take at most so many MiB.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"limit": 256}
-
-    def __init__(
-        self,
-        root: Path,
-        size: int,
-        channels: Literal[1, 3] = 3,
-        train: str | None = None,
-        test: str | None = None,
-        test_fraction: float = 0.1,
-        crop: int | list[int] | None = None,
-        resample: Filter = "bilinear",
-        flip: float = 0.0,
-        invert: bool = False,
-        classes: list[str] | None = None,
-        limit: int | None = None,
-        cache_mib: int = 1024,
-    ) -> None:
-        within(0, 1, "()").check(test_fraction=test_fraction)
-        at_least(1).check(limit=limit)
-        self.root, self.train, self.test, self.test_fraction = Path(root), train, test, test_fraction
-        self.pixels = Pixels(size, channels, crop, resample, invert)
-        self.flip, self.classes, self.limit, self.cache_mib = check_flip(flip), classes, limit, cache_mib
-        self._source: ImageSource | None = None
-        self._members: dict[str, list[str]] = {}
-        self._folders: dict[str, dict[str, str]] = {}
-        self._opened: dict[str, Split] = {}
-
-    @property
-    def data_shape(self) -> Size:
-        """Channels, height, width."""
-        return self.pixels.shape
+    root: Path
+    size: int
+    channels: Literal[1, 3] = 3
+    train: str | None = None
+    test: str | None = None
+    test_fraction: float = attrs.field(default=0.1, validator=within(0, 1, "()"))
+    invert: bool = False
+    classes: list[str] | None = None
+    _opened: dict[str, Split] = attrs.field(factory=dict, init=False, repr=False)
 
     def split(self, name: str) -> Split:
         """See :meth:`genfw.interfaces.Dataset.split`."""
@@ -91,27 +61,29 @@ class ImageFolder(Dataset):
         return self._opened[name]
 
     def _open(self, name: str) -> Split:
-        if self._source is None:
-            self._source = image_source(self.root)
-            self._members = self._divide(self._source.names())
-            self._folders = {split: _folders(names) for split, names in self._members.items()}
-        members, folder = self._members[name], self._folders[name]
+        source, everyone, folders = self._source
+        members, folder = everyone[name], folders[name]
         if not members:
             raise DataError(
                 f"{self.root} has no images for the split '{name}' (train: {self.train}, test: {self.test}); "
                 "set 'root', 'train' and 'test' to what is there"
             )
-        classes = sorted({each for names in self._folders.values() for each in names.values()})
+        classes = sorted({each for names in folders.values() for each in names.values()})
         chosen = [image for image in members if self.classes is None or folder[image] in self.classes]
         if not chosen:
             raise DataError(f"no image is left with 'classes: {self.classes}'; the folders are {', '.join(classes)}")
-        chosen = chosen[: self.limit]
         labels = None
         if len(classes) > 1:
             number = {each: k for k, each in enumerate(classes)}
             labels = torch.tensor([number[folder[image]] for image in chosen])
-        flip = self.flip if name == "train" else 0.0
-        return ImageSplit(self._source, chosen, self.pixels, labels, flip=flip, cache_mib=self.cache_mib)
+        return self.images(source, chosen, name, labels)
+
+    @cached_property
+    def _source(self) -> tuple[ImageSource, dict[str, list[str]], dict[str, dict[str, str]]]:
+        """Where the images are; which are in each split; and the folder of each."""
+        source = image_source(self.root)
+        members = self._divide(source.names())
+        return source, members, {split: _folders(names) for split, names in members.items()}
 
     def _divide(self, names: list[str]) -> dict[str, list[str]]:
         train, test = self.train, self.test

@@ -10,20 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 import PIL.Image
 
 from genfw.errors import DataError
-from genfw.interfaces import Dataset, Split
-from genfw.interfaces.values import Size
+from genfw.interfaces import Split
 from genfw.nn.torchvision import import_torchvision
-from genfw_plugins.datasets._arrays import check_flip
-from genfw_plugins.datasets._files import absent, download_folder, fetched, find_file, folders
-from genfw_plugins.datasets._images import Filter, ImageSource, ImageSplit, Pixels, image_source
+from genfw_plugins.datasets._files import FetchedDataset, absent, download_folder, fetched, find_file, folders
+from genfw_plugins.datasets._images import ImageDataset, ImageSource, image_source
 
 __all__ = ["CelebA", "LSUNChurch"]
 
 
-class CelebA(Dataset):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class CelebA(ImageDataset, FetchedDataset):
     """Aligned faces, 178x218 RGB, 162,770 + 19,867 (split ``valid``) + 19,962, by the official partition; no labels.
 
     Looked for in ``root``, its folder ``celeba`` and data home: the folder ``img_align_celeba`` or the archive
@@ -34,18 +34,11 @@ class CelebA(Dataset):
         Autoencoding beyond pixels (Larsen et al., 2016), for the default crop, https://arxiv.org/abs/1512.09300
 
     Arguments:
-        root: Folder of the images; ``$GENFW_DATA/celeba``, or ``~/.cache/genfw/celeba``, where absent.
         download: Fetch the images where they are absent; torchvision does, and needs the package gdown for it.
-        size: Height and width handed out.
         crop: Side of a centred square, or the box ``[left, top, right, bottom]``. The box ``[15, 40, 163, 188]``, just
             the face, where absent: the crop of CelebA-64 in NVAE and VAEBM.
-        resample: Filter of the resize.
-        flip: Probability of mirroring a training image.
-        limit: Images kept in each split, from the first.
-        cache_mib: Decoded images are kept, 8 bits a channel, where those of the split take at most so many MiB.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"limit": 256, "download": False}
     #: Numbers of the images of each split, as in the official list_eval_partition.txt.
     partition: ClassVar[Mapping[str, tuple[int, int]]] = {
         "train": (1, 162_770),
@@ -53,25 +46,9 @@ class CelebA(Dataset):
         "test": (182_638, 202_599),
     }
 
-    def __init__(
-        self,
-        root: Path | None = None,
-        download: bool = True,
-        size: int = 64,
-        crop: int | list[int] | None = None,
-        resample: Filter = "bilinear",
-        flip: float = 0.0,
-        limit: int | None = None,
-        cache_mib: int = 1024,
-    ) -> None:
-        self.root, self.download = None if root is None else Path(root), download
-        self.pixels = Pixels(size, 3, [15, 40, 163, 188] if crop is None else crop, resample)
-        self.flip, self.limit, self.cache_mib = check_flip(flip), limit, cache_mib
-
-    @property
-    def data_shape(self) -> Size:
-        """Three channels, height, width."""
-        return self.pixels.shape
+    def __attrs_post_init__(self) -> None:
+        self.crop = [15, 40, 163, 188] if self.crop is None else self.crop
+        super().__attrs_post_init__()
 
     def split(self, name: str) -> Split:
         """See :meth:`genfw.interfaces.Dataset.split`; there is also ``valid``."""
@@ -86,8 +63,7 @@ class CelebA(Dataset):
                 f"{where} has no images numbered {first:06}.jpg to {last:06}.jpg, which are the split '{name}'; "
                 "a part of CelebA is read with 'use: image-folder'"
             )
-        flip = self.flip if name == "train" else 0.0
-        return ImageSplit(source, chosen[: self.limit], self.pixels, flip=flip, cache_mib=self.cache_mib)
+        return self.images(source, chosen, name)
 
     def _find(self) -> Path:
         places = [place / inner for place in folders(self.root, "celeba") for inner in ("", "celeba")]
@@ -107,7 +83,8 @@ class CelebA(Dataset):
         return found
 
 
-class LSUNChurch(Dataset):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class LSUNChurch(ImageDataset, FetchedDataset):
     """Outdoor photographs of churches, 126,227 + 300, cut to the largest centred square; no labels.
 
     Looked for in ``root``, its folder ``lsun-church`` and data home: the databases ``church_outdoor_train_lmdb`` and
@@ -117,47 +94,18 @@ class LSUNChurch(Dataset):
         LSUN (Yu et al., 2015), https://arxiv.org/abs/1506.03365
 
     Arguments:
-        root: Folder of the databases; ``$GENFW_DATA/lsun-church``, or ``~/.cache/genfw/lsun-church``, where absent.
         download: Fetch the databases where they are absent (2.3 GB).
-        size: Height and width handed out.
-        crop: Side of a centred square, or the box ``[left, top, right, bottom]``; the largest square where absent.
-        resample: Filter of the resize.
-        flip: Probability of mirroring a training image.
-        limit: Images kept in each split, from the first.
-        cache_mib: Decoded images are kept, 8 bits a channel, where those of the split take at most so many MiB.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"limit": 256, "download": False}
     #: Where the databases are fetched from, with the split's name in it.
     address: ClassVar[str] = "http://dl.yf.io/lsun/scenes/church_outdoor_{}_lmdb.zip"
-
-    def __init__(
-        self,
-        root: Path | None = None,
-        download: bool = True,
-        size: int = 64,
-        crop: int | list[int] | None = None,
-        resample: Filter = "bilinear",
-        flip: float = 0.0,
-        limit: int | None = None,
-        cache_mib: int = 1024,
-    ) -> None:
-        self.root, self.download = None if root is None else Path(root), download
-        self.pixels = Pixels(size, 3, crop, resample)
-        self.flip, self.limit, self.cache_mib = check_flip(flip), limit, cache_mib
-
-    @property
-    def data_shape(self) -> Size:
-        """Three channels, height, width."""
-        return self.pixels.shape
 
     def split(self, name: str) -> Split:
         """See :meth:`genfw.interfaces.Dataset.split`."""
         if name not in ("train", "test"):
             raise DataError(f"there is no split '{name}'; there are train, test")
         source = LMDBSource(self._find("train" if name == "train" else "val"))
-        flip = self.flip if name == "train" else 0.0
-        return ImageSplit(source, source.names()[: self.limit], self.pixels, flip=flip, cache_mib=self.cache_mib)
+        return self.images(source, source.names(), name)
 
     def _find(self, part: str) -> Path:
         places, wanted = folders(self.root, "lsun-church"), f"church_outdoor_{part}_lmdb"

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
 from genfw.nn.torchvision import import_torchvision
-from genfw_plugins.datasets._arrays import PixelDataset, Resize
-from genfw_plugins.datasets._files import absent, download_folder, fetched, find_file, folders
+from genfw_plugins.datasets._arrays import PixelDataset
+from genfw_plugins.datasets._files import FetchedDataset, absent, download_folder, fetched, find_file, folders
 from genfw_plugins.datasets.idx import read_idx
 
 __all__ = ["MNIST", "FashionMNIST"]
 
 
-class MNIST(PixelDataset):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class MNIST(PixelDataset, FetchedDataset):
     """Handwritten digits, 28x28 grey, 60,000 + 10,000.
 
     The four idx files, plain or gzipped, are looked for in ``root``, in its folder named as the set, and where
@@ -25,35 +26,10 @@ class MNIST(PixelDataset):
 
     References:
         The MNIST database (LeCun et al.), http://yann.lecun.com/exdb/mnist/
-
-    Arguments:
-        root: Folder of the files; ``$GENFW_DATA/mnist``, or ``~/.cache/genfw/mnist``, where absent.
-        download: Fetch the files where they are absent.
-        size: Height and width of the images handed out.
-        resize: ``pad`` puts black around smaller images; ``bilinear`` filters and rounds.
-        flip: Probability of mirroring a training image.
-        classes: Classes kept; all where absent.
-        exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
-        limit: Rows kept in each split, from the first.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"limit": 512, "download": False}
     #: Name of the folder, and of torchvision's class, which names its own folder after itself.
     names: ClassVar[tuple[str, str]] = ("mnist", "MNIST")
-
-    def __init__(
-        self,
-        root: Path | None = None,
-        download: bool = True,
-        size: int = 28,
-        resize: Resize = "pad",
-        flip: float = 0.0,
-        classes: list[int] | None = None,
-        exclude: list[int] | None = None,
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(size, resize, flip, classes, exclude, limit)
-        self.root, self.download = None if root is None else Path(root), download
 
     def read(self, name: str) -> tuple[Tensor, Tensor | None]:
         """See :meth:`PixelDataset.read`."""
@@ -106,16 +82,6 @@ class FashionMNIST(MNIST):
 
     References:
         Fashion-MNIST (Xiao et al., 2017), https://arxiv.org/abs/1708.07747
-
-    Arguments:
-        root: Folder of the files; ``$GENFW_DATA/fashion-mnist``, or ``~/.cache/genfw/fashion-mnist``, where absent.
-        download: Fetch the files where they are absent.
-        size: Height and width of the images handed out.
-        resize: ``pad`` puts black around smaller images; ``bilinear`` filters and rounds.
-        flip: Probability of mirroring a training image.
-        classes: Classes kept; all where absent.
-        exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
-        limit: Rows kept in each split, from the first.
     """
 
     names: ClassVar[tuple[str, str]] = ("fashion-mnist", "FashionMNIST")

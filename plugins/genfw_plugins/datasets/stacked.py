@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import ContractError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
 from genfw.plugins.validators import at_least
-from genfw.randomness import derive_seed
+from genfw_plugins.datasets._arrays import DrawnDataset
 
 __all__ = ["Stacked"]
 
 
-class Stacked(Dataset):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class Stacked(DrawnDataset):
     """Three grey images drawn at random, as the channels of one RGB image; their labels give ``100 a + 10 b + c``.
 
     Over MNIST this is "Stacked MNIST": 1,000 modes, counted with a digit classifier per channel.
@@ -28,18 +30,19 @@ class Stacked(Dataset):
 
     Arguments:
         source: A set of grey images with labels 0 to 9.
-        train: Rows of the training split, drawn from the source's.
-        test: Rows of the test split, drawn from the source's.
-        seed: Source of the draws.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"train": 512, "test": 256}
 
-    def __init__(self, source: Dataset, train: int = 60_000, test: int = 10_000, seed: int = 0) -> None:
-        if len(source.data_shape) != 3 or source.data_shape[0] != 1:
-            raise ContractError(f"stacking needs images of one channel, but the source's items are {source.data_shape}")
-        at_least(1).check(train=train, test=test)
-        self.source, self.counts, self.seed = source, {"train": train, "test": test}, seed
+    source: Dataset
+    train: int = attrs.field(default=60_000, validator=at_least(1))
+    test: int = attrs.field(default=10_000, validator=at_least(1))
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        shape = self.source.data_shape
+        if len(shape) != 3 or shape[0] != 1:
+            raise ContractError(f"stacking needs images of one channel, but the source's items are {shape}")
 
     @property
     def data_shape(self) -> Size:
@@ -48,11 +51,9 @@ class Stacked(Dataset):
 
     def split(self, name: str) -> Split:
         """See :meth:`genfw.interfaces.Dataset.split`."""
-        if name not in self.counts:
-            raise DataError(f"there is no split '{name}'; there are {', '.join(self.counts)}")
+        count, generator = self.begin(name, "stacked")
         source = self.source.split(name)
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "stacked", name))
-        return _StackedSplit(source, torch.randint(len(source), (self.counts[name], 3), generator=generator))
+        return _StackedSplit(source, torch.randint(len(source), (count, 3), generator=generator))
 
 
 class _StackedSplit(Split):

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 import numpy as np
 import safetensors
 import torch
@@ -15,12 +16,13 @@ from torch import Tensor
 from genfw.errors import AbsentDataError, ContractError, DataError
 from genfw.interfaces import Dataset, Split
 from genfw.interfaces.values import Size
-from genfw.plugins.validators import within
+from genfw.plugins.validators import at_least, within
 from genfw_plugins.datasets._arrays import ArraySplit
 
 __all__ = ["TensorFile"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class TensorFile(Dataset):
     """Rows of named arrays in an ``.npz`` or ``.safetensors`` file; nothing in them is ever unpickled.
 
@@ -39,27 +41,23 @@ class TensorFile(Dataset):
 
     smoke: ClassVar[Mapping[str, Any]] = {"limit": 512}
 
-    def __init__(
-        self,
-        file: Path,
-        shape: list[int],
-        train: str = "train",
-        test: str | None = None,
-        train_labels: str | None = None,
-        test_labels: str | None = None,
-        test_fraction: float = 0.1,
-        limit: int | None = None,
-    ) -> None:
-        within(0, 1, "()").check(test_fraction=test_fraction)
-        if Path(file).suffix not in (".npz", ".safetensors"):
-            raise ContractError(f"the file must be an .npz or a .safetensors file, got {file}")
-        self.file, self.shape, self.test_fraction, self.limit = Path(file), tuple(shape), test_fraction, limit
-        self.train, self.test, self.train_labels, self.test_labels = train, test, train_labels, test_labels
+    file: Path
+    shape: list[int]
+    train: str = "train"
+    test: str | None = None
+    train_labels: str | None = None
+    test_labels: str | None = None
+    test_fraction: float = attrs.field(default=0.1, validator=within(0, 1, "()"))
+    limit: int | None = attrs.field(default=None, validator=at_least(1))
+
+    def __attrs_post_init__(self) -> None:
+        if Path(self.file).suffix not in (".npz", ".safetensors"):
+            raise ContractError(f"the file must be an .npz or a .safetensors file, got {self.file}")
 
     @property
     def data_shape(self) -> Size:
         """``shape``."""
-        return self.shape
+        return tuple(self.shape)
 
     def split(self, name: str) -> Split:
         """See :meth:`genfw.interfaces.Dataset.split`."""
@@ -72,8 +70,9 @@ class TensorFile(Dataset):
             items, labels = self._read(self.train), self._labels(self.train_labels)
             tests = 0 if self.test is not None else max(1, round(self.test_fraction * len(items)))
             rows = slice(len(items) - tests) if name == "train" else slice(len(items) - tests, None)
-        if tuple(items.shape[1:]) != self.shape:
-            raise DataError(f"rows of {self.file} have shape {tuple(items.shape[1:])}, but 'shape' is {self.shape}")
+        shape = tuple(items.shape[1:])
+        if shape != self.data_shape:
+            raise DataError(f"rows of {self.file} have shape {shape}, but 'shape' is {self.data_shape}")
         if labels is not None and len(labels) != len(items):
             raise DataError(f"{self.file} has {len(items)} rows but {len(labels)} labels for the split '{name}'")
         items, labels = items[rows][: self.limit], None if labels is None else labels[rows][: self.limit]
@@ -83,7 +82,7 @@ class TensorFile(Dataset):
         return None if name is None else self._read(name).to(torch.int64)
 
     def _read(self, name: str) -> Tensor:
-        path = self.file.expanduser()
+        path = Path(self.file).expanduser()
         if not path.is_file():
             raise AbsentDataError(f"there is no file {path}; set 'file' to where it is")
         try:

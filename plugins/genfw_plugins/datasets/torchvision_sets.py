@@ -4,58 +4,37 @@ from __future__ import annotations
 
 import abc
 import pickle
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
 from genfw.errors import DataError
 from genfw.nn.torchvision import import_torchvision
+from genfw.plugins.validators import at_least
 from genfw_plugins.datasets._arrays import PixelDataset, Resize
-from genfw_plugins.datasets._files import absent, download_folder, fetched, find_file, folders
+from genfw_plugins.datasets._files import FetchedDataset, absent, download_folder, fetched, find_file, folders
 
 __all__ = ["CIFAR10", "CIFAR100", "SVHN", "TorchvisionPixels"]
 
 
-class TorchvisionPixels(PixelDataset):
+@attrs.define(kw_only=True, eq=False, slots=False)
+class TorchvisionPixels(PixelDataset, FetchedDataset):
     """32x32 RGB sets that torchvision fetches, checks and reads; they are kept as 8-bit pixels.
 
     The files are looked for in ``root`` and in its folder named as the set. torchvision checks their MD5 sums. (CIFAR's
     files are Python pickles; torchvision opens them after that check.)
-
-    Arguments:
-        root: Folder of the files; the set's folder in ``$GENFW_DATA``, or in ``~/.cache/genfw``, where absent.
-        download: Fetch the files where they are absent.
-        size: Height and width of the images handed out.
-        resize: ``bilinear`` filters and rounds; ``pad`` puts black around smaller images.
-        flip: Probability of mirroring a training image.
-        classes: Classes kept; all where absent.
-        exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
-        limit: Rows kept in each split, from the first.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"limit": 512, "download": False}
     channels: ClassVar[int] = 3
     #: Name of the folder, and of torchvision's class.
     names: ClassVar[tuple[str, str]]
     #: What to fetch by hand.
     address: ClassVar[str]
 
-    def __init__(
-        self,
-        root: Path | None = None,
-        download: bool = True,
-        size: int = 32,
-        resize: Resize = "bilinear",
-        flip: float = 0.0,
-        classes: list[int] | None = None,
-        exclude: list[int] | None = None,
-        limit: int | None = None,
-    ) -> None:
-        super().__init__(size, resize, flip, classes, exclude, limit)
-        self.root, self.download = None if root is None else Path(root), download
+    size: int = attrs.field(default=32, validator=at_least(1))
+    resize: Resize = "bilinear"
 
     @abc.abstractmethod
     def arguments(self, name: str) -> dict[str, Any]:
@@ -95,21 +74,12 @@ class TorchvisionPixels(PixelDataset):
 class CIFAR10(TorchvisionPixels):
     """Photographs of ten classes, 32x32 RGB, 50,000 + 10,000.
 
-    Classes 0 to 9: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck.
+    Classes 0 to 9: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck. They lie in the folder
+    ``cifar-10-batches-py``.
 
     References:
         Learning multiple layers of features from tiny images (Krizhevsky, 2009),
         https://www.cs.toronto.edu/~kriz/cifar.html
-
-    Arguments:
-        root: Folder of ``cifar-10-batches-py``; ``$GENFW_DATA/cifar10``, or ``~/.cache/genfw/cifar10``, where absent.
-        download: Fetch the files where they are absent.
-        size: Height and width of the images handed out.
-        resize: ``bilinear`` filters and rounds; ``pad`` puts black around smaller images.
-        flip: Probability of mirroring a training image.
-        classes: Classes kept; all where absent.
-        exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
-        limit: Rows kept in each split, from the first.
     """
 
     names: ClassVar[tuple[str, str]] = ("cifar10", "CIFAR10")
@@ -133,19 +103,11 @@ class CIFAR10(TorchvisionPixels):
 class CIFAR100(CIFAR10):
     """Photographs of a hundred classes, 32x32 RGB, 50,000 + 10,000; labels are the fine ones.
 
+    They lie in the folder ``cifar-100-python``.
+
     References:
         Learning multiple layers of features from tiny images (Krizhevsky, 2009),
         https://www.cs.toronto.edu/~kriz/cifar.html
-
-    Arguments:
-        root: Folder of ``cifar-100-python``; ``$GENFW_DATA/cifar100``, or ``~/.cache/genfw/cifar100``, where absent.
-        download: Fetch the files where they are absent.
-        size: Height and width of the images handed out.
-        resize: ``bilinear`` filters and rounds; ``pad`` puts black around smaller images.
-        flip: Probability of mirroring a training image.
-        classes: Classes kept; all where absent.
-        exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
-        limit: Rows kept in each split, from the first.
     """
 
     names: ClassVar[tuple[str, str]] = ("cifar100", "CIFAR100")
@@ -156,18 +118,10 @@ class CIFAR100(CIFAR10):
 class SVHN(TorchvisionPixels):
     """House numbers, one digit in the middle, 32x32 RGB, 73,257 + 26,032; 531,131 easier ones are the split ``extra``.
 
+    They lie in ``train_32x32.mat``, ``test_32x32.mat`` and ``extra_32x32.mat``.
+
     References:
         Reading digits in natural images (Netzer et al., 2011), http://ufldl.stanford.edu/housenumbers
-
-    Arguments:
-        root: Folder of ``train_32x32.mat``; ``$GENFW_DATA/svhn``, or ``~/.cache/genfw/svhn``, where absent.
-        download: Fetch the files where they are absent.
-        size: Height and width of the images handed out.
-        resize: ``bilinear`` filters and rounds; ``pad`` puts black around smaller images.
-        flip: Probability of mirroring a training image.
-        classes: Digits kept; all where absent.
-        exclude: Digits left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
-        limit: Rows kept in each split, from the first.
     """
 
     names: ClassVar[tuple[str, str]] = ("svhn", "SVHN")

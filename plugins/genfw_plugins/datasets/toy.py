@@ -7,35 +7,25 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import DataError
-from genfw.interfaces import Dataset, Split
+from genfw.interfaces import Split
 from genfw.interfaces.values import Size
-from genfw.plugins.validators import at_least, positive
-from genfw.randomness import derive_seed
-from genfw_plugins.datasets._arrays import ArraySplit
+from genfw.plugins.validators import at_least, positive, within
+from genfw_plugins.datasets._arrays import ArraySplit, DrawnDataset
 
 __all__ = ["GaussianGrid", "Pinwheel", "ToyDataset"]
 
 
-class ToyDataset(Dataset):
-    """Independent draws of a known law, drawn once per split from a seed by name.
+class ToyDataset(DrawnDataset):
+    """Independent draws of a known law.
 
     A subclass guarantees that ``draw`` and ``log_prob`` speak of the same law.
-
-    Arguments:
-        train: Rows of the training split.
-        test: Rows of the test split, independent of the others.
-        seed: Source of the draws.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"train": 2000, "test": 500}
-
-    def __init__(self, train: int, test: int, seed: int) -> None:
-        at_least(1).check(train=train, test=test)
-        self.counts, self.seed = {"train": train, "test": test}, seed
 
     @abc.abstractmethod
     def draw(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -48,12 +38,11 @@ class ToyDataset(Dataset):
 
     def split(self, name: str) -> Split:
         """See :meth:`genfw.interfaces.Dataset.split`."""
-        if name not in self.counts:
-            raise DataError(f"there is no split '{name}'; there are {', '.join(self.counts)}")
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, type(self).__name__, name))
-        return ArraySplit(*self.draw(self.counts[name], generator=generator))
+        count, generator = self.begin(name, type(self).__name__)
+        return ArraySplit(*self.draw(count, generator=generator))
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class GaussianGrid(ToyDataset):
     r"""A square grid of equal Gaussians: :math:`p(x) = \frac{1}{s^2} \sum_{c} N(x; c, \sigma^2 I)`.
 
@@ -67,23 +56,14 @@ class GaussianGrid(ToyDataset):
         side: :math:`s`, Gaussians along each axis.
         spacing: Distance between neighbouring centres; the grid is centred on 0.
         std: :math:`\sigma`.
-        train: Rows of the training split.
-        test: Rows of the test split.
-        seed: Source of the draws.
     """
 
-    def __init__(
-        self,
-        side: int = 5,
-        spacing: float = 1.0,
-        std: float = 0.0839,
-        train: int = 100_000,
-        test: int = 10_000,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(train, test, seed)
-        positive.check(side=side, spacing=spacing, std=std)
-        self.side, self.spacing, self.std = side, spacing, std
+    side: int = attrs.field(default=5, validator=positive)
+    spacing: float = attrs.field(default=1.0, validator=positive)
+    std: float = attrs.field(default=0.0839, validator=positive)
+    train: int = attrs.field(default=100_000, validator=at_least(1))
+    test: int = attrs.field(default=10_000, validator=at_least(1))
+    seed: int = 0
 
     @property
     def axis(self) -> Tensor:
@@ -105,6 +85,7 @@ class GaussianGrid(ToyDataset):
         return ((-0.5 * normalised.square()).logsumexp(-1) - constant).sum(1)
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Pinwheel(ToyDataset):
     r"""Gaussian blobs along the arms of a wheel, twisted: :math:`x = s\,R(\alpha_k + \rho\, e^{|u|})\, u`.
 
@@ -122,26 +103,16 @@ class Pinwheel(ToyDataset):
         tangential_std: :math:`\sigma_t`, across it.
         rate: :math:`\rho`, strength of the twist.
         scale: :math:`s`, factor on the whole.
-        train: Rows of the training split.
-        test: Rows of the test split.
-        seed: Source of the draws.
     """
 
-    def __init__(
-        self,
-        arms: int = 2,
-        radial_std: float = 0.3,
-        tangential_std: float = 0.1,
-        rate: float = 0.25,
-        scale: float = 1.0,
-        train: int = 10_000,
-        test: int = 10_000,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(train, test, seed)
-        positive.check(arms=arms, radial_std=radial_std, tangential_std=tangential_std, scale=scale)
-        self.arms, self.radial_std, self.tangential_std = arms, radial_std, tangential_std
-        self.rate, self.scale = rate, scale
+    arms: int = attrs.field(default=2, validator=positive)
+    radial_std: float = attrs.field(default=0.3, validator=positive)
+    tangential_std: float = attrs.field(default=0.1, validator=positive)
+    rate: float = attrs.field(default=0.25, validator=within(-math.inf, math.inf, "()"))
+    scale: float = attrs.field(default=1.0, validator=positive)
+    train: int = attrs.field(default=10_000, validator=at_least(1))
+    test: int = attrs.field(default=10_000, validator=at_least(1))
+    seed: int = 0
 
     def draw(self, count: int, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """See :meth:`ToyDataset.draw`; the component is the arm."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor, nn
 
@@ -78,6 +78,7 @@ def readjust_batch_norm(
             _draw(model, temperature, batch, generator)
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class ReadjustBatchNorm(Stage):
     """Measure the batch-norm statistics anew for samples at a temperature; the last stage before them. No weight moves.
 
@@ -92,14 +93,13 @@ class ReadjustBatchNorm(Stage):
         batch: Items in each, over all processes.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+    temperature: float = attrs.field(validator=positive)
+    steps: int = attrs.field(default=500, validator=at_least(1))
+    batch: int = attrs.field(default=32, validator=at_least(1))
 
-    def __init__(self, model: Model, temperature: float, steps: int = 500, batch: int = 32) -> None:
-        if model.prior is None or model.decoder is None or not batch_norms(model):
+    def __attrs_post_init__(self) -> None:
+        if self.model.prior is None or self.model.decoder is None or not batch_norms(self.model):
             raise ContractError("stage 'readjust-batch-norm' needs a prior and a decoder with batch norms in them")
-        at_least(1).check(steps=steps, batch=batch)
-        positive.check(temperature=temperature)
-        self.model, self.temperature, self.steps, self.batch = model, temperature, steps, batch
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         """See :meth:`Stage.step`; the data only say how many to draw."""

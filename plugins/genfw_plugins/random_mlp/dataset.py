@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import attrs
 import torch
 
 from genfw.interfaces import Dataset, Split, TensorSplit
@@ -16,6 +17,7 @@ from genfw_plugins.random_mlp.network import RandomMLP
 __all__ = ["RandomMLPData"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class RandomMLPData(Dataset):
     r"""Draws of the model that has decoder ``random-mlp``: :math:`x = g(z) + \sigma \epsilon`, :math:`z` from ``law``.
 
@@ -37,21 +39,19 @@ class RandomMLPData(Dataset):
         seed: Which network, and which noise.
     """
 
-    def __init__(
-        self,
-        law: Dataset,
-        size: int = 2,
-        hidden: tuple[int, ...] = (128, 128, 128),
-        activation: Activation = "relu",
-        sigma: float = 0.25,
-        weight_std: float = 0.2,
-        bias_std: float = 0.1,
-        seed: int = 0,
-    ) -> None:
-        positive.check(size=size, sigma=sigma)
-        self.law, self.size, self.sigma, self.seed = law, size, sigma, seed
-        inputs = math.prod(law.data_shape)
-        self.net = RandomMLP(inputs, hidden, size, activation, weight_std, bias_std, seed)
+    law: Dataset
+    size: int = attrs.field(default=2, validator=positive)
+    hidden: tuple[int, ...] = (128, 128, 128)
+    activation: Activation = "relu"
+    sigma: float = attrs.field(default=0.25, validator=positive)
+    weight_std: float = 0.2
+    bias_std: float = 0.1
+    seed: int = 0
+
+    def __attrs_post_init__(self) -> None:
+        inputs = math.prod(self.law.data_shape)
+        stds = (self.weight_std, self.bias_std)
+        self.net = RandomMLP(inputs, self.hidden, self.size, self.activation, *stds, self.seed)
 
     @property
     def data_shape(self) -> Size:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -12,7 +13,6 @@ from torch.nn import functional
 from genfw.errors import ContractError
 from genfw.interfaces.values import Batch
 from genfw.models.freezing import frozen
-from genfw.models.model import Model
 from genfw.plugins.validators import at_least, within
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
@@ -30,6 +30,7 @@ DRAWS = 16_384
 MEAN_DECAY = 0.995
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class GAN(Stage):
     r"""Train decoder 'stylegan' on images: the non-saturating game with a penalty on the discriminator's slope.
 
@@ -43,8 +44,6 @@ class GAN(Stage):
 
     Arguments:
         model: The composed model; its decoder is 'stylegan' with a mapping network.
-        steps: Training steps.
-        batch: Rows per step over all processes.
         optimizer: How the generator's weights move.
         discriminator_optimizer: How the discriminator's move; its schedule is over ``steps``.
         channels_base: Channels of the discriminator's maps of a side are ``channels_base / side``,
@@ -57,34 +56,22 @@ class GAN(Stage):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8, "channels_max": 4, "r1_every": 2}
 
-    def __init__(
-        self,
-        model: Model,
-        steps: int,
-        batch: int,
-        optimizer: OptimizerFactory,
-        discriminator_optimizer: OptimizerFactory,
-        channels_base: int = 16_384,
-        channels_max: int = 512,
-        r1: float = 1.0,
-        r1_every: int = 16,
-        mixing: float = 0.9,
-        average: float = 0.999,
-    ) -> None:
-        at_least(1).check(steps=steps, batch=batch, channels_base=channels_base, channels_max=channels_max)
-        at_least(1).check(r1_every=r1_every)
-        at_least(0).check(r1=r1)
-        within(0, 1).check(mixing=mixing)
-        decoder = model.decoder
+    optimizer: OptimizerFactory
+    discriminator_optimizer: OptimizerFactory
+    channels_base: int = attrs.field(default=16_384, validator=at_least(1))
+    channels_max: int = attrs.field(default=512, validator=at_least(1))
+    r1: float = attrs.field(default=1.0, validator=at_least(0))
+    r1_every: int = attrs.field(default=16, validator=at_least(1))
+    mixing: float = attrs.field(default=0.9, validator=within(0, 1))
+    average: float = attrs.field(default=0.999, validator=within(0, 1, "[)"))
+
+    def __attrs_post_init__(self) -> None:
+        decoder = self.model.decoder
         if not isinstance(decoder, StyleGANDecoder) or decoder.mapping is None:
             raise ContractError(
                 "stage 'gan' trains decoder 'stylegan', with a mapping network (mapping_layers above 0)"
             )
-        self.model, self.decoder, self.mapping = model, decoder, decoder.mapping
-        self.steps, self.batch = steps, batch
-        self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
-        self.channels_base, self.channels_max = channels_base, channels_max
-        self.r1, self.r1_every, self.mixing, self.average = r1, r1_every, mixing, average
+        self.decoder, self.mapping = decoder, decoder.mapping
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""

@@ -17,7 +17,6 @@ from genfw.interfaces.values import Batch
 from genfw.models.chains import ChainResult
 from genfw.models.freezing import frozen
 from genfw.models.model import Model
-from genfw.plugins.validators import at_least
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import StageRun
 from genfw.training.updater import Updater
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "chain_health",
-    "check_schedule",
     "energy_health",
     "generator_loss",
     "generator_updater",
@@ -62,11 +60,6 @@ def noisy(x: Tensor, std: float, generator: torch.Generator) -> Tensor:
     if not std:
         return x
     return x + std * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-
-
-def check_schedule(steps: int, batch: int) -> None:
-    """Refuse an empty stage."""
-    at_least(1).check(steps=steps, batch=batch)
 
 
 def chain_health(result: ChainResult) -> dict[str, Tensor]:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from genfw.errors import ContractError
 from genfw.interfaces.values import Batch
 from genfw.models.chains import Chain, ChainResult
-from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget, PriorTarget
+from genfw.plugins.validators import at_least, within
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._amortize import Amortization, Amortize
-from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, reconstruction
+from genfw_plugins.training._common import chain_health, energy_health, need, reconstruction
 
 __all__ = ["Alternating", "Amortize"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Alternating(Stage):
     r"""Maximum likelihood of a latent-variable model, expectations by chains.
 
@@ -37,8 +38,6 @@ class Alternating(Stage):
 
     Arguments:
         model: The composed model; it needs prior and decoder.
-        steps: Training steps.
-        batch: Rows per step over all processes.
         optimizer: How the weights of prior and decoder move; absent, the generator stays as it is.
         posterior: Kernel and start of the posterior chains.
         prior: Kernel and start of the prior chains; needed with an energy on the latent.
@@ -53,43 +52,35 @@ class Alternating(Stage):
             none.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+    posterior: Chain
+    optimizer: OptimizerFactory | None = None
+    prior: Chain | None = None
+    energy_optimizer: OptimizerFactory | None = None
+    amortize: Amortize | None = None
+    l2: float = attrs.field(default=0.0, validator=at_least(0))
+    clip: Clip | None = None
+    average: float = attrs.field(default=0.0, validator=within(0, 1, "[)"))
+    share_start: bool = False
 
-    def __init__(
-        self,
-        model: Model,
-        steps: int,
-        batch: int,
-        posterior: Chain,
-        optimizer: OptimizerFactory | None = None,
-        prior: Chain | None = None,
-        energy_optimizer: OptimizerFactory | None = None,
-        amortize: Amortize | None = None,
-        l2: float = 0.0,
-        clip: Clip | None = None,
-        average: float = 0.0,
-        share_start: bool = False,
-    ) -> None:
-        check_schedule(steps, batch)
+    def __attrs_post_init__(self) -> None:
+        model = self.model
         need(model, "alternating", "prior", "decoder")
         if model.data_energies:
             raise ContractError(
                 "stage 'alternating' trains energies on the latent; stage 'contrastive' trains those on data"
             )
-        if bool(model.latent_energies) != (prior is not None) or (prior is None) != (energy_optimizer is None):
+        if bool(model.latent_energies) != (self.prior is not None) or (self.prior is None) != (
+            self.energy_optimizer is None
+        ):
             raise ContractError(
                 "an energy on the latent goes with prior (its chains) and energy_optimizer: give all three or none"
             )
-        if share_start and prior is None:
+        if self.share_start and self.prior is None:
             raise ContractError("share_start lends the prior chains where the posterior chains begin; there are none")
-        if amortize is not None and model.amortizer is None:
+        if self.amortize is not None and model.amortizer is None:
             raise ContractError("amortize needs an amortizer in the recipe")
-        if optimizer is None and energy_optimizer is None and amortize is None:
+        if self.optimizer is None and self.energy_optimizer is None and self.amortize is None:
             raise ContractError("this stage would train nothing: give optimizer, energy_optimizer or amortize")
-        self.model, self.steps, self.batch = model, steps, batch
-        self.posterior, self.prior, self.share_start = posterior, prior, share_start
-        self.optimizer, self.energy_optimizer, self.amortize = optimizer, energy_optimizer, amortize
-        self.l2, self.clip, self.average = l2, clip, average
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from genfw.interfaces.values import Batch
-from genfw.models.model import Model
-from genfw.plugins.validators import at_least
+from genfw.plugins.validators import at_least, within
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
-from genfw_plugins.training._common import check_schedule, need
+from genfw_plugins.training._common import need
 
 __all__ = ["Autoencoder"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Autoencoder(Stage):
     r"""Train encoder and decoder to give data back, with the encoder's centre :math:`\mu(x)` as the latent noise.
 
@@ -33,8 +33,6 @@ class Autoencoder(Stage):
 
     Arguments:
         model: The composed model; it needs prior, decoder and encoder.
-        steps: Training steps.
-        batch: Rows per step over all processes.
         optimizer: How the weights of prior, decoder and encoder move.
         latent_l2: :math:`\beta`.
         decoder_l2: :math:`\lambda`.
@@ -42,24 +40,14 @@ class Autoencoder(Stage):
         average: Decay of the average of the weights that the stage leaves in the model; 0 keeps none.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+    optimizer: OptimizerFactory
+    latent_l2: float = attrs.field(default=1e-4, validator=at_least(0))
+    decoder_l2: float = attrs.field(default=1e-7, validator=at_least(0))
+    clip: Clip | None = None
+    average: float = attrs.field(default=0.0, validator=within(0, 1, "[)"))
 
-    def __init__(
-        self,
-        model: Model,
-        steps: int,
-        batch: int,
-        optimizer: OptimizerFactory,
-        latent_l2: float = 1e-4,
-        decoder_l2: float = 1e-7,
-        clip: Clip | None = None,
-        average: float = 0.0,
-    ) -> None:
-        check_schedule(steps, batch)
-        need(model, "autoencoder", "prior", "decoder", "encoder")
-        at_least(0).check(latent_l2=latent_l2, decoder_l2=decoder_l2)
-        self.model, self.steps, self.batch, self.optimizer = model, steps, batch, optimizer
-        self.latent_l2, self.decoder_l2, self.clip, self.average = latent_l2, decoder_l2, clip, average
+    def __attrs_post_init__(self) -> None:
+        need(self.model, "autoencoder", "prior", "decoder", "encoder")
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""

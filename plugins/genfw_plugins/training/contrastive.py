@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -12,15 +13,13 @@ from genfw.errors import ContractError
 from genfw.interfaces.values import Batch
 from genfw.models.chains import Chain
 from genfw.models.freezing import frozen
-from genfw.models.model import Model
 from genfw.models.targets import Space, make_target
-from genfw.plugins.validators import at_least
+from genfw.plugins.validators import at_least, within
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._common import (
     chain_health,
-    check_schedule,
     energy_health,
     generator_loss,
     generator_updater,
@@ -34,6 +33,7 @@ from genfw_plugins.training._common import (
 __all__ = ["Contrastive"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Contrastive(Stage):
     r"""Train the energies on data by their likelihood; prior, decoder and encoder stay as they are, unless asked for.
 
@@ -52,8 +52,6 @@ class Contrastive(Stage):
     References: VAEBM (arXiv 2010.00654) Eq. 7, App. C and App. E; Du & Mordatch 2019 (IGEBM) for space ``data``.
 
     Arguments:
-        model: The composed model.
-        steps: Training steps.
         batch: Rows per step over all processes; also the number of chains, where ``negatives`` does not say.
         optimizer: How the energies' weights move.
         negatives: Kernel and start of the chains.
@@ -70,24 +68,20 @@ class Contrastive(Stage):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8, "init_batches": 1}
 
-    def __init__(
-        self,
-        model: Model,
-        steps: int,
-        batch: int,
-        optimizer: OptimizerFactory,
-        negatives: Chain,
-        space: Space = "noise",
-        mean: bool = False,
-        l2: float = 0.0,
-        penalty: float = 0.0,
-        clip: Clip | None = None,
-        average: float = 0.0,
-        data_noise: float = 0.0,
-        init_batches: int = 5,
-        generator_optimizer: OptimizerFactory | None = None,
-    ) -> None:
-        check_schedule(steps, batch)
+    optimizer: OptimizerFactory
+    negatives: Chain
+    space: Space = "noise"
+    mean: bool = False
+    l2: float = attrs.field(default=0.0, validator=at_least(0))
+    penalty: float = attrs.field(default=0.0, validator=at_least(0))
+    clip: Clip | None = None
+    average: float = attrs.field(default=0.0, validator=within(0, 1, "[)"))
+    data_noise: float = attrs.field(default=0.0, validator=at_least(0))
+    init_batches: int = attrs.field(default=5, validator=at_least(1))
+    generator_optimizer: OptimizerFactory | None = None
+
+    def __attrs_post_init__(self) -> None:
+        model, space = self.model, self.space
         need(model, "contrastive", "energy")
         if model.latent_energies:
             raise ContractError(
@@ -97,21 +91,14 @@ class Contrastive(Stage):
             raise ContractError(
                 f"negatives of an energy on data can't be drawn in space '{space}'; use noise, data or joint"
             )
-        if mean and space == "data":
+        if self.mean and space == "data":
             raise ContractError("mean: true needs a decoder; chains in space 'data' have none")
-        if generator_optimizer is not None:
+        if self.generator_optimizer is not None:
             if space == "data":
                 raise ContractError(
                     "generator_optimizer moves the generator that the energies tilt; chains in space 'data' have none"
                 )
             need(model, "contrastive", "prior", "decoder")
-        self.model, self.steps, self.batch = model, steps, batch
-        self.generator_optimizer = generator_optimizer
-        self.optimizer, self.negatives = optimizer, negatives
-        self.space: Space = space
-        self.mean, self.l2, self.penalty, self.clip = mean, l2, penalty, clip
-        at_least(1).check(init_batches=init_batches)
-        self.average, self.data_noise, self.init_batches = average, data_noise, init_batches
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -16,12 +17,11 @@ from genfw.interfaces.values import Batch
 from genfw.models.chains import Chain, ChainResult
 from genfw.models.distances import directions, sliced_wasserstein
 from genfw.models.freezing import frozen, frozen_for_chain
-from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget, PriorTarget
 from genfw.plugins.validators import at_least
 from genfw.training.stage import Stage
 from genfw_plugins.training._amortize import Amortization, Amortize
-from genfw_plugins.training._common import chain_health, check_schedule
+from genfw_plugins.training._common import chain_health
 
 __all__ = ["Distill"]
 
@@ -47,6 +47,7 @@ class _Rest(Sampler):
         return state, Info(one, torch.zeros_like(one, dtype=torch.bool))
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Distill(Stage):
     r"""Fit the amortizer to positions that chains reach; prior, decoder and energies stay as they are.
 
@@ -65,7 +66,6 @@ class Distill(Stage):
 
     Arguments:
         model: The composed model; it needs prior, decoder and amortizer.
-        steps: Training steps.
         batch: Rows per step over all processes, and chains.
         start: Where chains begin; several share the chains out evenly.
         amortize: How the amortizer is fitted.
@@ -78,29 +78,22 @@ class Distill(Stage):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8, "watch": 2}
 
-    def __init__(
-        self,
-        model: Model,
-        steps: int,
-        batch: int,
-        start: Start | list[Start],
-        amortize: Amortize,
-        sampler: Sampler | None = None,
-        space: Literal["posterior", "prior"] = "posterior",
-        watch: int = 0,
-    ) -> None:
-        check_schedule(steps, batch)
-        at_least(0).check(watch=watch)
+    start: Start | list[Start]
+    amortize: Amortize
+    sampler: Sampler | None = None
+    space: Literal["posterior", "prior"] = "posterior"
+    watch: int = attrs.field(default=0, validator=at_least(0))
+
+    def __attrs_post_init__(self) -> None:
+        model, space = self.model, self.space
         if model.amortizer is None:
             raise ContractError("stage 'distill' fits an amortizer, and the recipe has none")
         if model.prior is None or (space == "posterior" and model.decoder is None):
             raise ContractError(
                 f"stage 'distill' in space '{space}' needs a model with prior{' and decoder' * (space == 'posterior')}"
             )
-        self.model, self.steps, self.batch = model, steps, batch
-        self.amortizer, self.amortize = model.amortizer, amortize
-        self.chain = Chain(_Rest() if sampler is None else sampler, start)
-        self.space, self.watch = space, watch
+        self.amortizer = model.amortizer
+        self.chain = Chain(_Rest() if self.sampler is None else self.sampler, self.start)
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""

@@ -5,21 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor, nn
 
 from genfw.errors import ContractError
 from genfw.interfaces.values import Batch, Latent
 from genfw.models.chains import Chain
-from genfw.models.model import Model
 from genfw.models.targets import PriorTarget
-from genfw.plugins.validators import at_least
+from genfw.plugins.validators import at_least, positive, within
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
-from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, noisy, penalties
+from genfw_plugins.training._common import chain_health, energy_health, need, noisy, penalties
 
 __all__ = ["ELBO", "balance_weights"]
 
@@ -46,6 +45,7 @@ def balance_weights(sizes: Tensor, latent: Latent) -> Tensor:
     return gamma / gamma.mean()
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class ELBO(Stage):
     r"""Train prior, decoder and encoder on the evidence lower bound.
 
@@ -59,8 +59,6 @@ class ELBO(Stage):
 
     Arguments:
         model: The composed model; it needs prior, decoder and encoder.
-        steps: Training steps.
-        batch: Rows per step over all processes.
         optimizer: How the weights of prior, decoder and encoder move.
         beta: Final weight of the KL.
         kl_start: Its weight at the first step.
@@ -80,52 +78,39 @@ class ELBO(Stage):
             and the decoder's scale can't fall below it.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+    optimizer: OptimizerFactory
+    beta: float = attrs.field(default=1.0, validator=at_least(0))
+    kl_start: float = attrs.field(default=0.0, validator=at_least(0))
+    kl_warmup: int = attrs.field(default=0, validator=at_least(0))
+    free_bits: float = attrs.field(default=0.0, validator=at_least(0))
+    penalty: float = attrs.field(default=0.0, validator=at_least(0))
+    clip: Clip | None = None
+    average: float = attrs.field(default=0.0, validator=within(0, 1, "[)"))
+    energy_optimizer: OptimizerFactory | None = None
+    negatives: Chain | None = None
+    balance: bool = False
+    penalty_start: float | None = attrs.field(default=None, validator=positive)
+    tilted: bool = True
+    data_noise: float = attrs.field(default=0.0, validator=at_least(0))
 
-    def __init__(
-        self,
-        model: Model,
-        steps: int,
-        batch: int,
-        optimizer: OptimizerFactory,
-        beta: float = 1.0,
-        kl_start: float = 0.0,
-        kl_warmup: int = 0,
-        free_bits: float = 0.0,
-        penalty: float = 0.0,
-        clip: Clip | None = None,
-        average: float = 0.0,
-        energy_optimizer: OptimizerFactory | None = None,
-        negatives: Chain | None = None,
-        balance: bool = False,
-        penalty_start: float | None = None,
-        tilted: bool = True,
-        data_noise: float = 0.0,
-    ) -> None:
-        check_schedule(steps, batch)
-        at_least(0).check(data_noise=data_noise)
-        need(model, "elbo", "prior", "decoder", "encoder")
-        self.tilted = tilted and bool(model.latent_energies)
-        if self.tilted and (energy_optimizer is None or negatives is None):
+    def __attrs_post_init__(self) -> None:
+        need(self.model, "elbo", "prior", "decoder", "encoder")
+        self.tilted = self.tilted and bool(self.model.latent_energies)
+        if self.tilted and (self.energy_optimizer is None or self.negatives is None):
             raise ContractError(
                 "with an energy on the latent, stage 'elbo' needs energy_optimizer and negatives; or tilted: false, "
                 "which leaves the energy to a later stage"
             )
-        if not self.tilted and (energy_optimizer is not None or negatives is not None):
+        if not self.tilted and (self.energy_optimizer is not None or self.negatives is not None):
             raise ContractError(
                 "energy_optimizer and negatives are for an energy on the latent; the recipe has none, or tilted is "
                 "false"
             )
-        if penalty_start is not None and not (penalty_start > 0.0 and penalty > 0.0 and kl_warmup >= 1):
+        if self.penalty_start is not None and not (self.penalty > 0.0 and self.kl_warmup >= 1):
             raise ContractError(
                 "penalty_start goes to penalty until kl_warmup, all of them above 0, "
-                f"got penalty_start={penalty_start}, penalty={penalty}, kl_warmup={kl_warmup}"
+                f"got penalty_start={self.penalty_start}, penalty={self.penalty}, kl_warmup={self.kl_warmup}"
             )
-        self.penalty_start = penalty_start
-        self.model, self.steps, self.batch, self.optimizer = model, steps, batch, optimizer
-        self.beta, self.kl_start, self.kl_warmup, self.free_bits = beta, kl_start, kl_warmup, free_bits
-        self.penalty, self.clip, self.average, self.balance = penalty, clip, average, balance
-        self.energy_optimizer, self.negatives, self.data_noise = energy_optimizer, negatives, data_noise
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 from torch import Tensor
 
 from genfw.errors import ContractError, DataError, GenfwError
 from genfw.interfaces.values import Batch
-from genfw.models.model import Model
 from genfw.runs.files import hash_file
 from genfw.training.stage import Stage
 from genfw.weights.load import load_into, load_parts
@@ -21,6 +21,7 @@ __all__ = ["Load"]
 _log = logging.getLogger("genfw")
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Load(Stage):
     """Take weights from a file of ``genfw import`` or from a run, instead of training them.
 
@@ -43,27 +44,22 @@ class Load(Stage):
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"strict": False}
-    steps = 0
-    batch = 1
 
-    def __init__(
-        self,
-        model: Model,
-        file: Path | None = None,
-        run: Path | None = None,
-        parts: Sequence[str] | None = None,
-        sha256: str | None = None,
-        strict: bool = True,
-    ) -> None:
-        if (file is None) == (run is None):
+    steps: int = attrs.field(default=0, init=False)
+    batch: int = attrs.field(default=1, init=False)
+    file: Path | None = None
+    source: Path | None = attrs.field(default=None, alias="run")  # the engine sets "run"
+    parts: Sequence[str] | None = None
+    sha256: str | None = None
+    strict: bool = True
+
+    def __attrs_post_init__(self) -> None:
+        if (self.file is None) == (self.source is None):
             raise ContractError("stage 'load' takes weights from a file or from a run: give one of 'file' and 'run'")
-        if sha256 is not None and file is None:
+        if self.sha256 is not None and self.file is None:
             raise ContractError("sha256 is that of a file, and stage 'load' is given a run")
-        if parts is not None and not parts:
+        if self.parts is not None and not self.parts:
             raise ContractError("stage 'load' is told to load no part; leave 'parts' out to load all")
-        self.model, self.file, self.source = model, file, run
-        self.parts = None if parts is None else tuple(parts)
-        self.sha256, self.strict = sha256, strict
 
     def setup(self) -> None:
         """No row is read, but a batch must be one that the processes can share."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,14 +15,16 @@ from genfw.models.chains import Chain
 from genfw.models.freezing import frozen
 from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget, PriorTarget
+from genfw.plugins.validators import within
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
-from genfw_plugins.training._common import chain_health, check_schedule, energy_health, need, reconstruction
+from genfw_plugins.training._common import chain_health, energy_health, need, reconstruction
 
 __all__ = ["NoiseContrastive"]
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class NoiseContrastive(Stage):
     r"""Train one energy on the latent to tell posterior latents :math:`z^+` from draws :math:`z^-` of the prior so far.
 
@@ -47,8 +49,6 @@ class NoiseContrastive(Stage):
 
     Arguments:
         model: The composed model; it needs a prior, an energy on the latent, and an encoder or a decoder.
-        steps: Training steps.
-        batch: Rows per step over all processes.
         optimizer: How the energy's weights move.
         number: Which of the energies on the latent is trained, counted from 0 in the recipe's order.
         noise: Kernel and start of the chains of :math:`p_k`; for the first energy, whose :math:`p_0` is drawn from
@@ -61,23 +61,17 @@ class NoiseContrastive(Stage):
         average: Decay of the average of the trained weights that the stage leaves in the model; 0 keeps none.
     """
 
-    smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
+    optimizer: OptimizerFactory
+    number: int = 0
+    noise: Chain | None = None
+    posterior: Chain | None = None
+    generator_optimizer: OptimizerFactory | None = None
+    clip: Clip | None = None
+    average: float = attrs.field(default=0.0, validator=within(0, 1, "[)"))
 
-    def __init__(
-        self,
-        model: Model,
-        steps: int,
-        batch: int,
-        optimizer: OptimizerFactory,
-        number: int = 0,
-        noise: Chain | None = None,
-        posterior: Chain | None = None,
-        generator_optimizer: OptimizerFactory | None = None,
-        clip: Clip | None = None,
-        average: float = 0.0,
-    ) -> None:
-        check_schedule(steps, batch)
-        need(model, "noise-contrastive", "prior", "energy", *(["encoder"] if posterior is None else ["decoder"]))
+    def __attrs_post_init__(self) -> None:
+        model, number = self.model, self.number
+        need(model, "noise-contrastive", "prior", "energy", "encoder" if self.posterior is None else "decoder")
         energies = model.latent_energies
         if not energies:
             raise ContractError("stage 'noise-contrastive' trains energies on the latent; the recipe's are on data")
@@ -85,19 +79,15 @@ class NoiseContrastive(Stage):
             raise ContractError(
                 f"number counts the recipe's {len(energies)} energies on the latent from 0, got {number}"
             )
-        if number and noise is None:
+        if number and self.noise is None:
             raise ContractError(
                 f"energy {number} is set against the prior that the {number} before it have tilted; give noise, the "
                 "chains that draw from it"
             )
-        if generator_optimizer is not None and posterior is None:
+        if self.generator_optimizer is not None and self.posterior is None:
             raise ContractError(
                 "generator_optimizer needs posterior: the encoder's draws would not follow the generator"
             )
-        self.model, self.steps, self.batch = model, steps, batch
-        self.optimizer, self.generator_optimizer = optimizer, generator_optimizer
-        self.number, self.noise, self.posterior = number, noise, posterior
-        self.clip, self.average = clip, average
         self.energy = energies[number]
         # The model as far as it goes: weights are shared, later energies left out.
         self.before = Model(model.prior, model.decoder, energy=energies[:number])

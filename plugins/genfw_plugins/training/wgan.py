@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -17,7 +18,6 @@ from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._common import (
-    check_schedule,
     energy_health,
     generator_loss,
     generator_updater,
@@ -50,6 +50,7 @@ def gradient_penalty(model: Model, data: Tensor, negatives: Tensor, generator: t
     return ((slope.flatten(1).square().sum(1) + 1e-12).sqrt() - 1.0).square().mean()
 
 
+@attrs.define(kw_only=True, eq=False, slots=False)
 class WGAN(Stage):
     r"""Train energy and generator against one another; no chains.
 
@@ -68,7 +69,6 @@ class WGAN(Stage):
     Arguments:
         model: The composed model; it needs prior, decoder and an energy on data.
         steps: Updates of the energy.
-        batch: Rows per step over all processes.
         optimizer: How the energy's weights move.
         generator_optimizer: How the weights of prior and decoder move; its schedule is over ``steps``.
         generator_every: Steps between updates of the generator.
@@ -81,30 +81,19 @@ class WGAN(Stage):
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8, "generator_every": 2, "init_batches": 1}
 
-    def __init__(
-        self,
-        model: Model,
-        steps: int,
-        batch: int,
-        optimizer: OptimizerFactory,
-        generator_optimizer: OptimizerFactory,
-        generator_every: int = 5,
-        gradient_penalty: float = 0.0,
-        penalty: float = 0.0,
-        mean: bool = False,
-        clip: Clip | None = None,
-        init_batches: int = 5,
-    ) -> None:
-        check_schedule(steps, batch)
-        need(model, "wgan", "prior", "decoder", "energy")
-        if model.latent_energies:
+    optimizer: OptimizerFactory
+    generator_optimizer: OptimizerFactory
+    generator_every: int = attrs.field(default=5, validator=at_least(1))
+    gradient_penalty: float = attrs.field(default=0.0, validator=at_least(0))
+    penalty: float = attrs.field(default=0.0, validator=at_least(0))
+    mean: bool = False
+    clip: Clip | None = None
+    init_batches: int = attrs.field(default=5, validator=at_least(1))
+
+    def __attrs_post_init__(self) -> None:
+        need(self.model, "wgan", "prior", "decoder", "energy")
+        if self.model.latent_energies:
             raise ContractError("stage 'wgan' plays with an energy on data; the recipe's energy is on the latent")
-        at_least(1).check(generator_every=generator_every, init_batches=init_batches)
-        at_least(0).check(gradient_penalty=gradient_penalty, penalty=penalty)
-        self.model, self.steps, self.batch = model, steps, batch
-        self.optimizer, self.generator_optimizer = optimizer, generator_optimizer
-        self.generator_every, self.gradient_penalty, self.penalty = generator_every, gradient_penalty, penalty
-        self.mean, self.clip, self.init_batches = mean, clip, init_batches
 
     def setup(self) -> None:
         """See :meth:`Stage.setup`."""

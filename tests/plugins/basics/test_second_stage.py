@@ -184,7 +184,12 @@ def test_distilling_the_encoder_fits_the_aggregated_posterior():
     model = Model(prior, encoder=encoder, amortizer=mixture, data_shape=(2,))
     amortize = Amortize(optimizer=Adam(lr=0.05, decay="linear"), updates=1)
     x = torch.tensor([1.0, 0.0]) + torch.randn(4000, 2) * torch.tensor([2.0, 0.5])
-    train(Distill(model, 150, 400, EncoderStart(encoder=encoder), amortize, space="prior"), x)
+    train(
+        Distill(
+            model=model, steps=150, batch=400, start=EncoderStart(encoder=encoder), amortize=amortize, space="prior"
+        ),
+        x,
+    )
     parts = as_distribution(mixture).component_distribution
     torch.testing.assert_close(parts.mean[0].detach(), torch.tensor([1.0, 0.0]), atol=0.2, rtol=0)
     torch.testing.assert_close(
@@ -198,7 +203,7 @@ class TestAutoencoder(StageSuite):
         return Model(prior, TinyDecoder(), TinyEncoder(prior))
 
     def make_stage(self, model):
-        return Autoencoder(model, steps=4, batch=8, optimizer=Adam(), average=0.9)
+        return Autoencoder(model=model, steps=4, batch=8, optimizer=Adam(), average=0.9)
 
 
 class LinearDecoder(Decoder):
@@ -226,7 +231,7 @@ def test_a_linear_autoencoder_loses_what_principal_components_lose():
     rotation = torch.linalg.qr(torch.randn(4, 4)).Q
     x = (torch.randn(4000, 4) * scales) @ rotation
     model = linear_autoencoder(4, 2)
-    train(Autoencoder(model, 200, 200, Adam(lr=0.03, decay="cosine")), x)
+    train(Autoencoder(model=model, steps=200, batch=200, optimizer=Adam(lr=0.03, decay="cosine")), x)
     with torch.no_grad():
         centre = model.encoder(x, generator=seeded(), temperature=0.0)
         error = (model.likelihood(centre.latent).mean - x).square().sum(1).mean()
@@ -240,7 +245,7 @@ def test_its_loss_is_the_formula_and_each_penalty_shrinks_what_it_weighs():
     def run(steps, **weights):
         torch.manual_seed(0)
         model = linear_autoencoder(4, 2)
-        return model, train(Autoencoder(model, steps, 64, Adam(lr=0.02), **weights), x)
+        return model, train(Autoencoder(model=model, steps=steps, batch=64, optimizer=Adam(lr=0.02), **weights), x)
 
     model, rows = run(1, latent_l2=0.5, decoder_l2=0.25)
     torch.manual_seed(0)
@@ -267,9 +272,17 @@ def test_its_loss_is_the_formula_and_each_penalty_shrinks_what_it_weighs():
         (lambda: GaussianMixture(layout(2), scale=0.0), "scale must be above 0"),
         (lambda: LatentVAE(layout(2), dim=0), "at least 1"),
         (lambda: LatentVAE(layout(2), scale=1e-4), "exceed scale_min"),
-        (lambda: Autoencoder(Model(StandardNormal(2), LinearDecoder(4, 2)), 1, 1, Adam()), "with encoder"),
-        (lambda: Autoencoder(linear_autoencoder(4, 2), 1, 1, Adam(), latent_l2=-1.0), "latent_l2 must be at least 0"),
-        (lambda: Autoencoder(linear_autoencoder(4, 2), 0, 1, Adam()), "at least 1"),
+        (
+            lambda: Autoencoder(
+                model=Model(StandardNormal(2), LinearDecoder(4, 2)), steps=1, batch=1, optimizer=Adam()
+            ),
+            "with encoder",
+        ),
+        (
+            lambda: Autoencoder(model=linear_autoencoder(4, 2), steps=1, batch=1, optimizer=Adam(), latent_l2=-1.0),
+            "latent_l2 must be at least 0",
+        ),
+        (lambda: Autoencoder(model=linear_autoencoder(4, 2), steps=0, batch=1, optimizer=Adam()), "at least 1"),
     ],
 )
 def test_a_bad_argument_is_refused(act, message):

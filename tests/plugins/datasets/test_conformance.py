@@ -48,26 +48,26 @@ class TestIdx(DatasetSuite):
         write_mnist(self.folder)
 
     def make(self):
-        return IdxImages(self.folder, size=32, flip=0.5)
+        return IdxImages(root=self.folder, size=32, flip=0.5)
 
     def make_absent(self):
-        return IdxImages(self.folder / "nowhere")
+        return IdxImages(root=self.folder / "nowhere")
 
 
 class TestMNIST(TestIdx):
     def make(self):
-        return MNIST(self.folder, download=False)
+        return MNIST(root=self.folder, download=False)
 
     def make_absent(self):
-        return MNIST(self.folder / "nowhere", download=False)
+        return MNIST(root=self.folder / "nowhere", download=False)
 
 
 class TestStacked(TestIdx):
     def make(self):
-        return Stacked(IdxImages(self.folder), train=50, test=20)
+        return Stacked(source=IdxImages(root=self.folder), train=50, test=20)
 
     def make_absent(self):
-        return Stacked(IdxImages(self.folder / "nowhere"))
+        return Stacked(source=IdxImages(root=self.folder / "nowhere"))
 
 
 class TestImageFolder(DatasetSuite):
@@ -80,10 +80,10 @@ class TestImageFolder(DatasetSuite):
         self.root = write_tree(self.folder / "images", images, archive=False)
 
     def make(self):
-        return ImageFolder(self.root, 16, **self.options)
+        return ImageFolder(root=self.root, size=16, **self.options)
 
     def make_absent(self):
-        return ImageFolder(self.folder / "nowhere", 16)
+        return ImageFolder(root=self.folder / "nowhere", size=16)
 
 
 class TestImageFolderUncached(TestImageFolder):
@@ -100,10 +100,10 @@ class TestCelebA(DatasetSuite):
         write_tree(self.folder / "img_align_celeba", images, archive=True)
 
     def make(self):
-        return CelebA(self.folder, download=False, flip=0.5)
+        return CelebA(root=self.folder, download=False, flip=0.5)
 
     def make_absent(self):
-        return CelebA(self.folder / "nowhere", download=False)
+        return CelebA(root=self.folder / "nowhere", download=False)
 
 
 class TestCelebAHQ(DatasetSuite):
@@ -113,10 +113,10 @@ class TestCelebAHQ(DatasetSuite):
         self.root = write_tree(self.folder / "celeba-hq", images, archive=True)
 
     def make(self):
-        return CelebAHQ(self.root, size=16, flip=0.5)
+        return CelebAHQ(root=self.root, size=16, flip=0.5)
 
     def make_absent(self):
-        return CelebAHQ(self.folder / "nowhere", size=16)
+        return CelebAHQ(root=self.folder / "nowhere", size=16)
 
 
 class TestTensorFile(DatasetSuite):
@@ -124,10 +124,10 @@ class TestTensorFile(DatasetSuite):
         np.savez(self.folder / "rows.npz", train=np.random.default_rng(0).normal(size=(30, 3)))
 
     def make(self):
-        return TensorFile(self.folder / "rows.npz", [3])
+        return TensorFile(file=self.folder / "rows.npz", shape=[3])
 
     def make_absent(self):
-        return TensorFile(self.folder / "nowhere.npz", [3])
+        return TensorFile(file=self.folder / "nowhere.npz", shape=[3])
 
 
 def test_cifar_is_absent_in_words_too(tmp_path):
@@ -135,7 +135,7 @@ def test_cifar_is_absent_in_words_too(tmp_path):
 
     class Absent(DatasetSuite):
         def make(self):
-            return CIFAR10(tmp_path, download=False)
+            return CIFAR10(root=tmp_path, download=False)
 
         make_absent = make
 

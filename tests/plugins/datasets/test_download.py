@@ -89,7 +89,7 @@ def test_without_a_network_it_is_said_what_to_fetch_and_where_to_put_it(kind, tm
 def test_download_false_asks_no_network(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("the network was used"))
     with pytest.raises(DataError, match="is absent; looked in ") as caught:
-        kind(tmp_path / "data", download=False).split("train")
+        kind(root=tmp_path / "data", download=False).split("train")
     assert str(tmp_path / "data") in str(caught.value)
     assert not (tmp_path / "data").exists()
 
@@ -97,7 +97,7 @@ def test_download_false_asks_no_network(kind, tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", NAMED)
 def test_unknown_splits_are_refused(kind, tmp_path):
     with pytest.raises(DataError, match="no split 'dev'; there are train, "):
-        kind(tmp_path, download=False).split("dev")
+        kind(root=tmp_path, download=False).split("dev")
 
 
 def test_mnist_is_fetched_and_kept(server, tmp_path, monkeypatch):
@@ -106,13 +106,13 @@ def test_mnist_is_fetched_and_kept(server, tmp_path, monkeypatch):
     kind = import_torchvision("torchvision.datasets").MNIST
     monkeypatch.setattr(kind, "mirrors", [address])
     monkeypatch.setattr(kind, "resources", [(file, md5((folder / file).read_bytes())) for file, _ in kind.resources])
-    x, y = everything(MNIST(tmp_path / "data").split("train"))
+    x, y = everything(MNIST(root=tmp_path / "data").split("train"))
     images, labels = digits(40)
     assert torch.equal(((x + 1) * 127.5).round().to(torch.uint8).squeeze(1), torch.from_numpy(images))
     assert y.tolist() == labels.tolist()
     for file in folder.iterdir():
         file.unlink()
-    assert len(MNIST(tmp_path / "data").split("test")) == 20
+    assert len(MNIST(root=tmp_path / "data").split("test")) == 20
 
 
 def test_a_damaged_download_is_not_used(server, tmp_path, monkeypatch):
@@ -120,7 +120,7 @@ def test_a_damaged_download_is_not_used(server, tmp_path, monkeypatch):
     write_mnist(folder)
     monkeypatch.setattr(import_torchvision("torchvision.datasets").MNIST, "mirrors", [address])
     with pytest.raises(DataError, match=r"can't be downloaded .*corrupted"):
-        MNIST(tmp_path / "data").split("train")
+        MNIST(root=tmp_path / "data").split("train")
 
 
 @pytest.mark.parametrize(("kind", "label"), [(CIFAR10, "labels"), (CIFAR100, "fine_labels")])
@@ -130,7 +130,7 @@ def test_cifar_is_fetched_and_read(kind, label, server, tmp_path, monkeypatch):
     theirs = getattr(import_torchvision("torchvision.datasets"), kind.names[1])
     (folder / theirs.filename).write_bytes(files[theirs.filename])
     monkeypatch.setattr(theirs, "url", address + theirs.filename)
-    data = kind(tmp_path / "data", flip=0.5)
+    data = kind(root=tmp_path / "data", flip=0.5)
     x, y = everything(data.split("train"))
     batches = 5 if kind is CIFAR10 else 1
     assert x.shape == (4 * batches, *data.data_shape) == (4 * batches, 3, 32, 32)
@@ -143,12 +143,12 @@ def test_cifar_pixels_are_those_of_the_batches(tmp_path, monkeypatch):
 
     files = plant_cifar(monkeypatch, "CIFAR10", "labels")
     write_tree(tmp_path / "cifar10", files, archive=False)
-    x, y = everything(CIFAR10(tmp_path, download=False).split("test"))
+    x, y = everything(CIFAR10(root=tmp_path, download=False).split("test"))
     batch = pickle.loads(files["cifar-10-batches-py/test_batch"])
     rows = torch.from_numpy(batch["data"]).view(-1, 3, 32, 32)
     assert torch.equal(((x + 1) * 127.5).round().to(torch.uint8), rows)
     assert y.tolist() == batch["labels"]
-    kept = CIFAR10(tmp_path, download=False, classes=[5, 6], size=16).split("test").get(torch.arange(2))
+    kept = CIFAR10(root=tmp_path, download=False, classes=[5, 6], size=16).split("test").get(torch.arange(2))
     assert kept[0].shape == (2, 3, 16, 16)
     assert set(kept[1].tolist()) == {5, 6}
 
@@ -156,7 +156,7 @@ def test_cifar_pixels_are_those_of_the_batches(tmp_path, monkeypatch):
 def test_an_archive_that_lies_there_is_unpacked_without_a_network(tmp_path, monkeypatch, no_network):
     files = plant_cifar(monkeypatch, "CIFAR10", "labels")
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(files["cifar-10-python.tar.gz"])
-    assert len(CIFAR10(tmp_path).split("train")) == 20
+    assert len(CIFAR10(root=tmp_path).split("train")) == 20
 
 
 def test_damaged_batches_are_refused(tmp_path, monkeypatch):
@@ -164,7 +164,7 @@ def test_damaged_batches_are_refused(tmp_path, monkeypatch):
     write_tree(tmp_path, files, archive=False)
     (tmp_path / "cifar-10-batches-py/test_batch").write_bytes(b"not what it was")
     with pytest.raises(DataError, match=r"damaged: .*Remove it"):
-        CIFAR10(tmp_path, download=False).split("test")
+        CIFAR10(root=tmp_path, download=False).split("test")
 
 
 def test_svhn_is_read_from_its_matlab_files(tmp_path, monkeypatch):
@@ -179,11 +179,11 @@ def test_svhn_is_read_from_its_matlab_files(tmp_path, monkeypatch):
         scipy.io.savemat(file, {"X": pixels, "y": np.array([[1], [10], [3], [4], [10], [9]])})
         sums[name] = [*theirs.split_list[name][:2], md5(file.read_bytes())]
     monkeypatch.setattr(theirs, "split_list", sums)
-    data = SVHN(tmp_path, download=False)
+    data = SVHN(root=tmp_path, download=False)
     x, y = everything(data.split("extra"))
     assert y.tolist() == [1, 0, 3, 4, 0, 9]
     assert torch.equal(((x + 1) * 127.5).round().to(torch.uint8), torch.from_numpy(pixels).permute(3, 2, 0, 1))
-    assert len(SVHN(tmp_path, download=False, exclude=[0]).split("train")) == 4
+    assert len(SVHN(root=tmp_path, download=False, exclude=[0]).split("train")) == 4
 
 
 def face(number: int) -> bytes:
@@ -204,19 +204,19 @@ def test_celeba_is_cut_and_partitioned(tmp_path, archive, inside):
         write_tree(tmp_path / inside / "img_align_celeba", files, archive=True)
     else:
         write_tree(tmp_path / inside, files, archive=False)
-    data = CelebA(tmp_path, download=False)
+    data = CelebA(root=tmp_path, download=False)
     rows = {name: everything(data.split(name))[0] for name in ("train", "valid", "test")}
     for name, of in (("train", numbers[:3]), ("valid", numbers[3:5]), ("test", numbers[5:])):
         levels = ((rows[name] + 1) * 127.5).round().to(torch.uint8)
         assert levels.shape == (len(of), 3, 64, 64)
         assert [image.unique().tolist() for image in levels] == [[number % 200] for number in of]
-    assert len(CelebA(tmp_path, download=False, limit=2, crop=178).split("train")) == 2
+    assert len(CelebA(root=tmp_path, download=False, limit=2, crop=178).split("train")) == 2
 
 
 def test_a_part_of_celeba_is_pointed_to_image_folder(tmp_path):
     write_tree(tmp_path, {"img_align_celeba/000001.jpg": face(1)}, archive=False)
     with pytest.raises(DataError, match=r"no images numbered 182638.jpg .* 'use: image-folder'"):
-        CelebA(tmp_path, download=False).split("test")
+        CelebA(root=tmp_path, download=False).split("test")
 
 
 def write_lmdb(folder: Path, images: dict[str, bytes]) -> None:
@@ -232,7 +232,7 @@ def test_churches_are_read_in_the_order_of_their_keys(tmp_path):
     flat = {f"{key:040x}": encoded(np.full((20 + key, 30, 3), key, np.uint8)) for key in (9, 4, 7)}
     write_lmdb(tmp_path / "lsun-church/church_outdoor_train_lmdb", flat)
     write_lmdb(tmp_path / "lsun-church/church_outdoor_val_lmdb", {"a": encoded(np.zeros((20, 20, 3), np.uint8))})
-    data = LSUNChurch(tmp_path, download=False, size=16, cache_mib=0)
+    data = LSUNChurch(root=tmp_path, download=False, size=16, cache_mib=0)
     x, y = everything(data.split("train"))
     assert y is None
     assert ((x + 1) * 127.5).round()[:, 0, 0, 0].tolist() == [4, 7, 9]
@@ -250,11 +250,11 @@ def test_churches_are_fetched(server, tmp_path, monkeypatch):
     monkeypatch.setattr(LSUNChurch, "address", address + "church_outdoor_{}_lmdb.zip")
     part = tmp_path / "data/church_outdoor_val_lmdb.part"  # an interrupted download
     write_tree(part, {"church_outdoor_val_lmdb.zip": b"PK half"}, archive=False)
-    assert len(LSUNChurch(tmp_path / "data").split("test")) == 1
+    assert len(LSUNChurch(root=tmp_path / "data").split("test")) == 1
     assert not part.exists()
     (folder / "church_outdoor_train_lmdb.zip").write_bytes(b"PK half")
     with pytest.raises(DataError, match="can't be downloaded"):
-        LSUNChurch(tmp_path / "data").split("train")
+        LSUNChurch(root=tmp_path / "data").split("train")
 
 
 def test_processes_fetch_in_turn(tmp_path):
@@ -280,4 +280,4 @@ def test_a_damaged_database_is_refused(tmp_path):
     folder.mkdir()
     (folder / "data.mdb").write_bytes(b"x" * 10_000)
     with pytest.raises(DataError, match="can't be read as an LMDB database"):
-        LSUNChurch(tmp_path, download=False).split("train")
+        LSUNChurch(root=tmp_path, download=False).split("train")

@@ -31,7 +31,7 @@ def test_pixels_come_back_exactly(tmp_path, gz):
     images, labels = digits(12)
     images[0, 0, :3] = (0, 128, 255)
     write_idx(tmp_path, "train", images, labels, gz=gz)
-    data = IdxImages(tmp_path)
+    data = IdxImages(root=tmp_path)
     x, y = everything(data.split("train"))
     assert x.shape[1:] == data.data_shape == (1, 28, 28)
     assert x.dtype == torch.float32
@@ -45,7 +45,7 @@ def test_gzip_is_told_from_the_content_not_the_name(tmp_path):
     images, labels = digits(3)
     (tmp_path / "a.idx").write_bytes(gzip.compress(idx_bytes(images)))
     (tmp_path / "b.gz").write_bytes(idx_bytes(labels))
-    data = IdxImages(tmp_path, train_images="a.idx", train_labels="b.gz")
+    data = IdxImages(root=tmp_path, train_images="a.idx", train_labels="b.gz")
     assert len(data.split("train")) == 3
 
 
@@ -72,34 +72,34 @@ def test_damaged_files_are_refused_with_their_path(tmp_path, content, text):
 
 def test_absent_and_mismatched_files_are_said(tmp_path):
     with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz\) is absent; looked in .*'train_images'"):
-        IdxImages(tmp_path).split("train")
+        IdxImages(root=tmp_path).split("train")
     images, labels = digits(4)
     write_idx(tmp_path, "train", images, labels[:3])
     with pytest.raises(DataError, match="4 images but 3 labels"):
-        IdxImages(tmp_path).split("train")
+        IdxImages(root=tmp_path).split("train")
     (tmp_path / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DataError, match="train_labels"):
-        IdxImages(tmp_path).split("train")
-    assert IdxImages(tmp_path, train_labels=None).split("train").get(torch.arange(2))[1] is None
+        IdxImages(root=tmp_path).split("train")
+    assert IdxImages(root=tmp_path, train_labels=None).split("train").get(torch.arange(2))[1] is None
     with pytest.raises(DataError, match="no split 'valid'; there are train, test, held-out, held-out-train"):
-        IdxImages(tmp_path).split("valid")
+        IdxImages(root=tmp_path).split("valid")
 
 
 def test_constructors_touch_no_file():
     nowhere = Path("/nonexistent/place")
-    assert IdxImages(nowhere, size=32).data_shape == (1, 32, 32)
-    assert MNIST(nowhere).data_shape == (1, 28, 28)
-    assert Stacked(MNIST(nowhere, size=32)).data_shape == (3, 32, 32)
+    assert IdxImages(root=nowhere, size=32).data_shape == (1, 32, 32)
+    assert MNIST(root=nowhere).data_shape == (1, 28, 28)
+    assert Stacked(source=MNIST(root=nowhere, size=32)).data_shape == (3, 32, 32)
 
 
 def test_padding_centres_and_changes_no_pixel(tmp_path):
     write_mnist(tmp_path)
-    small, _ = everything(IdxImages(tmp_path).split("train"))
-    large, _ = everything(IdxImages(tmp_path, size=32).split("train"))
+    small, _ = everything(IdxImages(root=tmp_path).split("train"))
+    large, _ = everything(IdxImages(root=tmp_path, size=32).split("train"))
     assert torch.equal(large[:, :, 2:-2, 2:-2], small)
     assert large.sum() == pytest.approx((small.sum() - small[:, 0].numel() / 784 * (32**2 - 28**2)).item(), rel=1e-4)
     with pytest.raises(DataError, match="28x28 can't be padded to 16x16"):
-        IdxImages(tmp_path, size=16).split("train")
+        IdxImages(root=tmp_path, size=16).split("train")
 
 
 def test_shrinking_filters_and_rounds_as_pillow_does():
@@ -118,20 +118,20 @@ def test_shrinking_filters_and_rounds_as_pillow_does():
 
 def test_classes_are_kept_and_held_out(tmp_path):
     write_mnist(tmp_path, train=50, test=20)
-    assert set(everything(IdxImages(tmp_path, classes=[3, 5]).split("train"))[1].tolist()) == {3, 5}
-    data = IdxImages(tmp_path, exclude=[1, 9])
+    assert set(everything(IdxImages(root=tmp_path, classes=[3, 5]).split("train"))[1].tolist()) == {3, 5}
+    data = IdxImages(root=tmp_path, exclude=[1, 9])
     sizes = {name: len(data.split(name)) for name in ("train", "test", "held-out", "held-out-train")}
     assert sizes == {"train": 40, "test": 16, "held-out": 4, "held-out-train": 10}
     assert set(everything(data.split("held-out"))[1].tolist()) == {1, 9}
     assert not {1, 9} & set(everything(data.split("train"))[1].tolist())
-    assert len(IdxImages(tmp_path, exclude=[1], limit=7).split("train")) == 7
+    assert len(IdxImages(root=tmp_path, exclude=[1], limit=7).split("train")) == 7
     with pytest.raises(DataError, match=r"no row is left after 'classes: \[11\]'"):
-        IdxImages(tmp_path, classes=[11]).split("train")
+        IdxImages(root=tmp_path, classes=[11]).split("train")
 
 
 def test_flips_are_drawn_from_the_generator_and_in_training_alone(tmp_path):
     write_mnist(tmp_path, train=200)
-    split = IdxImages(tmp_path, flip=0.5).split("train")
+    split = IdxImages(root=tmp_path, flip=0.5).split("train")
     index = torch.arange(200)
     plain, _ = split.get(index)
     first, _ = split.get(index, generator=torch.Generator().manual_seed(1))
@@ -143,15 +143,15 @@ def test_flips_are_drawn_from_the_generator_and_in_training_alone(tmp_path):
     kept = (first == plain).all((1, 2, 3))
     assert (mirrored ^ kept).all()
     assert 70 < mirrored.sum() < 130
-    test = IdxImages(tmp_path, flip=1.0).split("test")
+    test = IdxImages(root=tmp_path, flip=1.0).split("test")
     assert torch.equal(everything(test)[0], test.get(torch.arange(20), generator=torch.Generator())[0])
     with pytest.raises(ContractError, match=r"flip must lie in \[0, 1\], got 2"):
-        IdxImages(tmp_path, flip=2.0)
+        IdxImages(root=tmp_path, flip=2.0)
 
 
 def test_reading_leaves_the_stored_rows_alone(tmp_path):
     write_mnist(tmp_path)
-    split = IdxImages(tmp_path).split("train")
+    split = IdxImages(root=tmp_path).split("train")
     before = split.items.clone()
     x, _ = split.get(torch.arange(5))
     x.zero_()
@@ -163,7 +163,7 @@ def test_reading_leaves_the_stored_rows_alone(tmp_path):
 
 def test_the_loader_reads_each_row_once_an_epoch(tmp_path):
     write_mnist(tmp_path, train=40)
-    split = IdxImages(tmp_path).split("train")
+    split = IdxImages(root=tmp_path).split("train")
     loader = Loader(split, 8, seed=0)
     labels = torch.cat([loader.batch_at(step).label for step in range(5)])
     assert labels.bincount(minlength=10).tolist() == [4] * 10
@@ -173,8 +173,8 @@ def test_the_loader_reads_each_row_once_an_epoch(tmp_path):
 @pytest.mark.parametrize("gz", [True, False])
 def test_mnist_is_found_where_it_lies(tmp_path, inside, gz):
     write_mnist(tmp_path / inside, gz=gz)
-    assert len(MNIST(tmp_path, download=False).split("train")) == 40
-    assert len(MNIST(str(tmp_path), download=False, size=32).split("test")) == 20
+    assert len(MNIST(root=tmp_path, download=False).split("train")) == 40
+    assert len(MNIST(root=str(tmp_path), download=False, size=32).split("test")) == 20
 
 
 def test_data_home_is_the_default_and_does_not_mix_up_the_family(tmp_path, monkeypatch):
@@ -190,16 +190,16 @@ def test_data_home_is_the_default_and_does_not_mix_up_the_family(tmp_path, monke
 
 def test_stacked_rows_are_three_source_rows(tmp_path):
     write_mnist(tmp_path, train=60)
-    source = IdxImages(tmp_path)
-    data = Stacked(source, train=500, test=30, seed=4)
+    source = IdxImages(root=tmp_path)
+    data = Stacked(source=source, train=500, test=30, seed=4)
     x, y = everything(data.split("train"))
     assert x.shape == (500, 3, 28, 28)
     singles, labels = everything(source.split("train"))
     for row in range(20):
         parts = [int((singles == x[row, c]).all((1, 2, 3)).nonzero()) for c in range(3)]
         assert y[row] == 100 * labels[parts[0]] + 10 * labels[parts[1]] + labels[parts[2]]
-    assert torch.equal(x, everything(Stacked(source, train=500, seed=4).split("train"))[0])
-    assert not torch.equal(x, everything(Stacked(source, train=500, seed=5).split("train"))[0])
+    assert torch.equal(x, everything(Stacked(source=source, train=500, seed=4).split("train"))[0])
+    assert not torch.equal(x, everything(Stacked(source=source, train=500, seed=5).split("train"))[0])
     assert (len(data.split("test")), y.unique().numel() > 300) == (30, True)
     # Any set of rows gives what the whole gives.
     some, label = data.split("train").get(torch.tensor([7, 3]))
@@ -208,16 +208,16 @@ def test_stacked_rows_are_three_source_rows(tmp_path):
 
 
 def test_stacking_runs_over_any_grey_set_and_refuses_others():
-    assert everything(Stacked(Digits(), train=10, test=5).split("train"))[0].shape == (10, 3, 8, 8)
+    assert everything(Stacked(source=Digits(), train=10, test=5).split("train"))[0].shape == (10, 3, 8, 8)
     with pytest.raises(ContractError, match="images of one channel"):
-        Stacked(GaussianGrid())
+        Stacked(source=GaussianGrid())
     with pytest.raises(DataError, match="no split 'held-out'"):
-        Stacked(Digits()).split("held-out")
+        Stacked(source=Digits()).split("held-out")
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_real_sets_read_whole(name):
-    data = IdxImages(DATA / name, size=32)
+    data = IdxImages(root=DATA / name, size=32)
     x, y = everything(data.split("test"))
     assert x.shape == (10_000, 1, 32, 32)
     assert (x.min().item(), x.max().item()) == (-1.0, 1.0)
@@ -226,7 +226,7 @@ def test_real_sets_read_whole(name):
 
 @pytest.mark.parametrize("kind", [kind for kind in (MNIST, FashionMNIST) if kind.names[0] in REAL])
 def test_real_sets_are_found_by_name(kind):
-    data = kind(DATA, download=False)
+    data = kind(root=DATA, download=False)
     assert (len(data.split("train")), len(data.split("test"))) == (60_000, 10_000)
     first = {"mnist": [5, 0, 4, 1, 9], "fashion-mnist": [9, 0, 0, 3, 0]}[kind.names[0]]
     assert data.split("train").labels[:5].tolist() == first

@@ -51,7 +51,7 @@ def two_classes(count: int = 6) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("archive", [True, False])
 def test_folders_become_splits_and_labels(tmp_path, archive):
-    data = ImageFolder(write_tree(tmp_path / "pets", two_classes(), archive=archive), size=8)
+    data = ImageFolder(root=write_tree(tmp_path / "pets", two_classes(), archive=archive), size=8)
     for name, shift in (("train", 0), ("test", 100)):
         x, y = everything(data.split(name))
         assert x.shape[1:] == data.data_shape == (3, 8, 8)
@@ -62,36 +62,36 @@ def test_folders_become_splits_and_labels(tmp_path, archive):
 
 def test_splits_can_be_named(tmp_path):
     root = write_tree(tmp_path / "pets", two_classes(), archive=False)
-    assert len(ImageFolder(root, 8, train="train/cat/", test="test/").split("train")) == 6
-    only_test = ImageFolder(root, 8, test="*/dog/*")
+    assert len(ImageFolder(root=root, size=8, train="train/cat/", test="test/").split("train")) == 6
+    only_test = ImageFolder(root=root, size=8, test="*/dog/*")
     assert (len(only_test.split("test")), len(only_test.split("train"))) == (12, 12)
     assert only_test.split("train").labels is not None
     with pytest.raises(DataError, match=r"no images for the split 'test' .*test: valid/"):
-        ImageFolder(root, 8, train="train/", test="valid/").split("test")
+        ImageFolder(root=root, size=8, train="train/", test="valid/").split("test")
 
 
 def test_the_drawn_split_depends_on_names_alone(tmp_path):
     files = {f"{k:03}.png": flat(k % 256) for k in range(300)}
     root = write_tree(tmp_path / "many", files, archive=False)
-    data = ImageFolder(root, 8, test_fraction=0.2)
+    data = ImageFolder(root=root, size=8, test_fraction=0.2)
     train, test = data.split("train"), data.split("test")
     assert len(train) + len(test) == 300
     assert 35 < len(test) < 85
     assert not set(train.names) & set(test.names)
     assert everything(test)[1] is None
     write_tree(root, {"0000.png": flat(0), "zzz.png": flat(1)}, archive=False)
-    again = ImageFolder(root, 8, test_fraction=0.2).split("test")
+    again = ImageFolder(root=root, size=8, test_fraction=0.2).split("test")
     assert set(test.names) <= set(again.names)
-    archived = ImageFolder(write_tree(tmp_path / "zipped", files, archive=True), 8, test_fraction=0.2)
+    archived = ImageFolder(root=write_tree(tmp_path / "zipped", files, archive=True), size=8, test_fraction=0.2)
     assert archived.split("test").names == test.names
 
 
 def test_classes_and_limit(tmp_path):
     root = write_tree(tmp_path / "pets", two_classes(), archive=True)
-    x, y = everything(ImageFolder(root, 8, classes=["dog"], limit=4).split("train"))
+    x, y = everything(ImageFolder(root=root, size=8, classes=["dog"], limit=4).split("train"))
     assert (len(x), set(y.tolist())) == (4, {1})
     with pytest.raises(DataError, match="the folders are cat, dog"):
-        ImageFolder(root, 8, classes=["bird"]).split("train")
+        ImageFolder(root=root, size=8, classes=["bird"]).split("train")
 
 
 def test_crops(tmp_path):
@@ -102,7 +102,7 @@ def test_crops(tmp_path):
     root = write_tree(tmp_path / "one", {"a.png": encoded(pixels), "b.png": encoded(pixels)}, archive=False)
 
     def seen(**options):
-        return levels(everything(ImageFolder(root, train="a", test="b", **options).split("train"))[0])
+        return levels(everything(ImageFolder(root=root, train="a", test="b", **options).split("train"))[0])
 
     assert seen(size=10).unique().tolist() == [100, 200]
     assert seen(size=4, crop=4).unique().tolist() == [200]
@@ -126,11 +126,11 @@ def test_grey_and_colour_and_odd_modes(tmp_path):
         "4.png": deep.getvalue(),
     }
     root = write_tree(tmp_path / "modes", files, archive=False)
-    data = ImageFolder(root, 4, channels=1, test="4")
+    data = ImageFolder(root=root, size=4, channels=1, test="4")
     x, _ = everything(data.split("train"))
     assert x.shape == (3, 1, 4, 4)
     assert levels(x)[:, 0, 0, 0].tolist() == [76, 255, 255]  # ITU-R 601 luma of red is 76
-    x, _ = everything(ImageFolder(root, 4, test="4").split("train"))
+    x, _ = everything(ImageFolder(root=root, size=4, test="4").split("train"))
     assert levels(x)[:, :, 0, 0].tolist() == [[255, 0, 0], [255, 255, 255], [255, 255, 255]]
     with pytest.raises(DataError, match=r"image 4.png: it has more than 8 bits"):
         everything(data.split("test"))
@@ -142,7 +142,7 @@ def test_shrinking_filters(tmp_path):
     pixels = np.repeat(board[..., None], 3, -1).astype(np.uint8)
     root = write_tree(tmp_path / "board", {"a.png": encoded(pixels), "b.png": encoded(pixels)}, archive=False)
     for resample in ("bilinear", "bicubic", "lanczos", "box"):
-        x, _ = everything(ImageFolder(root, 16, train="a", test="b", resample=resample).split("train"))
+        x, _ = everything(ImageFolder(root=root, size=16, train="a", test="b", resample=resample).split("train"))
         # Away from the border, where the filters see the pattern cut off.
         assert (levels(x)[..., 3:-3, 3:-3].float() - 127.5).abs().max() < 3
 
@@ -150,7 +150,7 @@ def test_shrinking_filters(tmp_path):
 @pytest.mark.parametrize("cache_mib", [0, 1024])
 def test_rows_are_pure_functions_of_their_number(tmp_path, cache_mib):
     root = write_tree(tmp_path / "pets", two_classes(), archive=True)
-    split = ImageFolder(root, 8, flip=0.5, cache_mib=cache_mib).split("train")
+    split = ImageFolder(root=root, size=8, flip=0.5, cache_mib=cache_mib).split("train")
     whole, labels = everything(split)
     index = torch.tensor([7, 0, 7, 3])
     x, y = split.get(index)
@@ -167,7 +167,7 @@ def test_threads_and_forks_read_one_archive(tmp_path):
     rng = np.random.default_rng(0)
     files = {f"{k:03}.png": encoded(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for k in range(64)}
     root = write_tree(tmp_path / "noise", files, archive=True)
-    split = ImageFolder(root, 16, test="none", train="0", cache_mib=0).split("train")
+    split = ImageFolder(root=root, size=16, test="none", train="0", cache_mib=0).split("train")
     whole, _ = everything(split)
     wrong: list[int] = []
 
@@ -200,18 +200,18 @@ def test_a_forked_child_opens_the_archive_anew(tmp_path):
 
 def test_what_is_wrong_with_the_files_is_said(tmp_path):
     with pytest.raises(DataError, match=r"no folder or zip archive at .*nowhere; set 'root'"):
-        ImageFolder(tmp_path / "nowhere", 8).split("train")
+        ImageFolder(root=tmp_path / "nowhere", size=8).split("train")
     (tmp_path / "text.zip").write_text("not a zip")
     with pytest.raises(DataError, match="can't be read as a zip archive"):
-        ImageFolder(tmp_path / "text.zip", 8).split("train")
+        ImageFolder(root=tmp_path / "text.zip", size=8).split("train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images for the split 'train'"):
-        ImageFolder(tmp_path / "empty", 8).split("train")
+        ImageFolder(root=tmp_path / "empty", size=8).split("train")
     root = write_tree(tmp_path / "broken", {"a.png": flat(3)[:40], "b.jpg": b"hello"}, archive=False)
     with pytest.raises(DataError, match=r"image a.png is damaged"):
-        everything(ImageFolder(root, 8, train="a", test="b").split("train"))
+        everything(ImageFolder(root=root, size=8, train="a", test="b").split("train"))
     with pytest.raises(DataError, match=r"image b.jpg is damaged"):
-        everything(ImageFolder(root, 8, train="a", test="b").split("test"))
+        everything(ImageFolder(root=root, size=8, train="a", test="b").split("test"))
 
 
 @pytest.mark.parametrize(
@@ -227,13 +227,13 @@ def test_what_is_wrong_with_the_files_is_said(tmp_path):
 )
 def test_nonsense_is_refused_at_once(options, text):
     with pytest.raises(ContractError, match=text):
-        ImageFolder("/nowhere", **{"size": 8, **options})
+        ImageFolder(root="/nowhere", **{"size": 8, **options})
 
 
 @pytest.mark.parametrize("name", [name for name in REAL if (DATA / name).is_file()])
 def test_real_archives_read(name):
     options, counts, classes = REAL[name]
-    data = ImageFolder(DATA / name, **options)
+    data = ImageFolder(root=DATA / name, **options)
     train, test = data.split("train"), data.split("test")
     assert len(train) + len(test) == sum(counts)
     assert len(test) == pytest.approx(counts[1], rel=0.15)
@@ -302,7 +302,7 @@ def hub(monkeypatch, tmp_path):
 
 
 def test_hugging_face_rows_become_images(hub):
-    data = HuggingFace("user/set", 8, config="small", revision="abc", label="label", test="test[:1%]")
+    data = HuggingFace(path="user/set", size=8, config="small", revision="abc", label="label", test="test[:1%]")
     assert not hub.asked
     x, y = everything(data.split("train"))
     assert x.shape[1:] == data.data_shape == (3, 8, 8)
@@ -310,19 +310,19 @@ def test_hugging_face_rows_become_images(hub):
     assert y.tolist() == [4, 2, 0]
     data.split("test")
     assert hub.asked == [("user/set", "small", None, "train", "abc"), ("user/set", "small", None, "test[:1%]", "abc")]
-    assert len(HuggingFace("user/set", 8, label="label", limit=2).split("train")) == 2
-    assert everything(HuggingFace("user/set", 8, channels=1).split("train"))[1] is None
+    assert len(HuggingFace(path="user/set", size=8, label="label", limit=2).split("train")) == 2
+    assert everything(HuggingFace(path="user/set", size=8, channels=1).split("train"))[1] is None
 
 
 def test_hugging_face_failures_are_said(hub):
     with pytest.raises(DataError, match="can't be loaded: couldn't reach the Hub"):
-        HuggingFace("absent", 8).split("train")
+        HuggingFace(path="absent", size=8).split("train")
     with pytest.raises(DataError, match="the split 'validation' of user/set"):
-        HuggingFace("user/set", 8, test="validation").split("test")
+        HuggingFace(path="user/set", size=8, test="validation").split("test")
     with pytest.raises(DataError, match="no column 'img'; it has image, label"):
-        HuggingFace("user/set", 8, image="img").split("train")
+        HuggingFace(path="user/set", size=8, image="img").split("train")
     with pytest.raises(DataError, match="no split 'dev'"):
-        HuggingFace("user/set", 8).split("dev")
+        HuggingFace(path="user/set", size=8).split("dev")
 
 
 @pytest.mark.parametrize("form", ["npz", "safetensors"])
@@ -336,34 +336,34 @@ def test_arrays_in_a_file(tmp_path, form):
     }
     file = tmp_path / f"rows.{form}"
     np.savez(file, **arrays) if form == "npz" else save_file(arrays, file)
-    data = TensorFile(file, [3], train_labels="label", test_fraction=0.25)
+    data = TensorFile(file=file, shape=[3], train_labels="label", test_fraction=0.25)
     x, y = everything(data.split("train"))
     x2, y2 = everything(data.split("test"))
     assert data.data_shape == (3,)
     assert torch.equal(levels(torch.cat([x, x2])), torch.from_numpy(arrays["train"]))
     assert (len(x), torch.cat([y, y2]).tolist()) == (15, list(range(20)))
-    whole = TensorFile(file, [3], test="other")
+    whole = TensorFile(file=file, shape=[3], test="other")
     assert (len(whole.split("train")), whole.split("train").labels) == (20, None)
     assert everything(whole.split("test"))[0].dtype == torch.float32
     assert everything(whole.split("test"))[0].unique().tolist() == [1.0]
-    assert len(TensorFile(file, [3], limit=4).split("train")) == 4
+    assert len(TensorFile(file=file, shape=[3], limit=4).split("train")) == 4
     with pytest.raises(DataError, match="no array 'rows'; it has "):
-        TensorFile(file, [3], train="rows").split("train")
+        TensorFile(file=file, shape=[3], train="rows").split("train")
     with pytest.raises(DataError, match=r"have shape \(3,\), but 'shape' is \(1, 2\)"):
-        TensorFile(file, [1, 2]).split("train")
+        TensorFile(file=file, shape=[1, 2]).split("train")
     with pytest.raises(DataError, match="20 rows but 5 labels"):
-        TensorFile(file, [3], train_labels="other").split("train")
+        TensorFile(file=file, shape=[3], train_labels="other").split("train")
     file.write_bytes(b"junk")
     with pytest.raises(DataError, match="can't be read"):
-        TensorFile(file, [3]).split("train")
+        TensorFile(file=file, shape=[3]).split("train")
     file.unlink()
     with pytest.raises(DataError, match="there is no file"):
-        TensorFile(file, [3]).split("train")
+        TensorFile(file=file, shape=[3]).split("train")
 
 
 def test_pickled_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "rows.npz", train=np.array([{"a": 1}, None], dtype=object))
     with pytest.raises(DataError, match="allow_pickle"):
-        TensorFile(tmp_path / "rows.npz", [1]).split("train")
+        TensorFile(file=tmp_path / "rows.npz", shape=[1]).split("train")
     with pytest.raises(ContractError, match=r"\.npz or a \.safetensors"):
-        TensorFile(tmp_path / "rows.pt", [1])
+        TensorFile(file=tmp_path / "rows.pt", shape=[1])

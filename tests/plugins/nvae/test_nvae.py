@@ -84,7 +84,7 @@ class TestBalancedELBO(StageSuite):
         return Model(prior, NVAEDecoder(prior, postprocess_cells=1), NVAEEncoder(prior, 4, 1, 1))
 
     def make_stage(self, model):
-        return ELBO(model, steps=4, batch=8, optimizer=Adamax(), kl_warmup=3, balance=True, penalty=1e-2)
+        return ELBO(model=model, steps=4, batch=8, optimizer=Adamax(), kl_warmup=3, balance=True, penalty=1e-2)
 
 
 class TestReadjustBatchNorm(StageSuite):
@@ -93,7 +93,7 @@ class TestReadjustBatchNorm(StageSuite):
         return Model(prior, NVAEDecoder(prior, postprocess_cells=1))
 
     def make_stage(self, model):
-        return ReadjustBatchNorm(model, temperature=0.7, steps=4, batch=8)
+        return ReadjustBatchNorm(model=model, temperature=0.7, steps=4, batch=8)
 
 
 class Pull(Energy):
@@ -312,10 +312,10 @@ def test_the_weight_of_the_penalty_falls_by_equal_factors():
     prior = small_prior()
     model = Model(prior, NVAEDecoder(prior), NVAEEncoder(prior, 4, 1, 1))
     settings = {"steps": 4, "batch": 2, "optimizer": Adamax(), "kl_warmup": 2}
-    stage = ELBO(model, penalty=0.01, penalty_start=1.0, **settings)
+    stage = ELBO(model=model, penalty=0.01, penalty_start=1.0, **settings)
     assert [stage.penalty_weight(step) for step in range(4)] == pytest.approx([1.0, 0.1, 0.01, 0.01])
     with pytest.raises(ContractError, match=r"got penalty_start=1\.0, penalty=0\.0, kl_warmup=2"):
-        ELBO(model, penalty_start=1.0, **settings)
+        ELBO(model=model, penalty_start=1.0, **settings)
 
 
 def test_readjusted_statistics_are_those_of_cold_draws():
@@ -341,16 +341,16 @@ def test_the_stage_measures_what_the_function_does_and_moves_no_weight():
     one, other = small_model(shape=(1, 8, 8)), small_model(shape=(1, 8, 8))
     weights = {name: value.clone() for name, value in one.named_parameters()}
     readjust_batch_norm(one, 0.5, generator=torch.Generator().manual_seed(0), draws=3, batch=8)
-    stage = ReadjustBatchNorm(other.train(), 0.5, steps=3, batch=8)
+    stage = ReadjustBatchNorm(model=other.train(), temperature=0.5, steps=3, batch=8)
     stage.run = StageRun(None, torch.device("cpu"), torch.Generator().manual_seed(0), dataset_size=8)
     for step in range(3):
         stage.step(Batch(torch.zeros(8, 1, 8, 8), torch.arange(8)), step)
     assert all(torch.equal(value, one.state_dict()[name]) for name, value in other.state_dict().items())
     assert all(torch.equal(value, weights[name]) for name, value in other.named_parameters())
     with pytest.raises(ContractError, match="with batch norms in them"):
-        ReadjustBatchNorm(Model(StandardNormal(2)), 0.7)
+        ReadjustBatchNorm(model=Model(StandardNormal(2)), temperature=0.7)
     with pytest.raises(ContractError, match=r"temperature must be above 0, got 0\.0"):
-        ReadjustBatchNorm(other, 0.0)
+        ReadjustBatchNorm(model=other, temperature=0.0)
 
 
 # -- published weights ------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ class TestRandomDecoder(DecoderSuite):
 
 class TestRandomData(DatasetSuite):
     def make(self):
-        return RandomMLPData(pinwheel(train=50, test=20), seed=1)
+        return RandomMLPData(law=pinwheel(train=50, test=20), seed=1)
 
 
 class TestDensityOnLatent(EnergySuite):
@@ -83,7 +83,7 @@ class TestDescribingEncoder(EncoderSuite):
 
 
 def test_decoder_and_data_are_one_model():
-    data, decoder = RandomMLPData(pinwheel(), seed=3), RandomMLPDecoder((2,), LAYOUT, seed=3)
+    data, decoder = RandomMLPData(law=pinwheel(), seed=3), RandomMLPDecoder((2,), LAYOUT, seed=3)
     z, _ = pinwheel().split("test").get(torch.arange(3000))
     x, _ = data.split("test").get(torch.arange(3000))
     noise = (x - decoder(Latent((z,))).mean) / 0.25
@@ -129,7 +129,7 @@ def test_local_chains_stay_in_the_wrong_arm_where_global_moves_do_not():
     model = Model(
         StandardNormal(2), RandomMLPDecoder((2,), LAYOUT, seed=0), energy=DensityEnergy(pinwheel(), on="latent")
     )
-    x, _ = RandomMLPData(pinwheel(), seed=0).split("test").get(torch.arange(150))
+    x, _ = RandomMLPData(law=pinwheel(), seed=0).split("test").get(torch.arange(150))
     axis = torch.linspace(-4.5, 4.5, 120)
     points = torch.cartesian_prod(axis, axis)
     log_prior = pinwheel().log_prob(points)
@@ -183,7 +183,7 @@ class Unknown(Dataset):
         (lambda: RandomMLPDecoder((2,), LAYOUT, sigma=0.0), "sigma must be above 0, got 0.0"),
         (lambda: RandomMLPDecoder((2,), LAYOUT, weight_std=0.0), "weight_std must be above 0"),
         (lambda: RandomMLPDecoder((2,), LAYOUT, hidden=(0,)), "at least 1, got [2, 0, 2]"),
-        (lambda: RandomMLPData(pinwheel(), size=0), "size must be above 0"),
+        (lambda: RandomMLPData(law=pinwheel(), size=0), "size must be above 0"),
         (lambda: DensityEnergy(Unknown())(torch.zeros(1, 2)), "needs a law with a known density; Unknown has none"),
         (lambda: DensityEnergy(pinwheel())(torch.zeros(1, 3)), "over 2 numbers, and the energy is asked for 3"),
     ],

@@ -75,7 +75,9 @@ class TestStageOverIt(StageSuite):
 
     def make_stage(self, model):
         chain = Chain(Langevin(step_size=1e-2, steps=2), NoiseStart())
-        return Contrastive(model, 4, 4, Adam(), chain, space="data", penalty=0.2, average=0.9)
+        return Contrastive(
+            model=model, steps=4, batch=4, optimizer=Adam(), negatives=chain, space="data", penalty=0.2, average=0.9
+        )
 
 
 @pytest.mark.parametrize("values", golden(), ids=["vaebm-energy-cifar10"])

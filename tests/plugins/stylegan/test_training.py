@@ -50,7 +50,17 @@ class TestGAN(StageSuite):
         return inverted()
 
     def make_stage(self, model):
-        return GAN(model, 4, 6, Adam(), Adam(), channels_base=32, channels_max=4, r1_every=2, average=0.9)
+        return GAN(
+            model=model,
+            steps=4,
+            batch=6,
+            optimizer=Adam(),
+            discriminator_optimizer=Adam(),
+            channels_base=32,
+            channels_max=4,
+            r1_every=2,
+            average=0.9,
+        )
 
 
 class TestInversion(MetricSuite):
@@ -70,7 +80,9 @@ def begun(model, **settings):
     from lightning_fabric import Fabric
 
     settings = {"channels_base": 32, "channels_max": 4, **settings}
-    stage = GAN(model, 20, 8, Adam(lr=2e-3), Adam(lr=2e-3), **settings)
+    stage = GAN(
+        model=model, steps=20, batch=8, optimizer=Adam(lr=2e-3), discriminator_optimizer=Adam(lr=2e-3), **settings
+    )
     stage.run = StageRun(Fabric(accelerator="cpu", devices=1), torch.device("cpu"), generator_of(3), dataset_size=64)
     stage.setup()
     return stage
@@ -153,9 +165,9 @@ def test_gan_refuses():
     prior = StandardNormal(2)
     other = Model(prior, MLPDecoder(data_shape=(2,), latent_layout=Model(prior).latent_layout))
     with pytest.raises(ContractError, match="trains decoder 'stylegan'"):
-        GAN(other, 1, 1, Adam(), Adam())
+        GAN(model=other, steps=1, batch=1, optimizer=Adam(), discriminator_optimizer=Adam())
     with pytest.raises(ContractError, match=r"mixing must lie in \[0, 1\], got 2\.0"):
-        GAN(inverted(), 1, 1, Adam(), Adam(), mixing=2.0)
+        GAN(model=inverted(), steps=1, batch=1, optimizer=Adam(), discriminator_optimizer=Adam(), mixing=2.0)
 
 
 # -- inversion --------------------------------------------------------------------------------------------------------

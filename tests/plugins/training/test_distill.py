@@ -126,9 +126,9 @@ def test_distilled_from_its_own_chains_it_becomes_the_posterior():
     amortizer = Linear()
     decoder = Identity()
     stage = Distill(
-        Model(StandardNormal(1), decoder, amortizer=amortizer),
-        100,
-        200,
+        model=Model(StandardNormal(1), decoder, amortizer=amortizer),
+        steps=100,
+        batch=200,
         start=AmortizerStart(amortizer=amortizer, ema=0.5),
         sampler=MALA(step_size=0.05, steps=5),
         amortize=fit(),
@@ -146,7 +146,18 @@ def test_local_chains_keep_the_weights_of_modes_that_global_moves_settle():
     def share(sampler):
         model = Model(StandardNormal(1), energy=Wells(), amortizer=Two())
         start = AmortizerStart(amortizer=model.amortizer)
-        train(Distill(model, 40, 256, start, fit(drop_condition=0.0), sampler, space="prior"), torch.zeros(512, 1))
+        train(
+            Distill(
+                model=model,
+                steps=40,
+                batch=256,
+                start=start,
+                amortize=fit(drop_condition=0.0),
+                sampler=sampler,
+                space="prior",
+            ),
+            torch.zeros(512, 1),
+        )
         return model.amortizer.logit.sigmoid().item()
 
     assert abs(share(Ex2(candidates=16, steps=2, local=MALA(step_size=0.02))) - 0.9) < 0.04
@@ -164,7 +175,9 @@ class Shifted(Encoder):
 def test_encoder_without_sampler_warms_the_amortizer_up():
     amortizer = Linear()
     model = Model(StandardNormal(1), Identity(), Shifted(), amortizer=amortizer)
-    train(Distill(model, 60, 200, EncoderStart(encoder=model.encoder), fit()), observed())
+    train(
+        Distill(model=model, steps=60, batch=200, start=EncoderStart(encoder=model.encoder), amortize=fit()), observed()
+    )
     assert abs(amortizer.slope.item() - 0.3) < 0.05
     assert abs(amortizer.mean.item() - 0.7) < 0.05
     assert abs(amortizer.log_scale.exp().item() - 0.4) < 0.05
@@ -176,7 +189,15 @@ def test_nothing_but_the_amortizer_moves_and_watching_changes_nothing():
         prior = TinyPrior()
         model = Model(prior, TinyDecoder(), TinyEncoder(prior), amortizer=Linear(sum(prior.noise_shapes[0])))
         before = copy.deepcopy(model.state_dict())
-        stage = Distill(model, 4, 32, NoiseStart(), fit(updates=2), Langevin(step_size=0.05, steps=2), watch=watch)
+        stage = Distill(
+            model=model,
+            steps=4,
+            batch=32,
+            start=NoiseStart(),
+            amortize=fit(updates=2),
+            sampler=Langevin(step_size=0.05, steps=2),
+            watch=watch,
+        )
         stage.run = StageRun(Fabric(), torch.device("cpu"), torch.Generator().manual_seed(1), 64)
         stage.setup()
         rows = [stage.step(batch, step) for step, batch in Loader(TensorSplit(torch.randn(64, 2)), 32, 0).batches(0, 4)]
@@ -197,7 +218,15 @@ def test_what_is_watched_falls_as_the_amortizer_learns():
         amortizer.mean.fill_(2.0)
     model = Model(StandardNormal(1), Identity(), amortizer=amortizer)
     settings = Amortize(optimizer=Adam(lr=0.1, decay="linear"), updates=4)
-    stage = Distill(model, 40, 200, NoiseStart(), settings, MALA(step_size=0.1, steps=10), watch=1)
+    stage = Distill(
+        model=model,
+        steps=40,
+        batch=200,
+        start=NoiseStart(),
+        amortize=settings,
+        sampler=MALA(step_size=0.1, steps=10),
+        watch=1,
+    )
     rows = train(stage, observed())
     for name in ("watch/sliced-wasserstein", "watch/energy-gap"):
         assert float(rows[0][name]) > 1.0
@@ -215,8 +244,14 @@ def test_alternating_with_nothing_else_to_train_is_the_same_iteration():
         return list(amortizer.parameters())
 
     sampler = Langevin(step_size=0.02, steps=3)
-    ours = weights(lambda model, start: Distill(model, 5, 50, start, fit(), sampler))
-    theirs = weights(lambda model, start: Alternating(model, 5, 50, Chain(sampler, start), amortize=fit()))
+    ours = weights(
+        lambda model, start: Distill(model=model, steps=5, batch=50, start=start, amortize=fit(), sampler=sampler)
+    )
+    theirs = weights(
+        lambda model, start: Alternating(
+            model=model, steps=5, batch=50, posterior=Chain(sampler, start), amortize=fit()
+        )
+    )
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -228,7 +263,15 @@ class TestDistill(StageSuite):
     def make_stage(self, model):
         starts = [NoiseStart(), AmortizerStart(amortizer=model.amortizer, ema=0.3)]
         amortize = Amortize(optimizer=Adam(), updates=2, average=0.9)
-        return Distill(model, 4, 8, starts, amortize, MALA(step_size=0.1, steps=2), watch=3)
+        return Distill(
+            model=model,
+            steps=4,
+            batch=8,
+            start=starts,
+            amortize=amortize,
+            sampler=MALA(step_size=0.1, steps=2),
+            watch=3,
+        )
 
 
 BARE = Model(StandardNormal(1), amortizer=Linear())
@@ -237,12 +280,29 @@ BARE = Model(StandardNormal(1), amortizer=Linear())
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Distill(Model(StandardNormal(1)), 1, 1, NoiseStart(), fit()), "fits an amortizer, and the recipe has"),
-        (lambda: Distill(BARE, 1, 1, NoiseStart(), fit()), "'posterior' needs a model with prior and decoder"),
-        (lambda: Distill(Model(amortizer=Linear()), 1, 1, NoiseStart(), fit(), space="prior"), "with prior"),
-        (lambda: Distill(BARE, 0, 1, NoiseStart(), fit(), space="prior"), "steps must be at least 1, got 0"),
-        (lambda: Distill(BARE, 1, 1, NoiseStart(), fit(), space="prior", watch=-1), "watch must be at least 0, got -1"),
-        (lambda: Distill(BARE, 1, 1, [], fit(), space="prior"), "at least one start"),
+        (
+            lambda: Distill(model=Model(StandardNormal(1)), steps=1, batch=1, start=NoiseStart(), amortize=fit()),
+            "fits an amortizer, and the recipe has",
+        ),
+        (
+            lambda: Distill(model=BARE, steps=1, batch=1, start=NoiseStart(), amortize=fit()),
+            "'posterior' needs a model with prior and decoder",
+        ),
+        (
+            lambda: Distill(
+                model=Model(amortizer=Linear()), steps=1, batch=1, start=NoiseStart(), amortize=fit(), space="prior"
+            ),
+            "with prior",
+        ),
+        (
+            lambda: Distill(model=BARE, steps=0, batch=1, start=NoiseStart(), amortize=fit(), space="prior"),
+            "steps must be at least 1, got 0",
+        ),
+        (
+            lambda: Distill(model=BARE, steps=1, batch=1, start=NoiseStart(), amortize=fit(), space="prior", watch=-1),
+            "watch must be at least 0, got -1",
+        ),
+        (lambda: Distill(model=BARE, steps=1, batch=1, start=[], amortize=fit(), space="prior"), "at least one start"),
     ],
 )
 def test_bad_settings_are_refused_with_a_reason(build, message):

@@ -91,14 +91,17 @@ def test_contrastive_with_a_generator_optimizer_brings_the_generator_to_the_mode
         fixed = tilted(decoder, energy)
         before = float(kl_divergence(marginal(decoder), fixed))
         start = [p.clone() for p in decoder.parameters()]
-    rows = train(Contrastive(model, 8, 256, generator_optimizer=SGD(lr=0.05), **arguments), torch.randn(2000, 2))
+    rows = train(
+        Contrastive(model=model, steps=8, batch=256, generator_optimizer=SGD(lr=0.05), **arguments),
+        torch.randn(2000, 2),
+    )
     with torch.no_grad():
         after = float(kl_divergence(marginal(decoder), fixed))
     assert {"generator/loss", "generator/gradient"} <= rows[0].keys()
     assert after < 0.8 * before
     # Without it the generator stays to the bit.
     model, decoder, _ = linear_model()
-    train(Contrastive(model, 3, 32, **arguments), torch.randn(200, 2))
+    train(Contrastive(model=model, steps=3, batch=32, **arguments), torch.randn(200, 2))
     assert all(torch.equal(a, b) for a, b in zip(start, decoder.parameters(), strict=True))
 
 
@@ -112,7 +115,12 @@ def test_wgan_matches_moments():
     energy = Bowl(1)
     model = Model(StandardNormal(1), decoder, energy=energy)
     stage = WGAN(
-        model, 250, 256, SGD(lr=0.3, weight_decay=1.0), SGD(lr=0.1, decay="cosine", final=0.05), generator_every=1
+        model=model,
+        steps=250,
+        batch=256,
+        optimizer=SGD(lr=0.3, weight_decay=1.0),
+        generator_optimizer=SGD(lr=0.1, decay="cosine", final=0.05),
+        generator_every=1,
     )
     x = 0.5 * torch.randn(20_000, 1) + 0.7
     rows = train(stage, x)
@@ -125,7 +133,9 @@ def test_wgan_gradients_are_the_games():
     x = torch.randn(64, 2) + 1.0
     decoder, energy = LinearDecoder(2, 2, 0.5), Tilt(2, "data")
     model = Model(StandardNormal(2), decoder, energy=energy)
-    stage = WGAN(model, 1, 64, SGD(lr=1e-6), SGD(lr=1e-6), generator_every=1)
+    stage = WGAN(
+        model=model, steps=1, batch=64, optimizer=SGD(lr=1e-6), generator_optimizer=SGD(lr=1e-6), generator_every=1
+    )
     train(stage, x)
     noise = model.noise_layout.draw(64, generator=torch.Generator().manual_seed(0))
     expected = x.mean(0) - model.decode(noise).mean(0).detach()
@@ -137,7 +147,7 @@ def test_wgan_gradients_are_the_games():
 def test_generator_moves_on_every_second_step_alone():
     torch.manual_seed(0)
     model = Model(StandardNormal(2), LinearDecoder(2, 2, 0.5), energy=TinyEnergy())
-    stage = WGAN(model, 4, 8, Adam(), Adam(), generator_every=2)
+    stage = WGAN(model=model, steps=4, batch=8, optimizer=Adam(), generator_optimizer=Adam(), generator_every=2)
     rows = train(stage, torch.randn(64, 2))
     assert ["generator/loss" in row for row in rows] == [False, True, False, True]
 
@@ -172,7 +182,7 @@ class TestContrastiveThatMovesTheGenerator(StageSuite):
     def make_stage(self, model):
         chain = Chain(MALA(step_size=0.1, steps=2), NoiseStart())
         return Contrastive(
-            model, steps=4, batch=8, optimizer=Adam(), negatives=chain, generator_optimizer=Adam(lr=1e-4)
+            model=model, steps=4, batch=8, optimizer=Adam(), negatives=chain, generator_optimizer=Adam(lr=1e-4)
         )
 
 
@@ -183,7 +193,14 @@ class TestWGAN(StageSuite):
 
     def make_stage(self, model):
         return WGAN(
-            model, 4, 8, Adam(), Adam(lr=1e-4, decay="cosine"), generator_every=2, gradient_penalty=10.0, mean=True
+            model=model,
+            steps=4,
+            batch=8,
+            optimizer=Adam(),
+            generator_optimizer=Adam(lr=1e-4, decay="cosine"),
+            generator_every=2,
+            gradient_penalty=10.0,
+            mean=True,
         )
 
 
@@ -191,13 +208,37 @@ class TestWGAN(StageSuite):
     ("act", "message"),
     [
         (
-            lambda: Contrastive(tiny(DATA), 1, 1, Adam(), CHAIN, space="data", generator_optimizer=Adam()),
+            lambda: Contrastive(
+                model=tiny(DATA),
+                steps=1,
+                batch=1,
+                optimizer=Adam(),
+                negatives=CHAIN,
+                space="data",
+                generator_optimizer=Adam(),
+            ),
             "chains in space 'data' have none",
         ),
-        (lambda: WGAN(tiny(), 1, 1, Adam(), Adam()), "stage 'wgan' needs a model with energy"),
-        (lambda: WGAN(tiny(LATENT), 1, 1, Adam(), Adam()), "energy is on the latent"),
-        (lambda: WGAN(tiny(DATA), 1, 1, Adam(), Adam(), generator_every=0), "generator_every must be at least 1"),
-        (lambda: WGAN(tiny(DATA), 1, 1, Adam(), Adam(), gradient_penalty=-1.0), "gradient_penalty must be at least 0"),
+        (
+            lambda: WGAN(model=tiny(), steps=1, batch=1, optimizer=Adam(), generator_optimizer=Adam()),
+            "stage 'wgan' needs a model with energy",
+        ),
+        (
+            lambda: WGAN(model=tiny(LATENT), steps=1, batch=1, optimizer=Adam(), generator_optimizer=Adam()),
+            "energy is on the latent",
+        ),
+        (
+            lambda: WGAN(
+                model=tiny(DATA), steps=1, batch=1, optimizer=Adam(), generator_optimizer=Adam(), generator_every=0
+            ),
+            "generator_every must be at least 1",
+        ),
+        (
+            lambda: WGAN(
+                model=tiny(DATA), steps=1, batch=1, optimizer=Adam(), generator_optimizer=Adam(), gradient_penalty=-1.0
+            ),
+            "gradient_penalty must be at least 0",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(act, message):

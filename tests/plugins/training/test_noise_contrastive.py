@@ -109,7 +109,7 @@ class TestNoiseContrastive(StageSuite):
 
     def make_stage(self, model):
         return NoiseContrastive(
-            model,
+            model=model,
             steps=4,
             batch=8,
             optimizer=Adam(),
@@ -128,7 +128,7 @@ def test_the_energy_becomes_the_log_ratio_with_its_constant():
     model = with_energies(2, scale, energy)
     others = {name: value.clone() for name, value in model.state_dict().items() if not name.startswith("energies")}
     rows = train(
-        NoiseContrastive(model, 400, 1000, Adam(lr=0.05, decay="linear"), average=0.98),
+        NoiseContrastive(model=model, steps=400, batch=1000, optimizer=Adam(lr=0.05, decay="linear"), average=0.98),
         mean + spread * torch.randn(50_000, 2),
     )
     # q(z) is N(mean, spread^2 + scale^2): the encoder's own noise belongs to it.
@@ -164,9 +164,14 @@ def test_a_second_energy_takes_what_the_first_has_left():
     model = with_energies(1, 0.3, first, second)
     truth = (1.2, math.sqrt(0.18))
     left = [divergence_from(*truth)]
-    train(NoiseContrastive(model, 200, 500, Adam(lr=0.03, decay="linear")), x)
+    train(NoiseContrastive(model=model, steps=200, batch=500, optimizer=Adam(lr=0.03, decay="linear")), x)
     left.append(divergence_from(*truth, first))
-    train(NoiseContrastive(model, 200, 500, Adam(lr=0.03, decay="linear"), number=1, noise=isir(500)), x)
+    train(
+        NoiseContrastive(
+            model=model, steps=200, batch=500, optimizer=Adam(lr=0.03, decay="linear"), number=1, noise=isir(500)
+        ),
+        x,
+    )
     left.append(divergence_from(*truth, first, second))
     assert left[1] < left[0] - 0.4
     assert left[2] < left[1] - 0.15
@@ -183,7 +188,12 @@ def test_energies_that_come_later_are_no_part_of_the_model_yet():
             later.b.fill_(slope)
         model = with_energies(1, 0.3, Quadratic(1), Quadratic(1), later)
         noise, posterior = isir(100), Chain(Langevin(step_size=1e-2, steps=2), NoiseStart())
-        train(NoiseContrastive(model, 3, 100, Adam(lr=0.1), number=1, noise=noise, posterior=posterior), x)
+        train(
+            NoiseContrastive(
+                model=model, steps=3, batch=100, optimizer=Adam(lr=0.1), number=1, noise=noise, posterior=posterior
+            ),
+            x,
+        )
         assert later.b.item() == slope
         return model.energies[1].b.detach().clone()
 
@@ -195,7 +205,7 @@ def test_the_first_gradient_is_half_the_difference_of_the_means():
     energy = Quadratic(2)
     model = with_energies(2, 0.4, energy)
     x = torch.randn(64, 2) + 1.0
-    stage = NoiseContrastive(model, 1, 64, Adam(lr=1e-3))
+    stage = NoiseContrastive(model=model, steps=1, batch=64, optimizer=Adam(lr=1e-3))
     rows = Loader(TensorSplit(x), 64, 0).batch_at(0).x
     train(stage, x)
     generator = torch.Generator().manual_seed(0)
@@ -213,7 +223,12 @@ def test_the_generator_moves_along_with_posterior_chains():
     chain = Chain(Langevin(step_size=1e-2, steps=10), NoiseStart())
     rows = train(
         NoiseContrastive(
-            model, 150, 300, Adam(lr=0.05, decay="linear"), posterior=chain, generator_optimizer=Adam(lr=0.02)
+            model=model,
+            steps=150,
+            batch=300,
+            optimizer=Adam(lr=0.05, decay="linear"),
+            posterior=chain,
+            generator_optimizer=Adam(lr=0.02),
         ),
         x,
     )
@@ -238,13 +253,27 @@ def bare(*energies, encoder=True):
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: NoiseContrastive(bare(), 1, 1, Adam()), "needs a model with energy"),
-        (lambda: NoiseContrastive(bare(LATENT, encoder=False), 1, 1, Adam()), "needs a model with encoder"),
-        (lambda: NoiseContrastive(bare(DATA), 1, 1, Adam()), "the recipe's are on data"),
-        (lambda: NoiseContrastive(bare(LATENT), 1, 1, Adam(), number=1), "1 energies on the latent from 0, got 1"),
-        (lambda: NoiseContrastive(bare(LATENT, Quadratic(2)), 1, 1, Adam(), number=1), "give noise"),
-        (lambda: NoiseContrastive(bare(LATENT), 1, 1, Adam(), generator_optimizer=Adam()), "needs posterior"),
-        (lambda: NoiseContrastive(bare(LATENT), 0, 1, Adam()), "at least 1"),
+        (lambda: NoiseContrastive(model=bare(), steps=1, batch=1, optimizer=Adam()), "needs a model with energy"),
+        (
+            lambda: NoiseContrastive(model=bare(LATENT, encoder=False), steps=1, batch=1, optimizer=Adam()),
+            "needs a model with encoder",
+        ),
+        (lambda: NoiseContrastive(model=bare(DATA), steps=1, batch=1, optimizer=Adam()), "the recipe's are on data"),
+        (
+            lambda: NoiseContrastive(model=bare(LATENT), steps=1, batch=1, optimizer=Adam(), number=1),
+            "1 energies on the latent from 0, got 1",
+        ),
+        (
+            lambda: NoiseContrastive(model=bare(LATENT, Quadratic(2)), steps=1, batch=1, optimizer=Adam(), number=1),
+            "give noise",
+        ),
+        (
+            lambda: NoiseContrastive(
+                model=bare(LATENT), steps=1, batch=1, optimizer=Adam(), generator_optimizer=Adam()
+            ),
+            "needs posterior",
+        ),
+        (lambda: NoiseContrastive(model=bare(LATENT), steps=0, batch=1, optimizer=Adam()), "at least 1"),
     ],
 )
 def test_a_model_that_does_not_fit_is_refused(act, message):

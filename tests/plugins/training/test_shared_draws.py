@@ -76,7 +76,7 @@ def build():
     )
     sampler = Watched()
     stage = Alternating(
-        model,
+        model=model,
         steps=20,
         batch=ITEMS,
         posterior=Chain(sampler, AmortizerStart(amortizer=amortizer, ema=0.5, every=2)),
@@ -161,4 +161,4 @@ def test_there_must_be_chains_to_share_with() -> None:
     model = Model(TinyPrior(), TinyDecoder())
     chain = Chain(Langevin(step_size=1e-2), NoiseStart())
     with pytest.raises(ContractError, match="share_start lends the prior chains where the posterior chains begin"):
-        Alternating(model, 1, 1, chain, optimizer=Adam(lr=1e-2), share_start=True)
+        Alternating(model=model, steps=1, batch=1, posterior=chain, optimizer=Adam(lr=1e-2), share_start=True)

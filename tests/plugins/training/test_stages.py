@@ -46,7 +46,14 @@ def test_contrastive_finds_the_tilt_of_the_data():
     energy = Tilt(2, "data")
     model = Model(StandardNormal(2), decoder, energy=energy)
     frozen_weights = [p.detach().clone() for p in decoder.parameters()]
-    stage = Contrastive(model, 300, 256, Adam(lr=0.05, decay="linear"), isir_chain(256), average=0.95)
+    stage = Contrastive(
+        model=model,
+        steps=300,
+        batch=256,
+        optimizer=Adam(lr=0.05, decay="linear"),
+        negatives=isir_chain(256),
+        average=0.95,
+    )
     rows = train(stage, torch.randn(20_000, 2) + mean)
     torch.testing.assert_close(energy.slope.detach(), -mean, atol=0.06, rtol=0)
     assert all(torch.equal(a, b) for a, b in zip(frozen_weights, decoder.parameters(), strict=True))
@@ -59,7 +66,13 @@ def test_contrastive_gradient_is_equation_seven():
     energy = Tilt(2, "data")
     decoder = LinearDecoder(2, 2, 0.5)
     model = Model(StandardNormal(2), decoder, energy=energy)
-    stage = Contrastive(model, 1, 64, Adam(lr=1e-3), Chain(Langevin(step_size=1e-2, steps=3), NoiseStart()))
+    stage = Contrastive(
+        model=model,
+        steps=1,
+        batch=64,
+        optimizer=Adam(lr=1e-3),
+        negatives=Chain(Langevin(step_size=1e-2, steps=3), NoiseStart()),
+    )
     x = torch.randn(64, 2) + 1.0
     train(stage, x)
     generator = torch.Generator().manual_seed(0)
@@ -77,7 +90,7 @@ def test_elbo_never_exceeds_the_exact_likelihood_and_comes_close():
     prior = StandardNormal(2)
     decoder = LinearDecoder(3, 2, 0.5)
     model = Model(prior, decoder, MLPEncoder(prior, (3,), hidden=()))
-    rows = train(ELBO(model, 700, 250, Adam(lr=0.03, decay="cosine")), x)
+    rows = train(ELBO(model=model, steps=700, batch=250, optimizer=Adam(lr=0.03, decay="cosine")), x)
     weight, bias = decoder.map.weight.detach(), decoder.map.bias.detach()
     marginal = MultivariateNormal(bias, weight @ weight.T + 0.25 * torch.eye(3))
     exact = marginal.log_prob(x).mean()
@@ -99,20 +112,20 @@ def test_elbo_on_noisy_data_learns_the_law_of_the_noisy_data():
     model = Model(prior, decoder, MLPEncoder(prior, (2,)))
     seen = []
     model.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
-    stage = ELBO(model, 1, 20_000, Adam(lr=1e-9), data_noise=0.3)
+    stage = ELBO(model=model, steps=1, batch=20_000, optimizer=Adam(lr=1e-9), data_noise=0.3)
     (row,) = train(stage, torch.ones(20_000, 2))
     torch.testing.assert_close(seen[0].mean(0), torch.ones(2), atol=0.01, rtol=0)
     torch.testing.assert_close(seen[0].std(0), torch.full((2,), 0.3), atol=0.01, rtol=0)
     exact = MultivariateNormal(torch.ones(2), 0.25 * torch.eye(2)).log_prob(seen[0]).mean()
     torch.testing.assert_close(-row["reconstruction"], exact, atol=1e-4, rtol=1e-4)
     with pytest.raises(ContractError, match="data_noise must be at least 0"):
-        ELBO(model, 1, 1, Adam(lr=1.0), data_noise=-0.1)
+        ELBO(model=model, steps=1, batch=1, optimizer=Adam(lr=1.0), data_noise=-0.1)
 
 
 def test_kl_warm_up_rises_linearly():
     prior = StandardNormal(2)
     model = Model(prior, LinearDecoder(3, 2, 0.5), MLPEncoder(prior, (3,)))
-    stage = ELBO(model, 10, 4, Adam(lr=1e-3), beta=2.0, kl_start=0.5, kl_warmup=100)
+    stage = ELBO(model=model, steps=10, batch=4, optimizer=Adam(lr=1e-3), beta=2.0, kl_start=0.5, kl_warmup=100)
     assert [stage.kl_weight(step) for step in (0, 50, 100, 500)] == [0.5, 1.25, 2.0, 2.0]
 
 
@@ -122,7 +135,16 @@ def test_alternating_without_energy_learns_the_covariance():
     x = torch.randn(4000, 1) @ truth.T + 0.4 * torch.randn(4000, 2)
     decoder = LinearDecoder(2, 1, 0.4)
     chain = Chain(Langevin(step_size=0.03, steps=15), NoiseStart())
-    train(Alternating(Model(StandardNormal(1), decoder), 150, 200, chain, Adam(lr=0.05, decay="cosine")), x)
+    train(
+        Alternating(
+            model=Model(StandardNormal(1), decoder),
+            steps=150,
+            batch=200,
+            posterior=chain,
+            optimizer=Adam(lr=0.05, decay="cosine"),
+        ),
+        x,
+    )
     weight = decoder.map.weight.detach()
     torch.testing.assert_close(weight @ weight.T, truth @ truth.T, atol=0.2, rtol=0)
 
@@ -137,9 +159,9 @@ def test_alternating_learns_the_prior_of_the_data():
         decoder.map.bias.zero_()
     energy = Tilt(1, "latent")
     stage = Alternating(
-        Model(StandardNormal(1), decoder, energy=energy),
-        150,
-        200,
+        model=Model(StandardNormal(1), decoder, energy=energy),
+        steps=150,
+        batch=200,
         posterior=Chain(Langevin(step_size=4e-3, steps=10), NoiseStart()),
         prior=isir_chain(200),
         energy_optimizer=Adam(lr=0.06, decay="linear"),
@@ -180,9 +202,9 @@ def test_amortizer_learns_where_posterior_chains_end():
         decoder.map.bias.zero_()
     amortizer = GaussianAmortizer(1)
     stage = Alternating(
-        Model(StandardNormal(1), decoder, amortizer=amortizer),
-        60,
-        200,
+        model=Model(StandardNormal(1), decoder, amortizer=amortizer),
+        steps=60,
+        batch=200,
         posterior=Chain(Langevin(step_size=0.03, steps=20), NoiseStart()),
         amortize=Amortize(optimizer=Adam(lr=0.04), updates=4, average=0.9),
     )
@@ -202,10 +224,10 @@ def test_vi_lebm_learns_the_latent_tilt():
         decoder.map.weight.fill_(1.0)
         decoder.map.bias.zero_()
     stage = ELBO(
-        model,
-        300,
-        200,
-        Adam(lr=0.01, decay="cosine"),
+        model=model,
+        steps=300,
+        batch=200,
+        optimizer=Adam(lr=0.01, decay="cosine"),
         energy_optimizer=Adam(lr=0.02, decay="linear"),
         negatives=isir_chain(200),
     )
@@ -220,7 +242,9 @@ def test_an_energy_that_is_left_to_a_later_stage_leaves_the_bound_alone():
         torch.manual_seed(0)
         prior = StandardNormal(2)
         model = Model(prior, LinearDecoder(3, 2, 0.5), MLPEncoder(prior, (3,)), energy=list(energies))
-        return train(ELBO(model, 3, 8, Adam(lr=0.01), tilted=False), torch.ones(16, 3))[-1]["loss"]
+        return train(ELBO(model=model, steps=3, batch=8, optimizer=Adam(lr=0.01), tilted=False), torch.ones(16, 3))[-1][
+            "loss"
+        ]
 
     energy = Tilt(2, "latent")
     with torch.no_grad():
@@ -238,7 +262,9 @@ def test_stages_restore_bit_for_bit():
             energy=MLPEnergy((2,), hidden=(8,), spectral_iterations=1),
         )
         chain = Chain(Langevin(step_size=1e-2, steps=2), ReplayStart(size=64, probability=0.9, ramp=5))
-        stage = Contrastive(model, 20, 16, Adam(lr=1e-2), chain, average=0.9, l2=0.1, penalty=0.1)
+        stage = Contrastive(
+            model=model, steps=20, batch=16, optimizer=Adam(lr=1e-2), negatives=chain, average=0.9, l2=0.1, penalty=0.1
+        )
         stage.run = StageRun(Fabric(), torch.device("cpu"), torch.Generator().manual_seed(0), 100)
         stage.setup()
         return model, stage
@@ -269,22 +295,58 @@ def test_stages_restore_bit_for_bit():
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda: Contrastive(tiny(), 1, 1, Adam(lr=1.0), CHAIN), "needs a model with energy"),
         (
-            lambda: Contrastive(tiny(LATENT), 1, 1, Adam(lr=1.0), CHAIN),
+            lambda: Contrastive(model=tiny(), steps=1, batch=1, optimizer=Adam(lr=1.0), negatives=CHAIN),
+            "needs a model with energy",
+        ),
+        (
+            lambda: Contrastive(model=tiny(LATENT), steps=1, batch=1, optimizer=Adam(lr=1.0), negatives=CHAIN),
             "stage 'alternating' trains those on the latent",
         ),
-        (lambda: Contrastive(tiny(DATA), 1, 1, Adam(lr=1.0), CHAIN, space="prior"), "can't be drawn in space 'prior'"),
-        (lambda: Contrastive(tiny(DATA), 1, 1, Adam(lr=1.0), CHAIN, space="data", mean=True), "needs a decoder"),
-        (lambda: Contrastive(tiny(DATA), 0, 1, Adam(lr=1.0), CHAIN), "at least 1"),
-        (lambda: ELBO(tiny(encoder=False), 1, 1, Adam(lr=1.0)), "needs a model with encoder"),
-        (lambda: ELBO(tiny(LATENT), 1, 1, Adam(lr=1.0)), "needs energy_optimizer and negatives"),
-        (lambda: ELBO(tiny(), 1, 1, Adam(lr=1.0), negatives=CHAIN), "the recipe has none"),
-        (lambda: ELBO(tiny(LATENT), 1, 1, Adam(lr=1.0), negatives=CHAIN, tilted=False), "or tilted is false"),
-        (lambda: Alternating(tiny(DATA), 1, 1, CHAIN), "stage 'contrastive' trains those on data"),
-        (lambda: Alternating(tiny(LATENT), 1, 1, CHAIN, Adam(lr=1.0)), "give all three or none"),
-        (lambda: Alternating(tiny(), 1, 1, CHAIN), "would train nothing"),
-        (lambda: Alternating(tiny(), 1, 1, CHAIN, amortize=Amortize(optimizer=Adam(lr=1.0))), "needs an amortizer"),
+        (
+            lambda: Contrastive(
+                model=tiny(DATA), steps=1, batch=1, optimizer=Adam(lr=1.0), negatives=CHAIN, space="prior"
+            ),
+            "can't be drawn in space 'prior'",
+        ),
+        (
+            lambda: Contrastive(
+                model=tiny(DATA), steps=1, batch=1, optimizer=Adam(lr=1.0), negatives=CHAIN, space="data", mean=True
+            ),
+            "needs a decoder",
+        ),
+        (
+            lambda: Contrastive(model=tiny(DATA), steps=0, batch=1, optimizer=Adam(lr=1.0), negatives=CHAIN),
+            "at least 1",
+        ),
+        (
+            lambda: ELBO(model=tiny(encoder=False), steps=1, batch=1, optimizer=Adam(lr=1.0)),
+            "needs a model with encoder",
+        ),
+        (
+            lambda: ELBO(model=tiny(LATENT), steps=1, batch=1, optimizer=Adam(lr=1.0)),
+            "needs energy_optimizer and negatives",
+        ),
+        (lambda: ELBO(model=tiny(), steps=1, batch=1, optimizer=Adam(lr=1.0), negatives=CHAIN), "the recipe has none"),
+        (
+            lambda: ELBO(model=tiny(LATENT), steps=1, batch=1, optimizer=Adam(lr=1.0), negatives=CHAIN, tilted=False),
+            "or tilted is false",
+        ),
+        (
+            lambda: Alternating(model=tiny(DATA), steps=1, batch=1, posterior=CHAIN),
+            "stage 'contrastive' trains those on data",
+        ),
+        (
+            lambda: Alternating(model=tiny(LATENT), steps=1, batch=1, posterior=CHAIN, optimizer=Adam(lr=1.0)),
+            "give all three or none",
+        ),
+        (lambda: Alternating(model=tiny(), steps=1, batch=1, posterior=CHAIN), "would train nothing"),
+        (
+            lambda: Alternating(
+                model=tiny(), steps=1, batch=1, posterior=CHAIN, amortize=Amortize(optimizer=Adam(lr=1.0))
+            ),
+            "needs an amortizer",
+        ),
         (lambda: Amortize(optimizer=Adam(lr=1.0), updates=0), "at least 1"),
         (lambda: Amortize(optimizer=Adam(lr=1.0), drop_condition=1.5), r"in \[0, 1\]"),
     ],

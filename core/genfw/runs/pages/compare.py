@@ -21,10 +21,7 @@ _RANKED_ACROSS = frozenset(
     {"seed", "genfw", "torch", "torch_fidelity", "numpy", "extract_batch", "classifier_accuracy"}
 )
 #: Arguments of a data set that do not change what is measured: its folder, and augmentation of training.
-_NOT_MEASURED = (
-    (re.compile(r",\s*(?:root|download|flip)=[^,()]*"), ""),
-    (re.compile(r"\((?:root|download|flip)=[^,()]*(?:,\s*)?"), "("),
-)
+_NOT_MEASURED = ("root=", "download=", "flip=")
 
 
 @attrs.frozen
@@ -250,11 +247,19 @@ def _row(
 
 def _protocol(record: Mapping[str, Any]) -> dict[str, Any]:
     protocol = dict(_mapping(record.get("protocol")))
-    if isinstance(protocol.get("data"), str):
-        for pattern, instead in _NOT_MEASURED:
-            protocol["data"] = pattern.sub(instead, protocol["data"])
-        protocol["data"] = protocol["data"].replace("()", "")
+    data = protocol.get("data")
+    if isinstance(data, str):
+        last = ""
+        while data != last:  # from the innermost parentheses outwards
+            last, data = data, re.sub(r"\(([^()]*)\)", _arguments, data)
+        protocol["data"] = data
     return protocol
+
+
+def _arguments(match: re.Match[str]) -> str:
+    """Arguments in the order of their names, which versions of genfw write in orders of their own."""
+    said = sorted(part for part in re.split(r",\s*(?=\w+=)", match[1]) if not part.startswith(_NOT_MEASURED))
+    return f"<{'; '.join(said)}>" if any(said) else ""
 
 
 def _groups(protocols: Sequence[Mapping[str, Any]], counted: Sequence[int], bars: Sequence[str]) -> dict[int, str]:

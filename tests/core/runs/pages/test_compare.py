@@ -117,12 +117,21 @@ def test_what_the_runs_are_compared_in_can_be_said(run):
         ("mnist(root=/home/me/mnist, download=True, size=32, flip=0.0)", True),
         ("mnist(size=32, flip=0.5, download=true)", True),
         ("mnist(size=28)", False),
+        ("mnist(classes=[0, 1], size=32)", False),
         ("fashion-mnist(size=32)", False),
     ],
 )
 def test_where_data_lie_does_not_matter_and_what_they_are_does(run, data, alike):
     row = row_of(run("a", record(1.0)), run("b", record(2.0, data=data)))
     assert (row.reason == "") is alike
+
+
+def test_arguments_of_the_data_may_be_said_in_any_order(run):
+    said = "stacked(source=mnist(size=28, classes=[0, 1], root=/data), train=100, seed=1)"
+    again = "stacked(train=100, source=mnist(flip=0.5, classes=[0, 1], size=28), seed=1)"
+    other = "stacked(train=100, source=mnist(size=28, classes=[1, 0]), seed=1)"
+    row = row_of(*(run(name, record(1.0, data=data)) for name, data in (("a", said), ("b", again), ("c", other))))
+    assert [group for group, _, _ in ranks(row)] == ["A", "A", "B"]
 
 
 def test_a_time_depends_on_the_device(run):
