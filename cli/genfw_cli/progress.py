@@ -87,7 +87,6 @@ class _Progress(Tracker):
         self.directory: Path | None = None
 
     def start(self, run: RunInfo) -> None:
-        """See :meth:`Tracker.start`."""
         self.stages, self.directory = run.stages, run.directory
         self.say(f"{run.name}: {run.directory}")
         if run.resumed_at is not None:
@@ -140,7 +139,6 @@ class PlainProgress(_Progress):
         self._stage = -1
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """See :meth:`Tracker.log`."""
         step, steps, speed, left = self.pace(row)
         now = self.clock()
         if now - self._printed >= self.interval or row["stage"] != self._stage or step >= steps:
@@ -182,12 +180,10 @@ class TerminalProgress(_Progress):
         self._tasks: dict[int, TaskID] = {}
 
     def start(self, run: RunInfo) -> None:
-        """See :meth:`Tracker.start`."""
         super().start(run)
         self.bars.start()
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """See :meth:`Tracker.log`."""
         step, steps, speed, left = self.pace(row)
         index = int(row["stage"])
         if index not in self._tasks:
@@ -200,7 +196,6 @@ class TerminalProgress(_Progress):
         self.bars.console.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
     def end(self, status: str) -> None:
-        """See :meth:`Tracker.end`."""
         self.bars.stop()
 
 

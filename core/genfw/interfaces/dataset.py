@@ -49,11 +49,9 @@ class TensorSplit(Split):
         self.x = x
 
     def __len__(self) -> int:
-        """See :meth:`Split.__len__`."""
         return len(self.x)
 
     def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`Split.get`."""
         return self.x[index], None
 
 

@@ -64,13 +64,11 @@ class Gaussian(Likelihood):
         return self._mean
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """See :meth:`Likelihood.log_prob`."""
         normalised = (x - self._mean) / self.scale
         per_dimension = -0.5 * normalised.square() - self.scale.log() - 0.5 * math.log(2 * math.pi)
         return per_dimension.flatten(1).sum(1)
 
     def transform(self, noise: Tensor) -> Tensor:
-        """See :meth:`Likelihood.transform`."""
         return self._mean + self.scale * noise
 
 
@@ -98,5 +96,4 @@ class Deterministic(Likelihood):
         raise ContractError("a deterministic decoder has no density p(x|z); give it a likelihood (sigma)")
 
     def transform(self, noise: Tensor) -> Tensor:
-        """See :meth:`Likelihood.transform`."""
         return self._value

@@ -101,31 +101,24 @@ class Tempered(Target):
         self.layout, self.proper_base = target.layout, target.proper_base
 
     def tilt(self, position: Tensor) -> Tensor:
-        """See :meth:`Target.tilt`."""
         return self.beta * self.target.tilt(position)
 
     def tilt_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Target.tilt_and_grad`."""
         tilt, gradient = self.target.tilt_and_grad(position)
         beta = self.beta
         return beta * tilt, (beta[:, None] if isinstance(beta, Tensor) and beta.ndim else beta) * gradient
 
     def base(self, position: Tensor) -> Tensor:
-        """See :meth:`Target.base`."""
         return self.target.base(position)
 
     def base_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Target.base_and_grad`."""
         return self.target.base_and_grad(position)
 
     def draw_base(self, count: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`Target.draw_base`."""
         return self.target.draw_base(count, generator)
 
     def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """See :meth:`Target.to_data`."""
         return self.target.to_data(position, mean=mean, generator=generator)
 
     def modules(self) -> tuple[nn.Module, ...]:
-        """See :meth:`Target.modules`."""
         return self.target.modules()

@@ -59,7 +59,6 @@ class NoiseTarget(Target):
         self._latent_width = model.latent_layout.size
 
     def tilt(self, position: Tensor) -> Tensor:
-        """See :meth:`Target.tilt`."""
         if not self.model.energies:  # decoding for a zero tilt would cost as much as sampling
             return position.new_zeros(len(position))
         latent = self.model.latent(position[:, : self._latent_width])
@@ -71,11 +70,9 @@ class NoiseTarget(Target):
         return total
 
     def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """See :meth:`Target.to_data`."""
         return self.model.decode(position, mean=mean, generator=generator)
 
     def modules(self) -> tuple[nn.Module, ...]:
-        """See :meth:`Target.modules`."""
         return (self.model,)
 
 
@@ -87,13 +84,11 @@ class PriorTarget(NoiseTarget):
         self.layout = model.latent_layout
 
     def tilt(self, position: Tensor) -> Tensor:
-        """See :meth:`Target.tilt`."""
         if not self.model.latent_energies:
             return position.new_zeros(len(position))
         return self.model.latent_energy(self.model.latent(position))
 
     def tilt_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Target.tilt_and_grad`."""
         energies = self.model.latent_energies
         if len(energies) != 1 or self.model.prior is None or not self.model.prior.identity:
             return super().tilt_and_grad(position)
@@ -117,7 +112,6 @@ class PosteriorTarget(NoiseTarget):
         self.x = x
 
     def tilt(self, position: Tensor) -> Tensor:
-        """See :meth:`Target.tilt`."""
         if position.shape[0] % self.x.shape[0]:
             raise ContractError(
                 f"{position.shape[0]} positions for {self.x.shape[0]} items: each item needs the same number of chains"
@@ -147,27 +141,21 @@ class DataTarget(Target):
         self.layout = NoiseLayout.of(x=model.data_shape)
 
     def tilt(self, position: Tensor) -> Tensor:
-        """See :meth:`Target.tilt`."""
         return self.model.data_energy(position.unflatten(1, self.model.data_shape))
 
     def base(self, position: Tensor) -> Tensor:
-        """See :meth:`Target.base`."""
         return position.new_zeros(position.shape[0])
 
     def draw_base(self, count: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`Target.draw_base`."""
         return 2.0 * torch.rand(count, self.layout.size, generator=generator, device=generator.device) - 1.0
 
     def base_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Target.base_and_grad`."""
         return self.base(position), torch.zeros_like(position)
 
     def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """See :meth:`Target.to_data`."""
         return position.reshape(-1, *self.model.data_shape)
 
     def modules(self) -> tuple[nn.Module, ...]:
-        """See :meth:`Target.modules`."""
         return tuple(self.model.data_energies)
 
 
@@ -190,18 +178,15 @@ class JointTarget(Target):
         return Latent(tuple(blocks[name] for name in self.layout.names[:-1])), blocks["x"]
 
     def tilt(self, position: Tensor) -> Tensor:
-        """See :meth:`Target.tilt`."""
         latent, x = self._parts(position)
         return self.model.latent_energy(latent) + self.model.data_energy(x)
 
     def base(self, position: Tensor) -> Tensor:
-        """See :meth:`Target.base`."""
         latent, x = self._parts(position)
         assert self.model.prior is not None  # the layout refuses a model without one
         return -self.model.prior.log_prob(latent) - self.model.likelihood(latent).log_prob(x)
 
     def draw_base(self, count: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`Target.draw_base`."""
         with torch.no_grad():
             noise = self.model.latent_layout.draw(count, generator=generator, dtype=self.model.anchor.dtype)
             latent = self.model.latent(noise)
@@ -209,7 +194,6 @@ class JointTarget(Target):
         return torch.cat([latent.flat(), x.flatten(1)], dim=1)
 
     def base_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Target.base_and_grad`."""
         return value_and_grad(self.base, position)
 
     def potential_and_grad(self, position: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,12 +201,10 @@ class JointTarget(Target):
         return value_and_grad(self.potential, position)
 
     def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
-        """See :meth:`Target.to_data`."""
         latent, x = self._parts(position)
         return self.model.likelihood(latent).mean if mean else x
 
     def modules(self) -> tuple[nn.Module, ...]:
-        """See :meth:`Target.modules`."""
         return (self.model,)
 
 
@@ -239,7 +221,6 @@ class FunctionTarget(Target):
         self._tilt = tilt
 
     def tilt(self, position: Tensor) -> Tensor:
-        """See :meth:`Target.tilt`."""
         return self._tilt(position)
 
     def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:

@@ -33,15 +33,12 @@ class BiasedSampler(Sampler):
         self.sampler, self.shrink, self.steps = sampler, shrink, sampler.steps
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> Any:
-        """See :meth:`Sampler.init`."""
         return self.sampler.init(target, position, generator)
 
     def plan(self, steps: int) -> None:
-        """See :meth:`Sampler.plan`."""
         self.sampler.plan(steps)
 
     def step(self, target: Target, state: Any, generator: torch.Generator) -> tuple[Any, Info]:
-        """See :meth:`Sampler.step`."""
         state, info = self.sampler.step(target, state, generator)
         shrunk = (1.0 - self.shrink) * state.position
         return self.sampler.relocate(target, state, shrunk, generator), info

@@ -43,11 +43,9 @@ class EnergySuite(ModuleSuite):
         """See :meth:`ModuleSuite.make`."""
 
     def item_shape(self, module: Energy) -> Size:
-        """See :meth:`ModuleSuite.item_shape`."""
         return self.shape
 
     def apply(self, module: Energy, v: Tensor) -> Tensor:
-        """See :meth:`ModuleSuite.apply`."""
         energy: Tensor = module(v)
         assert energy.shape == v.shape[:1], (
             f"an energy is one number per item, ({v.shape[0]},), got {tuple(energy.shape)}"
@@ -82,7 +80,6 @@ class PriorSuite(ModuleSuite):
         return NoiseLayout.of_latents(prior.noise_shapes)
 
     def item_shape(self, module: Prior) -> Size:
-        """See :meth:`ModuleSuite.item_shape`."""
         return (self.layout(module).size,)
 
     def transform(self, prior: Prior, noise: Tensor, temperature: float = 1.0) -> Latent:
@@ -90,7 +87,6 @@ class PriorSuite(ModuleSuite):
         return prior.transform(list(self.layout(prior).split(noise).values()), temperature)
 
     def apply(self, module: Prior, v: Tensor) -> Tensor:
-        """See :meth:`ModuleSuite.apply`."""
         latent = self.transform(module, v)
         log_prob = module.log_prob(latent)
         assert log_prob.shape == v.shape[:1], f"log_prob is one number per item, got shape {tuple(log_prob.shape)}"
@@ -131,7 +127,6 @@ class DecoderSuite(ModuleSuite):
         """See :meth:`ModuleSuite.make`."""
 
     def item_shape(self, module: Decoder) -> Size:
-        """See :meth:`ModuleSuite.item_shape`."""
         return (sum(math.prod(shape) for shape in self.latent_shapes),)
 
     def latent(self, module: Decoder, flat: Tensor) -> Latent:
@@ -146,7 +141,6 @@ class DecoderSuite(ModuleSuite):
         return noise.to(like).expand(count, *shape)
 
     def apply(self, module: Decoder, v: Tensor) -> Tensor:
-        """See :meth:`ModuleSuite.apply`."""
         likelihood = module(self.latent(module, v))
         x = likelihood.transform(self.noise(module, len(v), v))
         columns = [likelihood.mean.flatten(1), x.flatten(1)]
@@ -221,7 +215,6 @@ class EncoderSuite(ModuleSuite):
         return None
 
     def item_shape(self, module: Encoder) -> Size:
-        """See :meth:`ModuleSuite.item_shape`."""
         return self.shape
 
     def posterior(self, encoder: Encoder, x: Tensor) -> Posterior:
@@ -233,7 +226,6 @@ class EncoderSuite(ModuleSuite):
         return posterior
 
     def apply(self, module: Encoder, v: Tensor) -> Tensor:
-        """See :meth:`ModuleSuite.apply`."""
         posterior = self.posterior(module, v)
         for name, value in (("log_q", posterior.log_q), ("log_p", posterior.log_p)):
             assert value.shape == v.shape[:1], f"{name} is one number per item, got shape {tuple(value.shape)}"

@@ -238,7 +238,6 @@ class StageSuite(ComponentSuite):
         """The stage over that model."""
 
     def make(self) -> Stage:
-        """See :meth:`ComponentSuite.make`."""
         return self.make_stage(self.make_model())
 
     def batch(self, model: Model, count: int, step: int) -> Batch:

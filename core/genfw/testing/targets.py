@@ -53,7 +53,6 @@ class AnalyticTarget(Target):
         r"""Independent draws, with shape :math:`(B, D)`."""
 
     def tilt(self, position: Tensor) -> Tensor:
-        """See :meth:`Target.tilt`."""
         return -self.log_prob(position) - self.base(position)
 
     def draw_base(self, count: int, generator: torch.Generator) -> Tensor:
@@ -86,12 +85,10 @@ class CorrelatedGaussian(AnalyticTarget):
         self._log_normaliser = float(self._factor.diagonal().log().sum()) + 0.5 * size * math.log(2 * math.pi)
 
     def log_prob(self, position: Tensor) -> Tensor:
-        """See :meth:`AnalyticTarget.log_prob`."""
         white: Tensor = torch.linalg.solve_triangular(self._factor, (position - self.mean).T, upper=False)
         return -0.5 * white.square().sum(0) - self._log_normaliser
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`AnalyticTarget.sample`."""
         return self.mean + self._normal(count, self.mean.shape[0], generator) @ self._factor.T
 
 
@@ -111,14 +108,12 @@ class Funnel(AnalyticTarget):
         self.scale = scale
 
     def log_prob(self, position: Tensor) -> Tensor:
-        """See :meth:`AnalyticTarget.log_prob`."""
         v, x = position[:, 0], position[:, 1:]
         log_v = -0.5 * (v / self.scale).square() - math.log(self.scale)
         log_x = -0.5 * x.square().sum(1) * torch.exp(-v) - 0.5 * x.shape[1] * v
         return log_v + log_x - 0.5 * position.shape[1] * math.log(2 * math.pi)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`AnalyticTarget.sample`."""
         noise = self._normal(count, self.mean.shape[0], generator)
         v = self.scale * noise[:, :1]
         return torch.cat([v, torch.exp(0.5 * v) * noise[:, 1:]], dim=1)
@@ -142,13 +137,11 @@ class SkewedNormal(AnalyticTarget):
         super().__init__(mean, torch.eye(len(alpha), dtype=dtype) - torch.outer(mean, mean))
 
     def log_prob(self, position: Tensor) -> Tensor:
-        """See :meth:`AnalyticTarget.log_prob`."""
         log_normal = -0.5 * position.square().sum(1) - 0.5 * position.shape[1] * math.log(2 * math.pi)
         log_side: Tensor = torch.special.log_ndtr(position @ self.alpha)
         return math.log(2.0) + log_normal + log_side
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`AnalyticTarget.sample`."""
         noise = self._normal(count, self.mean.shape[0] + 1, generator)
         # Mirroring draws on the wrong side of a random half space gives this law.
         keep = noise[:, 1:] @ self.alpha > noise[:, 0]
@@ -171,7 +164,6 @@ class GaussianMixture(AnalyticTarget):
         self.modes, self.weights, self.scale = modes, weights, scale
 
     def log_prob(self, position: Tensor) -> Tensor:
-        """See :meth:`AnalyticTarget.log_prob`."""
         # shape: (B, K)
         square = (position[:, None] - self.modes).square().sum(2)
         size = self.modes.shape[1]
@@ -179,7 +171,6 @@ class GaussianMixture(AnalyticTarget):
         return torch.logsumexp(self.weights.log() + log_component, dim=1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """See :meth:`AnalyticTarget.sample`."""
         mode = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         return self.modes[mode] + self.scale * self._normal(count, self.modes.shape[1], generator)
 

@@ -40,11 +40,9 @@ class TinyPrior(Prior):
         return ((self.dim,),)
 
     def transform(self, noise: Sequence[Tensor], temperature: float = 1.0) -> Latent:
-        """See :meth:`Prior.transform`."""
         return Latent((self.mean + temperature * self.log_scale.exp() * noise[0],))
 
     def log_prob(self, latent: Latent) -> Tensor:
-        """See :meth:`Prior.log_prob`."""
         white = (latent.flat() - self.mean) * torch.exp(-self.log_scale)
         return (-0.5 * white.square() - self.log_scale - 0.5 * math.log(2 * math.pi)).sum(1)
 
@@ -67,7 +65,6 @@ class TinyDecoder(Decoder):
         return (self.linear.out_features,)
 
     def forward(self, latent: Latent) -> Gaussian:
-        """See :meth:`Decoder.forward`."""
         return Gaussian(self.linear(latent.flat()), 0.5)
 
 
@@ -93,7 +90,6 @@ class TinyEncoder(Encoder):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
     ) -> Posterior:
-        """See :meth:`Encoder.forward`."""
         mean = self.linear(x)
         if noise is None:
             noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
@@ -119,7 +115,6 @@ class TinyEnergy(Energy):
         self.net = nn.Sequential(nn.Linear(size, 4), nn.Tanh(), nn.Linear(4, 1))
 
     def forward(self, v: Tensor) -> Tensor:
-        """See :meth:`Energy.forward`."""
         energy: Tensor = self.net(v.flatten(1)).squeeze(1)
         return energy
 
@@ -140,14 +135,12 @@ class TinyData(Dataset):
         return (2,)
 
     def split(self, name: str) -> Split:
-        """See :meth:`Dataset.split`."""
         if name not in ("train", "test"):
             raise DataError(f"there is no split '{name}'; there are train and test")
         generator = torch.Generator().manual_seed(0 if name == "train" else 1)
         return TensorSplit(torch.randn(self.rows, 2, generator=generator))
 
     def log_prob(self, x: Tensor) -> Tensor | None:
-        """See :meth:`Dataset.log_prob`."""
         return -0.5 * x.square().sum(1) - math.log(2 * math.pi)
 
 

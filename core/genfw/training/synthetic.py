@@ -41,7 +41,6 @@ class Synthetic(Dataset):
 
     @property
     def data_shape(self) -> Size:
-        """See :class:`~genfw.interfaces.dataset.Dataset`."""
         return self._shape
 
     def split(self, name: str) -> Split:
@@ -82,7 +81,6 @@ class _Split(Split):
         return self.count
 
     def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
-        """See :class:`~genfw.interfaces.dataset.Split`."""
         if len(index) and (int(index.min()) < 0 or int(index.max()) >= self.count):
             raise DataError(f"split '{self.name}' has rows 0 to {self.count - 1}")
         label = index % self.data.classes

@@ -28,5 +28,4 @@ class QuadraticWell(Energy):
         self.centre = nn.Parameter(torch.zeros(data_shape))
 
     def forward(self, v: Tensor) -> Tensor:
-        """See :meth:`Energy.forward`."""
         return 0.5 * self.stiffness * (v - self.centre).square().flatten(1).sum(1)

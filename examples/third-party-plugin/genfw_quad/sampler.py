@@ -63,11 +63,9 @@ class Barker(Sampler):
     steps: int = attrs.field(default=20, validator=positive)
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> BarkerState:
-        """See :meth:`Sampler.init`."""
         return BarkerState(position, *target.potential_and_grad(position))
 
     def step(self, target: Target, state: BarkerState, generator: torch.Generator) -> tuple[BarkerState, Info]:
-        """See :meth:`Sampler.step`."""
         old, gradient = state.position, state.gradient
         z = self.scale * torch.randn(old.shape, generator=generator, dtype=old.dtype, device=old.device)
         coin = torch.rand(old.shape, generator=generator, dtype=old.dtype, device=old.device)

@@ -68,7 +68,6 @@ class MLPDecoder(Decoder):
         return self.data_shape
 
     def forward(self, latent: Latent) -> Gaussian:
-        """See :meth:`Decoder.forward`."""
         outputs = self.net(latent.flat())
         if self.scale == "per-latent":
             mean, raw = outputs.chunk(2, dim=1)

@@ -68,6 +68,5 @@ class MLPEncoder(Encoder):
         return normal_posterior(prior, mean, log_scale, noise=noise, generator=generator, temperature=temperature)
 
     def embed(self, x: Tensor) -> Tensor:
-        """See :meth:`Encoder.embed`."""
         outputs: Tensor = self.net(x.flatten(1))
         return outputs.chunk(2, dim=1)[0] if self.embedding is None else outputs

@@ -65,7 +65,6 @@ class LatentVAE(Amortizer):
         return self.log_scale.exp() + self.scale_min
 
     def sample(self, count: int, *, generator: torch.Generator) -> Tensor:
-        """See :meth:`Amortizer.sample`."""
         with torch.no_grad():
             mean = self.decoder(self._noise(count, self.dim, generator))
             drawn: Tensor = mean + self.scale * self._noise(count, self.size, generator)
@@ -78,7 +77,6 @@ class LatentVAE(Amortizer):
     def loss(
         self, position: Tensor, x: Tensor | None, *, generator: torch.Generator, hidden: Tensor | None = None
     ) -> Tensor:
-        """See :meth:`Amortizer.loss`."""
         mean, log_scale = self.encoder(position).chunk(2, dim=1)
         code = mean + log_scale.exp() * self._noise(len(position), self.dim, generator)
         kl = (0.5 * (mean.square() + (2 * log_scale).exp() - 1) - log_scale).sum(1)

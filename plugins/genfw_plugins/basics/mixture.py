@@ -65,7 +65,6 @@ class GaussianMixture(Amortizer):
             return torch.logsumexp(self.logits.log_softmax(0) + each, dim=1)
 
     def sample(self, count: int, *, generator: torch.Generator) -> Tensor:
-        """See :meth:`Amortizer.sample`."""
         with torch.no_grad():
             choice = torch.multinomial(self.logits.softmax(0), count, replacement=True, generator=generator)
             noise = torch.randn(
@@ -84,5 +83,4 @@ class GaussianMixture(Amortizer):
     def loss(
         self, position: Tensor, x: Tensor | None, *, generator: torch.Generator, hidden: Tensor | None = None
     ) -> Tensor:
-        """See :meth:`Amortizer.loss`."""
         return -self.log_prob(position)

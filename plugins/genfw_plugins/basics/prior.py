@@ -34,11 +34,9 @@ class StandardNormal(Prior):
         return ((self.dim,),)
 
     def transform(self, noise: Sequence[Tensor], temperature: float = 1.0) -> Latent:
-        """See :meth:`Prior.transform`."""
         (z,) = noise
         return Latent((z if temperature == 1.0 else temperature * z,))
 
     def log_prob(self, latent: Latent) -> Tensor:
-        """See :meth:`Prior.log_prob`."""
         z = latent.flat()
         return -0.5 * z.square().sum(1) - 0.5 * self.dim * math.log(2 * math.pi)

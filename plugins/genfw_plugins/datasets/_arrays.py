@@ -62,7 +62,6 @@ class ArraySplit(Split):
         return len(self.items)
 
     def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`genfw.interfaces.Split.get`."""
         x = self.items[index]
         if x.dtype == torch.uint8:
             x = pixels_to_float(x)

@@ -114,12 +114,10 @@ class FolderSource(ImageSource):
         self.folder = folder
 
     def names(self) -> list[str]:
-        """See :meth:`ImageSource.names`."""
         found = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
         return sorted(name for name in found if _is_image(name))
 
     def open(self, name: str) -> PIL.Image.Image:
-        """See :meth:`ImageSource.open`."""
         return PIL.Image.open(io.BytesIO((self.folder / name).read_bytes()))
 
 
@@ -131,11 +129,9 @@ class ZipSource(ImageSource):
         self._archive: tuple[int, zipfile.ZipFile] | None = None
 
     def names(self) -> list[str]:
-        """See :meth:`ImageSource.names`."""
         return sorted(name for name in self._opened().namelist() if _is_image(name))
 
     def open(self, name: str) -> PIL.Image.Image:
-        """See :meth:`ImageSource.open`."""
         return PIL.Image.open(io.BytesIO(self._opened().read(name)))
 
     def _opened(self) -> zipfile.ZipFile:
@@ -198,7 +194,6 @@ class ImageSplit(Split):
         return len(self.names)
 
     def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`genfw.interfaces.Split.get`."""
         x = pixels_to_float(self._read(index))
         labels = None if self.labels is None else self.labels[index]
         return random_flip(x, self.flip, generator), labels

@@ -40,7 +40,6 @@ class CelebAHQ(ImageDataset):
     crop: None = attrs.field(default=None, init=False)
 
     def split(self, name: str) -> Split:
-        """See :meth:`genfw.interfaces.Dataset.split`."""
         return self._folder.split(name)
 
     @cached_property

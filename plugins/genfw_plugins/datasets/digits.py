@@ -50,7 +50,6 @@ class Digits(Dataset):
         return (1, self.size, self.size)
 
     def split(self, name: str) -> Split:
-        """See :meth:`genfw.interfaces.Dataset.split`."""
         if name not in ("train", "test", "held-out"):
             raise DataError(f"there is no split '{name}'; there are train, test, held-out")
         items, labels = self._read()

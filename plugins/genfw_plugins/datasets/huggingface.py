@@ -45,7 +45,6 @@ class HuggingFace(ImageDataset):
     channels: Literal[1, 3] = 3
 
     def split(self, name: str) -> Split:
-        """See :meth:`genfw.interfaces.Dataset.split`."""
         parts = {"train": self.train, "test": self.test}
         if name not in parts:
             raise DataError(f"there is no split '{name}'; there are {', '.join(parts)}")
@@ -80,11 +79,9 @@ class _ArrowSource(ImageSource):
         self.rows, self.column = rows.select_columns([column]).cast_column(column, datasets.Image(decode=False)), column
 
     def names(self) -> list[str]:
-        """See :meth:`ImageSource.names`."""
         return [str(row) for row in range(len(self.rows))]
 
     def open(self, name: str) -> PIL.Image.Image:
-        """See :meth:`ImageSource.open`."""
         encoded = self.rows[int(name)][self.column]
         content = encoded["bytes"] if encoded["bytes"] is not None else Path(encoded["path"]).read_bytes()
         return PIL.Image.open(io.BytesIO(content))

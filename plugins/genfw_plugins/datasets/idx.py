@@ -84,7 +84,6 @@ class IdxImages(PixelDataset):
     test_labels: str | None = "t10k-labels-idx1-ubyte"
 
     def read(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`PixelDataset.read`."""
         parts = {"train": (self.train_images, self.train_labels), "test": (self.test_images, self.test_labels)}
         images, labels = parts[name]
         pixels = read_idx(self._find(images, f"'{name}_images'"), 3).unsqueeze(1)

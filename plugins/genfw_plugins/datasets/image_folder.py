@@ -53,7 +53,6 @@ class ImageFolder(ImageDataset):
     _opened: dict[str, Split] = attrs.field(factory=dict, init=False, repr=False)
 
     def split(self, name: str) -> Split:
-        """See :meth:`genfw.interfaces.Dataset.split`."""
         if name not in ("train", "test"):
             raise DataError(f"there is no split '{name}'; there are train, test")
         if name not in self._opened:

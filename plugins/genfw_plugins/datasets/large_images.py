@@ -101,7 +101,6 @@ class LSUNChurch(ImageDataset, FetchedDataset):
     address: ClassVar[str] = "http://dl.yf.io/lsun/scenes/church_outdoor_{}_lmdb.zip"
 
     def split(self, name: str) -> Split:
-        """See :meth:`genfw.interfaces.Dataset.split`."""
         if name not in ("train", "test"):
             raise DataError(f"there is no split '{name}'; there are train, test")
         source = LMDBSource(self._find("train" if name == "train" else "val"))
@@ -145,12 +144,10 @@ class LMDBSource(ImageSource):
         self._environment: tuple[int, Any] | None = None
 
     def names(self) -> list[str]:
-        """See :meth:`ImageSource.names`."""
         with self._opened().begin() as transaction:
             return [bytes(key).decode("ascii") for key in transaction.cursor().iternext(keys=True, values=False)]
 
     def open(self, name: str) -> PIL.Image.Image:
-        """See :meth:`ImageSource.open`."""
         with self._opened().begin() as transaction:
             return PIL.Image.open(io.BytesIO(transaction.get(name.encode("ascii"))))
 

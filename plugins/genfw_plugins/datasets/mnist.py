@@ -32,7 +32,6 @@ class MNIST(PixelDataset, FetchedDataset):
     names: ClassVar[tuple[str, str]] = ("mnist", "MNIST")
 
     def read(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`PixelDataset.read`."""
         prefix = "train" if name == "train" else "t10k"
         wanted = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
         found = self._find(wanted)

@@ -50,7 +50,6 @@ class Stacked(DrawnDataset):
         return (3, *self.source.data_shape[1:])
 
     def split(self, name: str) -> Split:
-        """See :meth:`genfw.interfaces.Dataset.split`."""
         count, generator = self.begin(name, "stacked")
         source = self.source.split(name)
         return _StackedSplit(source, torch.randint(len(source), (count, 3), generator=generator))
@@ -71,7 +70,6 @@ class _StackedSplit(Split):
         return len(self.rows)
 
     def get(self, index: Tensor, *, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`genfw.interfaces.Split.get`."""
         # shape: (3B, 1, H, W) -> (B, 3, H, W)
         x, label = self.source.get(self.rows[index].flatten(), generator=generator)
         if label is not None:

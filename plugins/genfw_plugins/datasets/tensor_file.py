@@ -60,7 +60,6 @@ class TensorFile(Dataset):
         return tuple(self.shape)
 
     def split(self, name: str) -> Split:
-        """See :meth:`genfw.interfaces.Dataset.split`."""
         if name not in ("train", "test"):
             raise DataError(f"there is no split '{name}'; there are train, test")
         if name == "test" and self.test is not None:

@@ -49,7 +49,6 @@ class TorchvisionPixels(PixelDataset, FetchedDataset):
         """Pixels ``(N, 3, 32, 32)`` and labels ``(N,)`` of torchvision's object."""
 
     def read(self, name: str) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`PixelDataset.read`."""
         folder, title = self.names
         places = folders(self.root, folder)
         found = find_file(places, self.landmark(name))
@@ -87,15 +86,12 @@ class CIFAR10(TorchvisionPixels):
     folder: ClassVar[str] = "cifar-10-batches-py"
 
     def arguments(self, name: str) -> dict[str, Any]:
-        """See :meth:`TorchvisionPixels.arguments`."""
         return {"train": name == "train"}
 
     def landmark(self, name: str) -> str:
-        """See :meth:`TorchvisionPixels.landmark`."""
         return self.folder
 
     def arrays(self, source: Any) -> tuple[Tensor, Tensor]:
-        """See :meth:`TorchvisionPixels.arrays`."""
         # shape: (N, H, W, C) -> (N, C, H, W); contiguous, since rows are what is read.
         return torch.from_numpy(source.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(source.targets)
 
@@ -129,13 +125,10 @@ class SVHN(TorchvisionPixels):
     files: ClassVar[tuple[str, ...]] = ("train", "test", "extra")
 
     def arguments(self, name: str) -> dict[str, Any]:
-        """See :meth:`TorchvisionPixels.arguments`."""
         return {"split": name}
 
     def landmark(self, name: str) -> str:
-        """See :meth:`TorchvisionPixels.landmark`."""
         return f"{name}_32x32.mat"
 
     def arrays(self, source: Any) -> tuple[Tensor, Tensor]:
-        """See :meth:`TorchvisionPixels.arrays`."""
         return torch.from_numpy(source.data).contiguous(), torch.from_numpy(source.labels)

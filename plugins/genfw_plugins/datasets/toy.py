@@ -37,7 +37,6 @@ class ToyDataset(DrawnDataset):
         return (2,)
 
     def split(self, name: str) -> Split:
-        """See :meth:`genfw.interfaces.Dataset.split`."""
         count, generator = self.begin(name, type(self).__name__)
         return ArraySplit(*self.draw(count, generator=generator))
 
@@ -77,7 +76,6 @@ class GaussianGrid(ToyDataset):
         return centre + self.std * torch.randn(count, 2, generator=generator), mode
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """See :meth:`genfw.interfaces.Dataset.log_prob`."""
         # A grid of equal Gaussians is a product of one mixture per axis: 2s terms instead of s^2.
         # shape: (B, 2, 1) against (s,) -> (B, 2, s)
         normalised = (x.unsqueeze(-1) - self.axis.to(x)) / self.std
@@ -123,7 +121,6 @@ class Pinwheel(ToyDataset):
         return self.scale * _rotate(u, angle), arm
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """See :meth:`genfw.interfaces.Dataset.log_prob`."""
         point = x / self.scale
         twist = self.rate * point.square().sum(1).add(1e-24).sqrt().exp()
         terms = []

@@ -84,7 +84,6 @@ class DCGANDecoder(Decoder):
         return self.data_shape
 
     def forward(self, latent: Latent) -> Gaussian:
-        """See :meth:`Decoder.forward`."""
         z = latent.flat()
         return Gaussian(self.net(z) if self._still is None else closed_form(self._still, z), self.sigma)
 

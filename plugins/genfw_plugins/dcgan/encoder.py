@@ -90,6 +90,5 @@ class DCGANEncoder(Encoder):
         return normal_posterior(prior, mean, log_scale, noise=noise, generator=generator, temperature=temperature)
 
     def embed(self, x: Tensor) -> Tensor:
-        """See :meth:`Encoder.embed`."""
         vector: Tensor = self.net(x)
         return vector if self.__dict__["_prior"] is None else vector.chunk(2, dim=1)[0]

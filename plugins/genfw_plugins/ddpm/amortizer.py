@@ -89,12 +89,10 @@ class DDPM(Amortizer):
             self.null = nn.Sequential(nn.Linear(self.size, 128), nn.LeakyReLU(), nn.Linear(128, context))
 
     def sample(self, count: int, *, generator: torch.Generator) -> Tensor:
-        """See :meth:`Amortizer.sample`."""
         with torch.no_grad():
             return self._walk(count, self._hidden(count, generator), None, generator)
 
     def sample_given(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
-        """See :meth:`Amortizer.sample_given`."""
         with torch.no_grad():
             hidden = self._hidden(len(x), generator) if self.guidance else None
             return self._walk(len(x), self.encoder.embed(x), hidden, generator)
@@ -102,7 +100,6 @@ class DDPM(Amortizer):
     def loss(
         self, position: Tensor, x: Tensor | None, *, generator: torch.Generator, hidden: Tensor | None = None
     ) -> Tensor:
-        """See :meth:`Amortizer.loss`."""
         count, device, dtype = len(position), position.device, position.dtype
         u = torch.rand(count, generator=generator, device=device, dtype=dtype)
         noise = torch.randn(position.shape, generator=generator, device=device, dtype=dtype)

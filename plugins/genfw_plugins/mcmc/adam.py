@@ -59,21 +59,17 @@ class AdamMode(Sampler):
         self._planned = self.steps
 
     def plan(self, steps: int) -> None:
-        """See :meth:`Sampler.plan`."""
         self._planned = max(steps, 1)
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> AdamState:
-        """See :meth:`Sampler.init`."""
         zero = torch.zeros_like(position)
         return AdamState(position, *target.potential_and_grad(position), zero, zero, 0)
 
     def relocate(self, target: Target, state: AdamState, position: Tensor, generator: torch.Generator) -> AdamState:
-        """See :meth:`Sampler.relocate`."""
         potential, gradient = target.potential_and_grad(position)
         return state._replace(position=position, potential=potential, gradient=gradient)
 
     def step(self, target: Target, state: AdamState, generator: torch.Generator) -> tuple[AdamState, Info]:
-        """See :meth:`Sampler.step`."""
         (one, two), moves = self.betas, state.moves + 1
         first = torch.lerp(state.gradient, state.first, one)
         second = torch.lerp(state.gradient.square(), state.second, two)

@@ -100,7 +100,6 @@ class AdaptiveSampler(Sampler):
     _step_size: StepSize
 
     def finish(self, state: Any) -> None:
-        """See :meth:`Sampler.finish`."""
         self._step_size.keep(state.step_size)
 
     def state_dict(self) -> StateTree:

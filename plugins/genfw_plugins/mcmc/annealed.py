@@ -81,7 +81,6 @@ class AnnealedLangevin(Sampler):
         self._planned = self.steps
 
     def plan(self, steps: int) -> None:
-        """See :meth:`Sampler.plan`."""
         self._planned = max(steps, 1)
 
     def schedule(self, move: int) -> tuple[float, float]:
@@ -91,11 +90,9 @@ class AnnealedLangevin(Sampler):
         return beta, math.exp((1.0 - beta) * math.log(self.first_step_size) + beta * math.log(self.step_size))
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> AnnealedState:
-        """See :meth:`Sampler.init`."""
         return self._at(target, position, 0)
 
     def step(self, target: Target, state: AnnealedState, generator: torch.Generator) -> tuple[AnnealedState, Info]:
-        """See :meth:`Sampler.step`."""
         beta, h = self.schedule(state.moves)
         drift = h * (state.base_gradient + beta * state.tilt_gradient)
         position = state.position - drift + math.sqrt(2.0 * h) * normal_like(drift, generator)

@@ -84,7 +84,6 @@ class Ex2(Sampler):
         return Ex2State(self.local.init(target, position, generator))
 
     def step(self, target: Target, state: Ex2State, generator: torch.Generator) -> tuple[Ex2State, Info]:
-        """See :meth:`Sampler.step`."""
         with torch.no_grad():
             tilt = state.potential - target.base(state.position)
             position, _, info = self.move(target, state.position, tilt, generator)
@@ -96,11 +95,9 @@ class Ex2(Sampler):
         return Ex2State(local), Info(info.acceptance, moved)
 
     def plan(self, steps: int) -> None:
-        """See :meth:`Sampler.plan`."""
         self.local.plan(steps * self.local_steps)
 
     def finish(self, state: Ex2State) -> None:
-        """See :meth:`Sampler.finish`."""
         self.local.finish(state.local)
 
     def state_dict(self) -> StateTree:

@@ -90,11 +90,9 @@ class HMC(AdaptiveSampler):
         self._step_size = StepSize(self.step_size, self.target, self.adapt, self.adapt_steps)
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> HMCState:
-        """See :meth:`Sampler.init`."""
         return HMCState(position, *target.potential_and_grad(position), self._step_size.begin(position))
 
     def step(self, target: Target, state: HMCState, generator: torch.Generator) -> tuple[HMCState, Info]:
-        """See :meth:`Sampler.step`."""
         momentum = normal_like(state.position, generator)
         length = jittered(state.step_size.step, self.jitter, momentum, generator)
         end, last = leapfrog(target, state[:3], momentum, length, self.leapfrog_steps)
@@ -105,5 +103,4 @@ class HMC(AdaptiveSampler):
         return HMCState(position, potential, gradient, step_size), Info(probability, accept)
 
     def relocate(self, target: Target, state: HMCState, position: Tensor, generator: torch.Generator) -> HMCState:
-        """See :meth:`Sampler.relocate`."""
         return HMCState(position, *target.potential_and_grad(position), state.step_size)

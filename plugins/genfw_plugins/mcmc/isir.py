@@ -122,7 +122,6 @@ class ISIR(Sampler):
             return ISIRState(position, target.base(position) + tilt, tilt)
 
     def step(self, target: Target, state: ISIRState, generator: torch.Generator) -> tuple[ISIRState, Info]:
-        """See :meth:`Sampler.step`."""
         with torch.no_grad():
             position, tilt, info = self.move(target, state.position, state.tilt, generator)
             return ISIRState(position, target.base(position) + tilt, tilt), info

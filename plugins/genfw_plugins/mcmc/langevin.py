@@ -71,11 +71,9 @@ class Langevin(Sampler):
             raise ContractError(f"bounds are a lower and an upper end, got {list(self.bounds)}")
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> LangevinState:
-        """See :meth:`Sampler.init`."""
         return LangevinState(target, position)
 
     def step(self, target: Target, state: LangevinState, generator: torch.Generator) -> tuple[LangevinState, Info]:
-        """See :meth:`Sampler.step`."""
         h = self.step_size
         potential, gradient = target.potential_and_grad(state.position)
         if self.clip is not None:

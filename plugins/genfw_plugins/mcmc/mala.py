@@ -90,11 +90,9 @@ class MALA(AdaptiveSampler):
         self._step_size = StepSize(self.step_size, self.target, self.adapt, self.adapt_steps)
 
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> MALAState:
-        """See :meth:`Sampler.init`."""
         return MALAState(position, *target.potential_and_grad(position), self._step_size.begin(position))
 
     def step(self, target: Target, state: MALAState, generator: torch.Generator) -> tuple[MALAState, Info]:
-        """See :meth:`Sampler.step`."""
         h = jittered(state.step_size.step, self.jitter, state.position, generator)
         position, xi = propose(state.position, state.gradient, h, generator)
         potential, gradient = target.potential_and_grad(position)
@@ -111,5 +109,4 @@ class MALA(AdaptiveSampler):
         )
 
     def relocate(self, target: Target, state: MALAState, position: Tensor, generator: torch.Generator) -> MALAState:
-        """See :meth:`Sampler.relocate`."""
         return MALAState(position, *target.potential_and_grad(position), state.step_size)

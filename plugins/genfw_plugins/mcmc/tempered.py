@@ -136,7 +136,6 @@ class TemperedLangevin(AdaptiveSampler):
         return TemperedState(replicas, beta, self._step_size.begin(position), 0)
 
     def step(self, target: Target, state: TemperedState, generator: torch.Generator) -> tuple[TemperedState, Info]:
-        """See :meth:`Sampler.step`."""
         count = state.position.shape[0]
         replicas, probability = self._move(target, state, generator)
         levels = probability.view(len(self.betas), count)

@@ -63,14 +63,12 @@ class MLPEnergy(Energy):
         self._prepared: MLPByHand | None = None
 
     def forward(self, v: Tensor) -> Tensor:
-        """See :meth:`Energy.forward`."""
         if self._prepared is not None:
             return closed_form(self._by_hand, v)
         energy: Tensor = self.net(self.input_scale * v.flatten(1)).squeeze(1)
         return energy
 
     def value_and_grad(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """See :meth:`Energy.value_and_grad`."""
         with torch.no_grad():
             energy, pullback = self._by_hand(v)
             return energy, pullback(torch.ones_like(energy))

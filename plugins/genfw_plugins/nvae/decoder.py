@@ -94,7 +94,6 @@ class NVAEDecoder(Decoder):
         return raw[:, :, top : top + height, left : left + width]
 
     def forward(self, latent: Latent) -> Likelihood:
-        """See :meth:`Decoder.forward`."""
         raw = self.parameters_of(latent)
         if self.likelihood == "bernoulli":
             return Bernoulli(raw)
@@ -104,6 +103,5 @@ class NVAEDecoder(Decoder):
         return Gaussian(law.mean, law.scale)
 
     def penalty(self) -> Tensor:
-        """See :meth:`Decoder.penalty`."""
         total: Tensor = self.weight_penalty()
         return total

@@ -45,7 +45,6 @@ class Bernoulli(Likelihood):
         return (white * self.logits - F.softplus(self.logits)).flatten(1).sum(1)
 
     def transform(self, noise: Tensor) -> Tensor:
-        """See :meth:`Likelihood.transform`."""
         mean = self.mean
         x = torch.where(torch.special.ndtr(noise) < torch.sigmoid(self.logits), 1.0, -1.0).to(mean)
         return mean + (x - mean).detach()
@@ -143,7 +142,6 @@ class LogisticMixture(Likelihood):
         return torch.logsumexp(total, dim=1).flatten(1).sum(1)
 
     def transform(self, noise: Tensor) -> Tensor:
-        """See :meth:`Likelihood.transform`."""
         share = torch.special.ndtr(noise[:, :1])
         last = self.log_weights.shape[1] - 1
         chosen = (share > self.log_weights.exp().cumsum(1)).sum(1, keepdim=True).clamp_max(last)

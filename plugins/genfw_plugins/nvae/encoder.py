@@ -109,7 +109,6 @@ class NVAEEncoder(Encoder):
         generator: torch.Generator | None = None,
         temperature: float = 1.0,
     ) -> Posterior:
-        """See :meth:`Encoder.forward`."""
         prior: NVAEPrior = self.__dict__["_prior"]
         top, merges = self._bottom_up(x)
         shapes = prior.noise_shapes
@@ -150,6 +149,5 @@ class NVAEEncoder(Encoder):
         )
 
     def penalty(self) -> Tensor:
-        """See :meth:`Encoder.penalty`."""
         total: Tensor = self.weight_penalty()
         return total

@@ -135,11 +135,9 @@ class NVAEPrior(Prior):
         return DiagonalNormal.of(self.heads[number - 1](nn.functional.elu(features)))
 
     def transform(self, noise: Sequence[Tensor], temperature: float = 1.0) -> Latent:
-        """See :meth:`Prior.transform`."""
         return self.walk(len(noise[0]), lambda number, _, law: law.transform(noise[number], temperature))
 
     def log_prob(self, latent: Latent) -> Tensor:
-        """See :meth:`Prior.log_prob`."""
         terms: list[Tensor] = []
 
         def score(number: int, _: Tensor, law: DiagonalNormal) -> Tensor:
@@ -150,7 +148,6 @@ class NVAEPrior(Prior):
         return torch.stack(terms).sum(0)
 
     def penalty(self) -> Tensor:
-        """See :meth:`Prior.penalty`."""
         total: Tensor = self.weight_penalty()
         return total
 

@@ -59,7 +59,6 @@ class RandomMLPData(Dataset):
         return (self.size,)
 
     def split(self, name: str) -> Split:
-        """See :meth:`genfw.interfaces.Dataset.split`."""
         rows = self.law.split(name)
         z, _ = rows.get(torch.arange(len(rows)))
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "random-mlp", name))

@@ -57,5 +57,4 @@ class RandomMLPDecoder(Decoder):
         return self.data_shape
 
     def forward(self, latent: Latent) -> Gaussian:
-        """See :meth:`Decoder.forward`."""
         return Gaussian(self.net(latent.flat()).unflatten(1, self.data_shape), self.sigma)

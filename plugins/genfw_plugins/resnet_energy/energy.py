@@ -118,7 +118,6 @@ class ResNetEnergy(Energy):
         self._still: StillEnergy | None = None
 
     def forward(self, v: Tensor) -> Tensor:
-        """See :meth:`Energy.forward`."""
         x = self._input(v)
         if self._still is not None:
             return closed_form(self._still, x)

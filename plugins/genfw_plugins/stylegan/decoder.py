@@ -141,12 +141,10 @@ class StyleGANDecoder(Decoder):
 
     @contextmanager
     def for_chain(self) -> Iterator[None]:
-        """See :meth:`Decoder.for_chain`."""
         with self.synthesis.prepared():
             yield
 
     def forward(self, latent: Latent) -> Likelihood:
-        """See :meth:`Decoder.forward`."""
         image = self.image(latent)
         if self.sigma is None:
             return Deterministic(image)

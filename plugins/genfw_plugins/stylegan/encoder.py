@@ -113,7 +113,6 @@ class StyleGANEncoder(Encoder):
         return normal_posterior(prior, mean, log_scale, noise=noise, generator=generator, temperature=temperature)
 
     def embed(self, x: Tensor) -> Tensor:
-        """See :meth:`Encoder.embed`."""
         if self.__dict__["_prior"] is None:
             vector: Tensor = self.net(x)
             return vector

@@ -74,7 +74,6 @@ class GAN(Stage):
         self.decoder, self.mapping = decoder, decoder.mapping
 
     def setup(self) -> None:
-        """See :meth:`Stage.setup`."""
         channels, side, _ = self.decoder.data_shape
         with torch.random.fork_rng(devices=[]):
             # The lent generator is for training's draws; it decides this seed so that runs of other seeds differ.
@@ -117,7 +116,6 @@ class GAN(Stage):
         return images
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """See :meth:`Stage.step`."""
         self.decoder.train()
         self.critic.train()
         with torch.no_grad():
@@ -141,7 +139,6 @@ class GAN(Stage):
         return report | {"loss": loss.detach()}
 
     def finish(self) -> None:
-        """See :meth:`Stage.finish`."""
         for parameter, flag in self._flags:
             parameter.requires_grad_(flag)
         super().finish()

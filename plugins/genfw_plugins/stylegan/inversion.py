@@ -53,7 +53,6 @@ class Inversion(Metric):
     _network: FeatureNetwork | None = attrs.field(default=None, init=False)
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         if self.chain is None and evaluation.model.encoder is None:
             raise ContractError("inversion needs a posterior chain (chain: {sampler: ..., start: ...}) or an encoder")
         rows = evaluation.rows(self.split, self.count)

@@ -60,5 +60,4 @@ class Perceptual(Likelihood):
         return -numbers * (error / (2.0 * self.sigma**2) + math.log(self.sigma) + 0.5 * math.log(2.0 * math.pi))
 
     def transform(self, noise: Tensor) -> Tensor:
-        """See :meth:`Likelihood.transform`."""
         return self._mean

@@ -88,7 +88,6 @@ class StyleGANPrior(Prior):
         return self._shapes
 
     def transform(self, noise: Sequence[Tensor], temperature: float = 1.0) -> Latent:
-        """See :meth:`Prior.transform`."""
         eps, *planes = noise
         step = (temperature * self.psi) * (eps.reshape(len(eps), -1, self.width) @ self.factor.T)
         planes = [plane if temperature == 1.0 else temperature * plane for plane in planes]
@@ -109,7 +108,6 @@ class StyleGANPrior(Prior):
         return torch.cat([eps.reshape(len(styles), -1), styles.new_zeros(len(styles), missing)], dim=1)
 
     def log_prob(self, latent: Latent) -> Tensor:
-        """See :meth:`Prior.log_prob`."""
         styles, *planes = latent.groups
         eps = torch.cat([self.inverse(styles)[:, : styles[0].numel()], *(plane.flatten(1) for plane in planes)], dim=1)
         volume = len(self.psi) * self.factor.diagonal().log().sum() + self.width * self.psi.log().sum()

@@ -46,7 +46,6 @@ class MLflow(Tracker):
     _steps: Steps | None = attrs.field(default=None, init=False)
 
     def start(self, run: RunInfo) -> None:
-        """See :meth:`Tracker.start`."""
         from mlflow.entities import Param
         from mlflow.tracking import MlflowClient
 
@@ -70,7 +69,6 @@ class MLflow(Tracker):
         self._client = client
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """See :meth:`Tracker.log`."""
         if self._client is None or self._steps is None:
             return
         from mlflow.entities import Metric
@@ -86,7 +84,6 @@ class MLflow(Tracker):
             self._client.set_tag(self._id, f"genfw.{kind}", f"step {self._steps.last}: {message}"[:5000])
 
     def end(self, status: str) -> None:
-        """See :meth:`Tracker.end`."""
         if self._client is None:
             return
         if self.images:

@@ -36,23 +36,19 @@ class TensorBoard(Tracker):
     _steps: Steps | None = attrs.field(default=None, init=False)
 
     def start(self, run: RunInfo) -> None:
-        """See :meth:`Tracker.start`."""
         self._directory, self._steps = run.directory, Steps(run)
         self._writer = SummaryWriter(str(run.directory / self.folder), purge_step=self._steps.resumed)
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """See :meth:`Tracker.log`."""
         if self._writer is not None and self._steps is not None:
             for name, value in self._steps.read(row).items():
                 self._writer.add_scalar(name, value, self._steps.last)
 
     def event(self, kind: str, message: str) -> None:
-        """See :meth:`Tracker.event`."""
         if self._writer is not None and self._steps is not None:
             self._writer.add_text(f"events/{kind}", message, self._steps.last)
 
     def end(self, status: str) -> None:
-        """See :meth:`Tracker.end`."""
         if self._writer is None or self._steps is None:
             return
         if self.images:

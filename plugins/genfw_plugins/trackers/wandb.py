@@ -39,7 +39,6 @@ class WeightsAndBiases(Tracker):
     _steps: Steps | None = attrs.field(default=None, init=False)
 
     def start(self, run: RunInfo) -> None:
-        """See :meth:`Tracker.start`."""
         import wandb
 
         self._directory, self._steps = run.directory, Steps(run)
@@ -58,7 +57,6 @@ class WeightsAndBiases(Tracker):
         )
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """See :meth:`Tracker.log`."""
         if self._run is not None and self._steps is not None:
             scalars = self._steps.read(row)
             self._run.log(scalars, step=self._steps.last)
@@ -69,7 +67,6 @@ class WeightsAndBiases(Tracker):
             self._run.summary[f"events/{kind}"] = f"step {self._steps.last}: {message}"
 
     def end(self, status: str) -> None:
-        """See :meth:`Tracker.end`."""
         if self._run is None or self._steps is None:
             return
         if self.images:

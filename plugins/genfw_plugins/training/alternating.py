@@ -83,7 +83,6 @@ class Alternating(Stage):
             raise ContractError("this stage would train nothing: give optimizer, energy_optimizer or amortize")
 
     def setup(self) -> None:
-        """See :meth:`Stage.setup`."""
         model = self.model
         self.generator = nn.ModuleList([part for part in (model.prior, model.decoder) if part is not None])
         self.register("posterior", self.posterior)
@@ -102,7 +101,6 @@ class Alternating(Stage):
         return self.register(name, Updater([network], factory, self.run, self.steps, self.clip, self.average))
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """See :meth:`Stage.step`."""
         positive = self.posterior.run(
             PosteriorTarget(self.model, batch.x),
             len(batch),

@@ -50,14 +50,12 @@ class Autoencoder(Stage):
         need(self.model, "autoencoder", "prior", "decoder", "encoder")
 
     def setup(self) -> None:
-        """See :meth:`Stage.setup`."""
         model = self.model
         self.networks = nn.ModuleList([p for p in (model.prior, model.decoder, model.encoder) if p is not None])
         updater = Updater([self.networks], self.optimizer, self.run, self.steps, self.clip, self.average)
         self.updater = self.register("updater", updater)
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """See :meth:`Stage.step`."""
         model = self.model
         assert model.encoder is not None  # refused in __init__
         assert model.decoder is not None

@@ -101,7 +101,6 @@ class Contrastive(Stage):
             need(model, "contrastive", "prior", "decoder")
 
     def setup(self) -> None:
-        """See :meth:`Stage.setup`."""
         updater = Updater([self.model.energies], self.optimizer, self.run, self.steps, self.clip, self.average)
         self.updater = self.register("updater", updater)
         self.register("negatives", self.negatives)
@@ -111,11 +110,9 @@ class Contrastive(Stage):
             self.generator_updater = self.register("generator_updater", updater)
 
     def prepare(self, batch_at: Callable[[int], Batch]) -> None:
-        """See :func:`initialise_energies`."""
         initialise_energies(self.model, self.run.fabric, batch_at, self.init_batches)
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """See :meth:`Stage.step`."""
         model, generator = self.model, self.run.generator
         target = make_target(model, self.space)
         result = self.negatives.run(target, len(batch), generator=generator, x=batch.x, index=batch.index, step=step)

@@ -96,12 +96,10 @@ class Distill(Stage):
         self.chain = Chain(_Rest() if self.sampler is None else self.sampler, self.start)
 
     def setup(self) -> None:
-        """See :meth:`Stage.setup`."""
         self.register("chain", self.chain)
         self.amortization = Amortization(self.amortizer, self.amortize, self)
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """See :meth:`Stage.step`."""
         x = batch.x if self.space == "posterior" else None
         target = PriorTarget(self.model) if x is None else PosteriorTarget(self.model, x)
         ends = self.chain.run(target, len(batch), generator=self.run.generator, x=batch.x, index=batch.index, step=step)

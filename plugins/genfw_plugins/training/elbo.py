@@ -113,7 +113,6 @@ class ELBO(Stage):
             )
 
     def setup(self) -> None:
-        """See :meth:`Stage.setup`."""
         model = self.model
         parts = [part for part in (model.prior, model.decoder, model.encoder) if part is not None]
         self.networks = nn.ModuleList(parts)
@@ -138,7 +137,6 @@ class ELBO(Stage):
         return float(self.penalty_start ** (1.0 - progress) * self.penalty**progress)
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """See :meth:`Stage.step`."""
         model = self.model
         assert model.encoder is not None  # refused in __init__
         self.networks.train()

@@ -94,7 +94,6 @@ class NoiseContrastive(Stage):
         self.upto = Model(model.prior, model.decoder, energy=energies[: number + 1])
 
     def setup(self) -> None:
-        """See :meth:`Stage.setup`."""
         self.generator = nn.ModuleList([part for part in (self.model.prior, self.model.decoder) if part is not None])
         self.energy_updater = self._updater("energy", self.energy, self.optimizer)
         self.generator_updater: Updater | None = None
@@ -108,7 +107,6 @@ class NoiseContrastive(Stage):
         return self.register(name, Updater([network], factory, self.run, self.steps, self.clip, self.average))
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """See :meth:`Stage.step`."""
         positive, report = self._positive(batch, step)
         negative = self._negative(batch, step, report)
         with torch.no_grad():

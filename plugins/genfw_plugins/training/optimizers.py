@@ -38,7 +38,6 @@ class Adam(OptimizerFactory):
     final: float = 0.0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
         return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
@@ -67,7 +66,6 @@ class AdamW(OptimizerFactory):
     final: float = 0.0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
         return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
@@ -96,7 +94,6 @@ class Adamax(OptimizerFactory):
     final: float = 0.0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
         return torch.optim.Adamax(
             parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
         )
@@ -127,7 +124,6 @@ class SGD(OptimizerFactory):
             raise ContractError("nesterov looks ahead along the momentum; set momentum above 0")
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """See :meth:`genfw.training.optimizer.OptimizerFactory.build`."""
         return torch.optim.SGD(
             parameters, lr=self.lr, momentum=self.momentum, nesterov=self.nesterov, weight_decay=self.weight_decay
         )

@@ -96,18 +96,15 @@ class WGAN(Stage):
             raise ContractError("stage 'wgan' plays with an energy on data; the recipe's energy is on the latent")
 
     def setup(self) -> None:
-        """See :meth:`Stage.setup`."""
         updater = Updater([self.model.energies], self.optimizer, self.run, self.steps, self.clip)
         self.updater = self.register("updater", updater)
         updater = generator_updater(self.model, self.generator_optimizer, self.run, self.steps)
         self.generator_updater = self.register("generator_updater", updater)
 
     def prepare(self, batch_at: Callable[[int], Batch]) -> None:
-        """See :func:`initialise_energies`."""
         initialise_energies(self.model, self.run.fabric, batch_at, self.init_batches)
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        """See :meth:`Stage.step`."""
         model, generator = self.model, self.run.generator
         with torch.no_grad(), frozen(model.prior, model.decoder):
             noise = model.noise_layout.draw(len(batch), generator=generator, dtype=model.anchor.dtype)

@@ -65,7 +65,6 @@ class MixtureStart(Start):
         return position
 
     def store(self, request: StartRequest, position: Tensor) -> None:
-        """See :meth:`Start.store`."""
         if sum(part.count for _, part, _ in self._routes) != position.shape[0]:
             raise ContractError("mixture: positions to store do not match those drawn")
         for start, part, rows in self._routes:
@@ -73,7 +72,6 @@ class MixtureStart(Start):
         self._routes = []
 
     def after_update(self, step: int) -> None:
-        """See :meth:`Start.after_update`."""
         for start in self.starts:
             start.after_update(step)
 

@@ -16,7 +16,6 @@ class NoiseStart(Start):
     """
 
     def draw(self, request: StartRequest) -> Tensor:
-        """See :meth:`Start.draw`."""
         with frozen(*request.target.modules()):  # in space joint networks draw, as chains see them
             return request.target.draw_base(request.count, request.generator)
 

@@ -86,7 +86,6 @@ class ReplayStart(Start):
         return position
 
     def store(self, request: StartRequest, position: Tensor) -> None:
-        """See :meth:`Start.store`."""
         slots = self._slots
         if slots is None or self._buffer is None or self._filled is None or position.shape[0] != request.count:
             raise ContractError("replay: positions to store do not match those drawn")
@@ -124,7 +123,6 @@ class ReplayStart(Start):
         return self._buffer, self._filled
 
     def after_update(self, step: int) -> None:
-        """See :meth:`Start.after_update`."""
         self.fresh.after_update(step)
 
     def state_dict(self) -> StateTree:

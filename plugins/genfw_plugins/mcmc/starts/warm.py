@@ -50,7 +50,6 @@ class WarmStart(Start):
         return torch.where(filled[index][:, None], table[index].to(fresh), fresh)
 
     def store(self, request: StartRequest, position: Tensor) -> None:
-        """See :meth:`Start.store`."""
         index = _rows(request)
         table, filled = self._grown(index, position)
         # Writing twice to one row has no defined order: all of a row's chains write the position of its last.
@@ -77,7 +76,6 @@ class WarmStart(Start):
         return self._table, self._filled
 
     def after_update(self, step: int) -> None:
-        """See :meth:`Start.after_update`."""
         self.fresh.after_update(step)
 
     def state_dict(self) -> StateTree:

@@ -103,7 +103,6 @@ class AmortizationGap(Metric):
             raise ContractError("items are rows to condition on, and space 'prior' has none; leave items out")
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         amortizer = evaluation.model.amortizer
         if amortizer is None:
             raise ContractError("amortization-gap measures an amortizer, and the recipe has none")

@@ -54,7 +54,6 @@ class ChainDiagnostics(Metric):
     show: int = attrs.field(default=6, validator=within(0, 8))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         settings = evaluation.settings
         if settings.sampler is None:
             note = "The recipe samples without a chain."

@@ -104,7 +104,6 @@ class LongRun(Metric):
     batch: int | None = attrs.field(default=None, validator=at_least(1))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         settings = evaluation.settings
         sampler = self.sampler or settings.sampler
         if sampler is None:

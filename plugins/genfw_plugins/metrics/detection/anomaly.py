@@ -86,7 +86,6 @@ class Anomaly(Metric):
     batch: int = attrs.field(default=500, validator=at_least(1))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         model = evaluation.model
         if model.decoder is None:
             raise ContractError("metric 'anomaly' scores p(x|z); the recipe has no decoder")

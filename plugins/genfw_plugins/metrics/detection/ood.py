@@ -150,7 +150,6 @@ class OutOfDistribution(Metric):
             raise ContractError(f"'{both[0]}' is both a set of its own and derived; give the set another name")
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         model = evaluation.model
         scores = self._scores(model)
         names = ["test", "train", *self.others, *self.derived]

@@ -59,7 +59,6 @@ class _Fidelity(Metric):
         """The numbers, without their protocol's common part."""
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         if self.of != "samples":
             made_of(evaluation, self.of)  # before weights are fetched, or a classifier is trained
         # Before anything is drawn: absent weights should not cost an hour of chains.
@@ -152,7 +151,6 @@ class FID(_Compared):
     of: Literal["samples", "reconstruction", "inversion"] = "samples"
 
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
-        """See :class:`_Fidelity`."""
         module = import_torchvision("torch_fidelity.metric_fid")
         rows, images = self.data(evaluation), self.drawn(evaluation)
         data = statistics(evaluation, extractor, rows, layer, self.features.batch, keep=True)
@@ -192,7 +190,6 @@ class KID(_Compared):
             raise ContractError(f"subset_size must be at most samples, got {self.subset_size} of {self.samples}")
 
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
-        """See :class:`_Fidelity`."""
         module = import_torchvision("torch_fidelity.metric_kid")
         if len(self.data(evaluation)) < self.subset_size:
             raise ContractError(
@@ -232,7 +229,6 @@ class InceptionScore(_Fidelity):
             raise ContractError(f"splits must be at most samples, got {self.splits} of {self.samples}")
 
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
-        """See :class:`_Fidelity`."""
         module = import_torchvision("torch_fidelity.metric_isc")
         logits = extract(evaluation, extractor, self.drawn(evaluation), self.features.batch, keep=False)[layer]
         found = module.isc_features_to_metric(logits, splits=self.splits, shuffle=True, rng_seed=_SEED)
@@ -268,7 +264,6 @@ class PrecisionRecall(_Compared):
             raise ContractError(f"neighbours must be below samples, got {self.neighbours} of {self.samples}")
 
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
-        """See :class:`_Fidelity`."""
         module = import_torchvision("torch_fidelity.metric_prc")
         if len(self.data(evaluation)) <= self.neighbours:
             raise ContractError(f"{self.neighbours} neighbours are asked for among {len(self.data(evaluation))} rows")

@@ -61,7 +61,6 @@ class LPIPS(Metric):
     batch: int = attrs.field(default=32, validator=at_least(1))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         pairs = made_of(evaluation, self.of)
         first, second = TensorPixels(pairs.x), TensorPixels(pairs.made)
         files = self._files(download=not evaluation.smoke)

@@ -83,7 +83,6 @@ class LogLikelihood(Metric):
             raise ContractError("fits says how many chains there are for an item; leave 'count' out of chain")
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         model, chain, sampler = evaluation.model, self.chain, self.sampler
         if model.data_energies:
             raise ContractError(

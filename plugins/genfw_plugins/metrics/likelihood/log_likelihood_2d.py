@@ -90,7 +90,6 @@ class LogLikelihood2D(Metric):
             raise ContractError(f"a window is [left, right, bottom, top], got {window}")
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         model = evaluation.model
         if math.prod(model.data_shape) != 2:
             raise ContractError(f"this metric is for data of two numbers, here an item has shape {model.data_shape}")

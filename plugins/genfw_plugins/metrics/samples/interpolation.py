@@ -77,7 +77,6 @@ class Interpolation(Metric):
     show: int = attrs.field(default=6, validator=at_least(0))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         target = make_target(evaluation.model, evaluation.settings.space)
         if isinstance(target, DataTarget | JointTarget):
             raise ContractError(

@@ -81,7 +81,6 @@ class Modes(Metric):
             raise ContractError(f"source has images of one channel; the items of this one are {source.data_shape}")
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         data = self._data(evaluation)
         x = evaluation.samples(self.samples).x
         labels = _labels(data.split("train"))

@@ -96,7 +96,6 @@ class NearestNeighbours(Metric):
             raise ContractError(f"neighbours must be at most rows, got {self.neighbours} of {self.rows}")
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         data = evaluation.data
         if data is None:
             raise ContractError("neighbours are looked for in the training data, and the recipe has no 'data:' section")

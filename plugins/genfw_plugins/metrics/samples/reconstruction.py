@@ -52,7 +52,6 @@ class Reconstruction(Metric):
     show: int = attrs.field(default=16, validator=at_least(0))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         model = evaluation.model
         if self.chain is None and model.encoder is None:
             raise ContractError(

@@ -36,7 +36,6 @@ class SampleGrid(Metric):
     split: str = "test"
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         samples = evaluation.samples(self.count).x
         image = is_image(tuple(samples.shape[1:]))
         kind = "values from -1 (black) to 1 (white)" if image else "first two coordinates"

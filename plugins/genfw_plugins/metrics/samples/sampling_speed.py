@@ -39,7 +39,6 @@ class SamplingSpeed(Metric):
     repeats: int = attrs.field(default=3, validator=at_least(1))
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        """See :meth:`Metric.compute`."""
         settings = evaluation.settings
         batch = self.batch or settings.batch
         protocol = evaluation.protocol(
