@@ -9,8 +9,6 @@ import typer
 
 from genfw_cli import complete
 
-__all__ = ["Checkpoint", "Json", "Out", "Processes", "RecipeName", "Root", "RunName", "Sets", "Unsets"]
-
 RecipeName = Annotated[
     str,
     typer.Argument(

@@ -9,8 +9,6 @@ import typer
 
 from genfw.plugins.component import KINDS
 
-__all__ = ["components", "importers", "kinds", "recipes", "recipes_and_components", "runs"]
-
 
 def _quiet(offers: Callable[[typer.Context], Iterable[str]]) -> Callable[[typer.Context, str], list[str]]:
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:

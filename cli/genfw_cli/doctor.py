@@ -18,8 +18,6 @@ from genfw import __version__
 if TYPE_CHECKING:
     from genfw.plugins.registry import Registry
 
-__all__ = ["Finding", "examine"]
-
 #: Packages that genfw needs, by their distributions' names.
 _PACKAGES = (
     "torch",

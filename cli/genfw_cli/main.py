@@ -20,8 +20,6 @@ from genfw_cli.commands import Lazy
 from genfw_cli.output import note
 from genfw_cli.session import Session
 
-__all__ = ["app", "main"]
-
 EPILOG = (
     "RECIPE is a path, or the name of a shipped recipe. RUN is a run directory, its name, 'latest', "
     "or a recipe's name for its latest run. "

@@ -16,20 +16,6 @@ from typing import Any
 
 import attrs
 
-__all__ = [
-    "heading",
-    "lines",
-    "note",
-    "number",
-    "on_terminal",
-    "plain",
-    "show_json",
-    "table",
-    "unmarked",
-    "visible",
-    "write",
-]
-
 
 def on_terminal() -> bool:
     """Whether a person reads stdout."""

@@ -18,8 +18,6 @@ from genfw.plugins.hookspecs import RunInfo
 from genfw.training.tracker import Tracker
 from genfw_cli.output import visible
 
-__all__ = ["PlainProgress", "Rate", "TerminalProgress", "duration", "progress", "scalars"]
-
 #: Columns of a row that are not scalars of the stage.
 _BOOKKEEPING = ("stage", "name", "step", "time")
 #: Scalars to show first; others follow while there is room.

@@ -12,8 +12,6 @@ from genfw_cli.output import lines, note, number, show_json, table
 if TYPE_CHECKING:
     from genfw.engine.run import RunResult
 
-__all__ = ["drive"]
-
 
 def drive(start: Callable[..., RunResult], as_json: bool, *arguments: Any, **more: Any) -> None:
     """Call ``start`` with a display, print the outcome, and exit with its exit code.

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from genfw.plugins.registry import Registry
     from genfw.recipes.recipe import Recipe
 
-__all__ = ["Session", "open_recipe", "registry_of", "registry_of_run"]
-
 
 @attrs.define
 class Session:

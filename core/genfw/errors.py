@@ -12,26 +12,6 @@ from typing import ClassVar
 
 import attrs
 
-__all__ = [
-    "AbsentDataError",
-    "ChangedRecipeError",
-    "ContractError",
-    "DataError",
-    "DivergenceError",
-    "Fault",
-    "GenfwError",
-    "LostProcessError",
-    "NoSuchComponentError",
-    "PluginError",
-    "RecipeError",
-    "RunError",
-    "article",
-    "closest",
-    "did_you_mean",
-    "quoted",
-    "shown",
-]
-
 
 class GenfwError(Exception):
     """Base of all expected failures; its text is a sentence with a remedy, fit to be shown without a traceback."""

@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["capture", "derive_seed", "isolated_rng", "restore", "seed_all"]
-
 
 def derive_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed that depends on ``seed`` and on every name, and on nothing else.

@@ -18,17 +18,6 @@ from genfw import randomness
 from genfw.errors import RunError
 from genfw.training.settings import EngineSettings
 
-__all__ = [
-    "count_processes",
-    "first_device",
-    "is_first",
-    "launched_outside",
-    "make_fabric",
-    "own_device",
-    "release",
-    "tuned",
-]
-
 
 class _LocalEnvironment(LightningEnvironment):
     """Processes on this machine that genfw started itself: Fabric runs no script again and reads no environment."""

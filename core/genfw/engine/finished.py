@@ -23,19 +23,6 @@ from genfw.recipes.compose import Composition, compose
 from genfw.recipes.recipe import Recipe, open_recipe
 from genfw.runs.directory import RunDirectory
 
-__all__ = [
-    "accelerator_of",
-    "compose_again",
-    "evaluate_run",
-    "load_run",
-    "load_weights",
-    "local_plugins",
-    "open_evaluation",
-    "prepare",
-    "sample_run",
-    "serve_evaluation",
-]
-
 
 def load_run(
     directory: str | Path, *, checkpoint: str = "best", device: str | None = "cpu", registry: Registry | None = None

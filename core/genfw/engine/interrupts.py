@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-__all__ = ["Interrupts"]
-
 
 class Interrupts:
     """Turns SIGINT and SIGTERM into a flag that the training loop reads between steps.

@@ -20,8 +20,6 @@ from genfw.engine.devices import first_device, launched_outside, make_fabric, re
 from genfw.errors import LostProcessError, RunError
 from genfw.training.settings import EngineSettings
 
-__all__ = ["WorkerProcesses", "free_port", "launched"]
-
 #: What workers are started for.
 Task = Literal["run", "evaluate"]
 

@@ -26,8 +26,6 @@ from genfw.runs.directory import RunDirectory
 from genfw.training.health import Verdict
 from genfw.training.loader import Loader
 
-__all__ = ["Training"]
-
 #: Seconds between routine writes of STATUS.
 _STATUS_EVERY = 2.0
 #: Most samples in a snapshot.

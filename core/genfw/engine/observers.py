@@ -13,8 +13,6 @@ from genfw.plugins.hookspecs import RunInfo
 from genfw.plugins.registry import Registry
 from genfw.training.tracker import Tracker
 
-__all__ = ["Observers", "hook_trackers"]
-
 
 class Observers:
     """Trackers, called in order; one that raises is reported once on stderr and dropped.

@@ -20,8 +20,6 @@ from genfw.training.health import Monitor
 from genfw.training.scalars import RunningMeans
 from genfw.training.stage import Stage, StageRun
 
-__all__ = ["Clock", "StageProgress", "restore_state", "set_up_stage"]
-
 
 def set_up_stage(composition: Composition, fabric: Fabric, stage_index: int, rows: int) -> Stage:
     """Give a stage its :class:`StageRun`, and let it build its optimisers and chains.

@@ -42,8 +42,6 @@ from genfw.runs.environment import describe_environment, differences
 from genfw.runs.files import read_mapping, write_atomically
 from genfw.training.tracker import Tracker
 
-__all__ = ["RunResult", "drive", "resume", "run"]
-
 _log = logging.getLogger("genfw")
 
 

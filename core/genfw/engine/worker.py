@@ -19,8 +19,6 @@ from genfw.recipes.compose import compose
 from genfw.recipes.recipe import open_recipe
 from genfw.runs.directory import RunDirectory
 
-__all__ = ["main"]
-
 
 def main(order: str) -> None:
     """Train and evaluate with the first process, or only evaluate.

@@ -23,8 +23,6 @@ from genfw.models.sampling import Samples, SampleSettings, count_batches, draw_b
 from genfw.plugins.signature import summarise
 from genfw.randomness import derive_seed
 
-__all__ = ["Evaluation", "Workers"]
-
 T = TypeVar("T")
 
 

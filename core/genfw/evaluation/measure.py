@@ -23,8 +23,6 @@ from genfw.runs.directory import RunDirectory
 from genfw.runs.files import read_mapping, write_atomically
 from genfw.runs.tensors import save_tensors
 
-__all__ = ["measure", "write_samples"]
-
 #: Begins the part of a number's note about a failed attempt to measure it again.
 _FAILED = "A later attempt failed: "
 

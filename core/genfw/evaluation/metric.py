@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.results import Result
 
-__all__ = ["Metric"]
-
 
 class Metric(abc.ABC):
     """Something to measure after training.

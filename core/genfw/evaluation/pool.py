@@ -30,8 +30,6 @@ from genfw.models.sampling import Samples, draw_batch, stateful_parts
 from genfw.randomness import isolated_rng
 from genfw.runs.state_tree import join_tree, split_tree
 
-__all__ = ["WorkerPool", "pooled", "serve"]
-
 T = TypeVar("T")
 
 #: Workers wait while the first process reads data or draws figures; a lost connection is noticed at once anyway.

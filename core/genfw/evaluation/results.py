@@ -12,8 +12,6 @@ from torch import Tensor
 
 from genfw.errors import GenfwError
 
-__all__ = ["Figure", "Pairs", "Result", "describe_failure"]
-
 
 @attrs.frozen
 class Figure:

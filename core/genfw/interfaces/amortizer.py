@@ -7,8 +7,6 @@ import abc
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Amortizer"]
-
 
 class Amortizer(nn.Module, abc.ABC):
     r"""Learned sampler :math:`q_\phi(\epsilon)` and :math:`q_\phi(\epsilon \mid x)` of positions in noise space.

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from genfw.interfaces.values import Size
 
-__all__ = ["Dataset", "Split", "TensorSplit"]
-
 
 class Split(abc.ABC):
     """Rows of one split, by number.

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from genfw.interfaces.likelihood import Likelihood
 from genfw.interfaces.values import Latent, Size
 
-__all__ = ["Decoder"]
-
 
 class Decoder(nn.Module, abc.ABC):
     r"""Generator :math:`p(x \mid z)`.

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from genfw.interfaces.values import Latent
 
-__all__ = ["Encoder", "Posterior"]
-
 
 @attrs.frozen(eq=False)
 class Posterior:

@@ -10,8 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Energy"]
-
 
 class Energy(nn.Module, abc.ABC):
     r"""Energy :math:`E(v)` over latents or data: low where samples should lie, :math:`h \propto p\, e^{-E}`.

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from genfw.interfaces.values import Size
 
-__all__ = ["Deterministic", "Gaussian", "Likelihood"]
-
 
 class Likelihood(abc.ABC):
     r"""A density over data given a latent, with a map from noise to data.

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from genfw.interfaces.values import Latent, Size
 
-__all__ = ["Prior"]
-
 
 class Prior(nn.Module, abc.ABC):
     r"""Latent prior :math:`p(z)`, given as a transform of noise, :math:`z = T_z(\epsilon_z)`.

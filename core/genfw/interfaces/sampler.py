@@ -11,8 +11,6 @@ from torch import Tensor
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import StateTree
 
-__all__ = ["Info", "Sampler", "SamplerState"]
-
 
 class SamplerState(Protocol):
     r"""What every sampler's state holds; each sampler's own NamedTuple adds what its next step needs."""

@@ -11,8 +11,6 @@ from torch import Tensor
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import StateTree
 
-__all__ = ["Start", "StartRequest"]
-
 
 @attrs.frozen(eq=False)
 class StartRequest:

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from genfw.interfaces.values import NoiseLayout
 
-__all__ = ["Target", "Tempered", "value_and_grad"]
-
 
 class Target(abc.ABC):
     r"""Potential :math:`U = \text{base} + \text{tilt}` over flat positions :math:`(B, D)`.

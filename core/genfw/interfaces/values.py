@@ -16,8 +16,6 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 
-__all__ = ["Batch", "Latent", "NoiseGroup", "NoiseLayout", "Size", "StateTree", "Stateful"]
-
 #: Shape of one item, without the batch dimension.
 Size = tuple[int, ...]
 

@@ -20,8 +20,6 @@ from genfw.plugins.component import Settings
 from genfw.plugins.signature import summarise
 from genfw.plugins.validators import at_least
 
-__all__ = ["Chain", "ChainResult", "chain_protocol", "draw_starts", "run_chain", "share_out"]
-
 
 @attrs.frozen(eq=False)
 class ChainResult:

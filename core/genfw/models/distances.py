@@ -13,8 +13,6 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 
-__all__ = ["directions", "kernel_stein", "median_distance", "mmd", "sliced_wasserstein"]
-
 
 def directions(size: int, count: int, generator: torch.Generator) -> Tensor:
     r"""Unit vectors, uniform on the sphere, with shape (count, D); a single one where :math:`D = 1`.

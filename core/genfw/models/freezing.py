@@ -11,8 +11,6 @@ from torch.nn.utils import parametrize
 from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.energy import Energy
 
-__all__ = ["frozen", "frozen_for_chain"]
-
 
 @contextmanager
 def frozen(*modules: nn.Module | None) -> Iterator[None]:

@@ -21,8 +21,6 @@ from genfw.interfaces.prior import Prior
 from genfw.interfaces.values import Latent, NoiseLayout, Size
 from genfw.models.freezing import frozen
 
-__all__ = ["Model"]
-
 
 class Model(nn.Module):
     r"""A generator with energies on its data, on its latent, on both, or on neither.

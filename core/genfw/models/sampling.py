@@ -25,19 +25,6 @@ from genfw.plugins.component import Settings
 from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed
 
-__all__ = [
-    "SampleSettings",
-    "Samples",
-    "count_batches",
-    "draw_batch",
-    "draw_samples",
-    "join_batches",
-    "preserved",
-    "reconstruct",
-    "stateful_parts",
-    "synchronise",
-]
-
 #: Chains whose states the report shows.
 TRACED_CHAINS = 8
 

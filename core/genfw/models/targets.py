@@ -29,17 +29,6 @@ from genfw.interfaces.target import Target, value_and_grad
 from genfw.interfaces.values import Latent, NoiseGroup, NoiseLayout
 from genfw.models.model import Model
 
-__all__ = [
-    "DataTarget",
-    "FunctionTarget",
-    "JointTarget",
-    "NoiseTarget",
-    "PosteriorTarget",
-    "PriorTarget",
-    "Space",
-    "make_target",
-]
-
 Space = Literal["noise", "prior", "posterior", "data", "joint"]
 
 

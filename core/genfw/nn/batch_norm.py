@@ -16,8 +16,6 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["single_process_statistics", "synchronised"]
-
 
 @contextmanager
 def synchronised(network: nn.Module) -> Iterator[None]:

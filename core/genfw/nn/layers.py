@@ -14,8 +14,6 @@ from genfw.errors import ContractError
 from genfw.interfaces.encoder import Posterior
 from genfw.interfaces.prior import Prior
 
-__all__ = ["Activation", "activation_layer", "mlp", "normal_posterior"]
-
 Activation = Literal["silu", "relu", "gelu", "leaky-relu", "tanh"]
 
 

@@ -15,8 +15,6 @@ from torch.nn import functional as F
 
 from genfw.errors import ContractError
 
-__all__ = ["ByHand", "MLPByHand", "Pullback", "by_hand", "closed_form", "in_turn"]
-
 #: Maps :math:`\partial L / \partial f(v)` to :math:`\partial L / \partial v`.
 Pullback = Callable[[Tensor], Tensor]
 

@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["SpectralPenalty"]
-
 
 def _own_weight(layer: nn.Module) -> Tensor:
     weight = layer.weight

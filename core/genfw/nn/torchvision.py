@@ -14,8 +14,6 @@ import torch
 
 from genfw.errors import PluginError
 
-__all__ = ["import_torchvision", "prepare"]
-
 # torchvision names these two in decorators at import, and fails if they are unknown; data sets call neither.
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
-__all__ = ["KINDS", "Component", "Importer", "Settings"]
-
 #: Kind of component -> the interface its class must subclass. Nothing here imports torch.
 KINDS: Mapping[str, str] = {
     "prior": "genfw.interfaces.prior:Prior",

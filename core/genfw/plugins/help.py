@@ -16,9 +16,6 @@ from genfw.plugins.component import KINDS, Component
 from genfw.plugins.registry import Registry
 from genfw.plugins.signature import Parameter, alternatives, interface_kind, is_settings, parameters, type_name
 
-__all__ = ["ComponentHelp", "Setting", "component_help", "components_named"]
-
-
 #: Kind of which a recipe has one -> its section.
 _ROLES = {
     "dataset": "data",

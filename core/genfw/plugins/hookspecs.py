@@ -21,8 +21,6 @@ import pluggy
 
 from genfw.plugins.component import Component, Importer
 
-__all__ = ["RunInfo", "hookimpl", "hookspec"]
-
 
 @attrs.frozen
 class RunInfo:

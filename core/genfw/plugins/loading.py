@@ -27,8 +27,6 @@ from genfw.plugins import hookspecs
 from genfw.plugins.component import Component, Importer
 from genfw.plugins.registry import BrokenPlugin, PluginRecord, Registry, canonical, new_manager, one_line, where_raised
 
-__all__ = ["BrokenPlugin", "PluginRecord", "Registry", "load_plugins"]
-
 #: Distribution whose plugins are the built-in ones.
 BUILT_IN = "genfw"
 

@@ -18,8 +18,6 @@ from genfw.errors import NoSuchComponentError, PluginError, article, did_you_mea
 from genfw.plugins import hookspecs
 from genfw.plugins.component import KINDS, Component, Importer
 
-__all__ = ["BrokenPlugin", "PluginRecord", "Registry", "canonical", "new_manager", "one_line", "where_raised"]
-
 
 @attrs.frozen
 class PluginRecord:

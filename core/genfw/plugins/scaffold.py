@@ -10,8 +10,6 @@ from string import Template
 from genfw.errors import PluginError, article, closest, quoted
 from genfw.plugins.component import KINDS
 
-__all__ = ["new_plugin"]
-
 _PROJECT = """\
 [build-system]
 requires = ["hatchling"]

@@ -16,17 +16,6 @@ import attrs
 from genfw.errors import ContractError
 from genfw.plugins.component import KINDS, Settings
 
-__all__ = [
-    "INJECTED",
-    "MISSING",
-    "Parameter",
-    "alternatives",
-    "interface_kind",
-    "is_settings",
-    "parameters",
-    "type_name",
-]
-
 #: Parameters that genfw fills by their name; no recipe can set them.
 INJECTED = ("data_shape", "latent_layout", "noise_layout", "model", "device", "generator")
 

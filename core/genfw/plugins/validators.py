@@ -21,8 +21,6 @@ import attrs
 
 from genfw.errors import ContractError
 
-__all__ = ["Rule", "at_least", "distinct", "positive", "within"]
-
 
 @attrs.frozen
 class Rule:

@@ -30,8 +30,6 @@ from genfw.recipes.faults import FaultList, Mark
 from genfw.recipes.recipe import folder
 from genfw.recipes.yaml_nodes import BAD, Node
 
-__all__ = ["Binder", "Scope"]
-
 _FROM = {
     "data_shape": "the recipe's data:",
     "latent_layout": "the recipe's prior:",

@@ -11,8 +11,6 @@ import attrs
 from genfw.plugins.component import Component
 from genfw.recipes.faults import Mark
 
-__all__ = ["Block", "BoundValue", "Items", "PlainValue", "RoleReference", "Table"]
-
 #: Marks a default that YAML can't represent; the text omits it, and the constructor fills it again.
 _UNWRITTEN = object()
 

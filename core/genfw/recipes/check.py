@@ -20,8 +20,6 @@ from genfw.recipes.yaml_nodes import BAD, Node, dump
 from genfw.training.health import HealthSettings
 from genfw.training.settings import EngineSettings
 
-__all__ = ["LISTS", "ROLES", "SETTINGS", "Resolved", "check"]
-
 #: Role -> kind, in the order in which roles are built.
 ROLES: Mapping[str, str] = {
     "data": "dataset",

@@ -30,8 +30,6 @@ from genfw.training.stage import Stage
 from genfw.training.synthetic import stand_in
 from genfw.training.tracker import Tracker
 
-__all__ = ["Composition", "Resolved", "check", "compose", "open_recipe"]
-
 
 @attrs.define(eq=False)
 class Composition:

@@ -46,8 +46,6 @@ import attrs
 
 from genfw.errors import Fault, RecipeError
 
-__all__ = ["CODES", "FaultList", "Mark"]
-
 #: Code -> what is wrong, as in the table above.
 CODES: Mapping[str, str] = dict(re.findall(r"^(GF\d{3})  (.+)$", __doc__ or "", flags=re.MULTILINE))
 

@@ -11,8 +11,6 @@ from genfw.errors import Fault, RecipeError, did_you_mean, quoted
 from genfw.recipes.faults import FaultList
 from genfw.recipes.yaml_nodes import read_yaml
 
-__all__ = ["ShippedRecipe", "find_recipe", "locate", "shipped_names", "shipped_recipes"]
-
 _SUFFIXES = (".yaml", ".yml")
 
 

@@ -11,8 +11,6 @@ from genfw.errors import did_you_mean
 from genfw.recipes.faults import FaultList, Mark
 from genfw.recipes.yaml_nodes import BAD, LIMIT, Node, read_yaml
 
-__all__ = ["apply_sets", "apply_unsets", "merge", "resolve_references"]
-
 #: Sections without component: an override there must match something that is written.
 _FREE = frozenset({"vars", "paper", "requires", "plugins", "components"})
 _REFERENCE = re.compile(r"\$\{\s*([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\s*\}")

@@ -21,8 +21,6 @@ from genfw.recipes.find import find_recipe, locate, shipped_names
 from genfw.recipes.overlay import apply_sets, apply_unsets, merge, resolve_references
 from genfw.recipes.yaml_nodes import BAD, Node, read_yaml
 
-__all__ = ["SECTIONS", "Recipe", "load_recipe", "open_recipe", "parse_recipe"]
-
 #: Version of the format that this genfw reads and writes.
 FORMAT = 1
 

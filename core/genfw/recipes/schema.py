@@ -20,8 +20,6 @@ from genfw.recipes.bound_values import PlainValue
 from genfw.recipes.check import LISTS, ROLES, SETTINGS
 from genfw.recipes.recipe import FORMAT, SECTIONS
 
-__all__ = ["export"]
-
 Schema = dict[str, Any]
 
 _NUMBER = "^[-+]?[0-9]+(_[0-9]+)+$"

@@ -16,8 +16,6 @@ import yaml
 from genfw.errors import RecipeError
 from genfw.recipes.faults import FaultList, Mark
 
-__all__ = ["BAD", "LIMIT", "Node", "dump", "read_yaml"]
-
 #: Most values of one recipe, including copies.
 LIMIT = 20_000
 _DEPTH = 40

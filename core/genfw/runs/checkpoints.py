@@ -28,8 +28,6 @@ from genfw.runs.files import hash_file, read_mapping, sync_folder, write_atomica
 from genfw.runs.state_tree import join_tree, split_tree
 from genfw.runs.tensors import save_tensors
 
-__all__ = ["Checkpoint", "Checkpoints", "write_atomically"]
-
 _META = "checkpoint.json"
 _INDEX = "index.json"
 _FORMAT = 2

@@ -22,8 +22,6 @@ from genfw.runs.lock import hold, is_held
 if TYPE_CHECKING:
     from genfw.runs.checkpoints import Checkpoints
 
-__all__ = ["RunDirectory", "RunRecord", "Status", "find_run", "list_runs"]
-
 
 @attrs.frozen
 class Status:

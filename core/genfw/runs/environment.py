@@ -18,8 +18,6 @@ import torch
 from genfw import __version__
 from genfw.plugins.registry import Registry
 
-__all__ = ["code_digest", "describe_environment", "differences"]
-
 _PACKAGES = (
     "torch",
     "numpy",

@@ -12,8 +12,6 @@ from typing import Any
 
 import yaml
 
-__all__ = ["hash_file", "read_mapping", "read_text", "replacing", "sync_file", "sync_folder", "write_atomically"]
-
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal digits."""

@@ -13,8 +13,6 @@ from typing import Any
 from genfw.errors import RunError
 from genfw.runs.files import write_atomically
 
-__all__ = ["hold", "is_held"]
-
 
 @contextlib.contextmanager
 def hold(run_dir: Path) -> Iterator[None]:

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from genfw.errors import ContractError, RunError
 
-__all__ = ["join_tree", "split_tree"]
-
 #: Key that marks a JSON object that is no plain dict.
 _MARK = "$"
 

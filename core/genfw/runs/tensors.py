@@ -12,8 +12,6 @@ from torch import Tensor
 from genfw.errors import RunError
 from genfw.runs.files import replacing
 
-__all__ = ["save_tensors"]
-
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Replace a file by tensors, in one step; its folder is made.

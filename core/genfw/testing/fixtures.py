@@ -14,8 +14,6 @@ from genfw.testing.tiny import tiny_model as build_tiny_model
 if TYPE_CHECKING:
     from genfw.engine.run import RunResult
 
-__all__ = ["TINY_RECIPE", "generator", "tiny_model", "tiny_run"]
-
 #: A whole run in about a second: a VAE, then an energy on its data, then samples.
 TINY_RECIPE = """\
 genfw: 1

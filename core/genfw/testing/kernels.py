@@ -16,8 +16,6 @@ from genfw.models.chains import run_chain
 from genfw.testing.suite import ComponentSuite, assert_same_tree, generator_of, stored
 from genfw.testing.targets import AnalyticTarget, CorrelatedGaussian, SkewedNormal, discrepancy, relative_error
 
-__all__ = ["BiasedSampler", "SamplerSuite", "StartSuite"]
-
 
 class BiasedSampler(Sampler):
     """The negative control: a kernel with a small step towards the origin after every move.

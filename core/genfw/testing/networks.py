@@ -15,8 +15,6 @@ from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Posterior, Pri
 from genfw.interfaces.values import Latent, NoiseLayout, Size
 from genfw.testing.suite import ComponentSuite, ModuleSuite, generator_of, stored
 
-__all__ = ["AmortizerSuite", "DecoderSuite", "EncoderSuite", "EnergySuite", "PriorSuite"]
-
 #: Largest event for a full Jacobian.
 JACOBIAN_LIMIT = 512
 

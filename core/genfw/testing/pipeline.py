@@ -32,8 +32,6 @@ from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage, StageRun
 from genfw.training.tracker import Tracker
 
-__all__ = ["DatasetSuite", "MetricSuite", "OptimizerSuite", "StageSuite", "TrackerSuite"]
-
 _watchers: list[list[str]] = []
 
 

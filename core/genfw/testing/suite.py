@@ -18,8 +18,6 @@ from genfw.models.freezing import frozen_for_chain
 from genfw.plugins.signature import class_problems
 from genfw.runs.state_tree import join_tree, split_tree
 
-__all__ = ["ComponentSuite", "ModuleSuite", "assert_same_tree", "generator_of", "stored"]
-
 
 def generator_of(seed: int = 0) -> torch.Generator:
     """A fresh generator on the CPU."""

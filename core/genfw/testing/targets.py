@@ -16,18 +16,6 @@ from torch import Tensor
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import NoiseLayout
 
-__all__ = [
-    "AnalyticTarget",
-    "CorrelatedGaussian",
-    "Funnel",
-    "GaussianMixture",
-    "SkewedNormal",
-    "discrepancy",
-    "grid_of_25",
-    "relative_error",
-    "standard_targets",
-]
-
 
 class AnalyticTarget(Target):
     r"""A target whose law is known: :math:`U = -\log p`, normalised.

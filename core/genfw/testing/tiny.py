@@ -19,8 +19,6 @@ from genfw.models.model import Model
 if TYPE_CHECKING:
     from genfw.evaluation.evaluation import Evaluation
 
-__all__ = ["TinyData", "TinyDecoder", "TinyEncoder", "TinyEnergy", "TinyPrior", "tiny_evaluation", "tiny_model"]
-
 
 class TinyPrior(Prior):
     r""":math:`z = \mu + e^s \epsilon` with learned :math:`\mu, s`.

@@ -27,8 +27,6 @@ from genfw.testing.pipeline import DatasetSuite, MetricSuite, OptimizerSuite, Tr
 from genfw.testing.suite import ComponentSuite
 from genfw.testing.tiny import TinyPrior
 
-__all__ = ["Check", "verify"]
-
 #: Shapes of data to try in turn: some components take vectors, some images.
 _SHAPES: tuple[Size, ...] = ((2,), (1, 8, 8), (3, 32, 32))
 _LATENT: Size = (4,)

@@ -17,8 +17,6 @@ from genfw.interfaces.values import StateTree
 from genfw.plugins.component import Settings
 from genfw.plugins.validators import at_least, within
 
-__all__ = ["Finding", "HealthSettings", "Monitor", "Verdict"]
-
 Action = Literal["none", "warn", "cut-lr", "rollback", "stop"]
 
 #: Keys of a row that are not measurements.

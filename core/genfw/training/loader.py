@@ -13,8 +13,6 @@ from genfw.interfaces.dataset import Split
 from genfw.interfaces.values import Batch
 from genfw.randomness import derive_seed
 
-__all__ = ["Loader"]
-
 
 class Loader:
     """Shuffled batches of a split, without end, each row once per epoch.

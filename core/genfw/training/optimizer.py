@@ -14,8 +14,6 @@ from torch import nn
 from genfw.errors import ContractError
 from genfw.plugins.validators import at_least, positive
 
-__all__ = ["Decay", "OptimizerFactory"]
-
 Decay = Literal["none", "linear", "cosine", "exponential"]
 
 

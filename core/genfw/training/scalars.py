@@ -11,8 +11,6 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.interfaces.values import StateTree
 
-__all__ = ["RunningMeans"]
-
 
 class RunningMeans:
     """Means of a stage's scalars since the last row.

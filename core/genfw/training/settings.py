@@ -10,8 +10,6 @@ import attrs
 from genfw.plugins.component import Settings
 from genfw.plugins.validators import at_least
 
-__all__ = ["EngineSettings"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class EngineSettings(Settings):

@@ -18,8 +18,6 @@ from genfw.plugins.validators import at_least
 if TYPE_CHECKING:  # `genfw check` imports stages, and is faster without Fabric
     from lightning_fabric import Fabric
 
-__all__ = ["Stage", "StageRun"]
-
 P = TypeVar("P", bound=Stateful)
 
 

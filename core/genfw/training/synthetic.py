@@ -13,8 +13,6 @@ from genfw.interfaces.dataset import Dataset, Split
 from genfw.interfaces.values import Size
 from genfw.randomness import derive_seed
 
-__all__ = ["Synthetic", "stand_in"]
-
 _log = logging.getLogger("genfw")
 
 _SPLITS = ("train", "test", "validation", "held-out")

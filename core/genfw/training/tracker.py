@@ -8,8 +8,6 @@ from typing import Any
 
 from genfw.plugins.hookspecs import RunInfo
 
-__all__ = ["Tracker"]
-
 
 class Tracker(abc.ABC):
     """Observer of a run (a progress display, TensorBoard, ...); only the first process has any.

@@ -16,8 +16,6 @@ from genfw.plugins.validators import at_least, positive
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import StageRun
 
-__all__ = ["Clip", "Updater", "WeightAverage"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Clip(Settings):

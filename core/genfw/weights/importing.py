@@ -24,8 +24,6 @@ from genfw.weights.load import ROLES
 from genfw.weights.pickled import Inert
 from genfw.weights.torch_files import Tensors, open_published
 
-__all__ = ["Conversion", "Imported", "choose", "import_checkpoint", "sequential"]
-
 
 @attrs.frozen(eq=False)
 class Conversion:

@@ -12,8 +12,6 @@ from genfw.errors import ContractError, DataError
 from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Prior
 from genfw.models.model import Model
 
-__all__ = ["ROLES", "load_into", "load_parts"]
-
 #: Parts of a model that weights can be of.
 ROLES: Mapping[str, type[nn.Module]] = {
     "prior": Prior,

@@ -19,8 +19,6 @@ from torch import Tensor
 
 from genfw.errors import DataError, shown
 
-__all__ = ["Answer", "Arguments", "Inert", "Items", "NumpyType", "RefusedError", "StoredTensor", "read_pickle"]
-
 #: Makes what stands for an object, of the arguments that the file gives to its name.
 Answer = Callable[..., Any]
 

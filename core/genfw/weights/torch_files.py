@@ -23,8 +23,6 @@ from torch import Tensor
 from genfw.errors import DataError, shown
 from genfw.weights.pickled import Arguments, RefusedError, StoredTensor, read_pickle
 
-__all__ = ["LEGACY_MAGIC", "Published", "Tensors", "map_file", "open_published", "read_legacy"]
-
 #: How a file in the format before the zip format begins: this number and a version, each pickled.
 LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001

@@ -15,8 +15,6 @@ from genfw.interfaces.likelihood import Gaussian
 from genfw.interfaces.values import Latent, NoiseLayout, Size
 from genfw.nn.layers import Activation, mlp
 
-__all__ = ["MLPDecoder"]
-
 
 class MLPDecoder(Decoder):
     r"""Fully connected decoder, :math:`p(x \mid z) = N(x; \mu(z), \sigma^2)`.

@@ -13,8 +13,6 @@ from genfw.interfaces.prior import Prior
 from genfw.interfaces.values import Size
 from genfw.nn.layers import Activation, mlp, normal_posterior
 
-__all__ = ["MLPEncoder"]
-
 
 class MLPEncoder(Encoder):
     r"""Gaussian posterior in noise space: :math:`q(\epsilon_z \mid x) = N(\mu(x), \sigma^2(x))`.

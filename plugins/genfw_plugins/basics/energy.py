@@ -11,8 +11,6 @@ from genfw.errors import ContractError
 from genfw.interfaces import Dataset
 from genfw.interfaces.energy import Energy
 
-__all__ = ["DensityEnergy"]
-
 
 class DensityEnergy(Energy):
     r"""Energy of a law with a known density :math:`\pi`, so that the model has that law; nothing is trained.

@@ -15,8 +15,6 @@ from genfw.interfaces.values import NoiseLayout
 from genfw.nn.layers import Activation, mlp
 from genfw.plugins.validators import at_least
 
-__all__ = ["LatentVAE"]
-
 
 class LatentVAE(Amortizer):
     r"""VAE of positions: :math:`u \sim N(0, I)`, :math:`\epsilon \sim N(g(u), \gamma^2 I)`; it is blind to x.

@@ -11,8 +11,6 @@ from genfw.interfaces.amortizer import Amortizer
 from genfw.interfaces.values import NoiseLayout
 from genfw.plugins.validators import at_least, positive
 
-__all__ = ["GaussianMixture"]
-
 
 class GaussianMixture(Amortizer):
     r"""Mixture :math:`q(\epsilon) = \sum_k w_k N(m_k, \Sigma_k)` with full covariances; it is blind to x.

@@ -11,8 +11,6 @@ from genfw.interfaces.prior import Prior
 from genfw.interfaces.values import Latent, Size
 from genfw.plugins.validators import at_least
 
-__all__ = ["StandardNormal"]
-
 
 class StandardNormal(Prior):
     r"""Standard-normal prior: :math:`z = \epsilon_z`, :math:`\epsilon_z \sim N(0, I)`.

@@ -17,17 +17,6 @@ from genfw.interfaces.values import Size
 from genfw.plugins.validators import at_least, within
 from genfw.randomness import derive_seed
 
-__all__ = [
-    "ArraySplit",
-    "DrawnDataset",
-    "PixelDataset",
-    "Resize",
-    "keep_rows",
-    "pixels_to_float",
-    "random_flip",
-    "resize_pixels",
-]
-
 Resize = Literal["pad", "bilinear"]
 
 

@@ -15,8 +15,6 @@ import attrs
 from genfw.errors import AbsentDataError
 from genfw.interfaces import Dataset
 
-__all__ = ["FetchedDataset", "absent", "data_home", "download_folder", "fetched", "find_file", "folders"]
-
 
 def data_home() -> Path:
     """The folder that holds one folder per data set: ``$GENFW_DATA``, or ``~/.cache/genfw``."""

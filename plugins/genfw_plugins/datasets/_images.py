@@ -23,8 +23,6 @@ from genfw.interfaces.values import Size
 from genfw.plugins.validators import at_least, within
 from genfw_plugins.datasets._arrays import pixels_to_float, random_flip
 
-__all__ = ["FolderSource", "ImageDataset", "ImageSource", "ImageSplit", "Pixels", "ZipSource", "image_source"]
-
 Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
 
 #: Endings of files that are taken for images.

@@ -14,8 +14,6 @@ from genfw_plugins.datasets._files import absent, data_home, find_file
 from genfw_plugins.datasets._images import ImageDataset
 from genfw_plugins.datasets.image_folder import ImageFolder
 
-__all__ = ["CelebAHQ"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class CelebAHQ(ImageDataset):

@@ -16,8 +16,6 @@ from genfw.interfaces.values import Size
 from genfw.plugins.validators import at_least, within
 from genfw_plugins.datasets._arrays import ArraySplit, keep_rows
 
-__all__ = ["Digits"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Digits(Dataset):

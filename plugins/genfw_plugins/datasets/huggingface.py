@@ -14,8 +14,6 @@ from genfw.errors import AbsentDataError, DataError
 from genfw.interfaces import Split
 from genfw_plugins.datasets._images import ImageDataset, ImageSource
 
-__all__ = ["HuggingFace"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class HuggingFace(ImageDataset):

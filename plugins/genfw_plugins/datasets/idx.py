@@ -15,8 +15,6 @@ from genfw.errors import DataError
 from genfw_plugins.datasets._arrays import PixelDataset
 from genfw_plugins.datasets._files import absent, find_file
 
-__all__ = ["IdxImages", "read_idx"]
-
 #: Type code of unsigned bytes in an idx header.
 _UBYTE = 8
 

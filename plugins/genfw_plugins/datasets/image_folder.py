@@ -17,8 +17,6 @@ from genfw.interfaces import Split
 from genfw.plugins.validators import within
 from genfw_plugins.datasets._images import ImageDataset, ImageSource, image_source
 
-__all__ = ["ImageFolder"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class ImageFolder(ImageDataset):

@@ -19,8 +19,6 @@ from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.datasets._files import FetchedDataset, absent, download_folder, fetched, find_file, folders
 from genfw_plugins.datasets._images import ImageDataset, ImageSource, image_source
 
-__all__ = ["CelebA", "LSUNChurch"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class CelebA(ImageDataset, FetchedDataset):

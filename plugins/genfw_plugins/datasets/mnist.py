@@ -14,8 +14,6 @@ from genfw_plugins.datasets._arrays import PixelDataset
 from genfw_plugins.datasets._files import FetchedDataset, absent, download_folder, fetched, find_file, folders
 from genfw_plugins.datasets.idx import read_idx
 
-__all__ = ["MNIST", "FashionMNIST"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class MNIST(PixelDataset, FetchedDataset):

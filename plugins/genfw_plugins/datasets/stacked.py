@@ -15,8 +15,6 @@ from genfw.interfaces.values import Size
 from genfw.plugins.validators import at_least
 from genfw_plugins.datasets._arrays import DrawnDataset
 
-__all__ = ["Stacked"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Stacked(DrawnDataset):

@@ -19,8 +19,6 @@ from genfw.interfaces.values import Size
 from genfw.plugins.validators import at_least, within
 from genfw_plugins.datasets._arrays import ArraySplit
 
-__all__ = ["TensorFile"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class TensorFile(Dataset):

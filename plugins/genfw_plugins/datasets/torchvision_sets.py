@@ -16,8 +16,6 @@ from genfw.plugins.validators import at_least
 from genfw_plugins.datasets._arrays import PixelDataset, Resize
 from genfw_plugins.datasets._files import FetchedDataset, absent, download_folder, fetched, find_file, folders
 
-__all__ = ["CIFAR10", "CIFAR100", "SVHN", "TorchvisionPixels"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class TorchvisionPixels(PixelDataset, FetchedDataset):

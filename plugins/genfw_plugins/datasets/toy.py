@@ -16,8 +16,6 @@ from genfw.interfaces.values import Size
 from genfw.plugins.validators import at_least, positive, within
 from genfw_plugins.datasets._arrays import ArraySplit, DrawnDataset
 
-__all__ = ["GaussianGrid", "Pinwheel", "ToyDataset"]
-
 
 class ToyDataset(DrawnDataset):
     """Independent draws of a known law.

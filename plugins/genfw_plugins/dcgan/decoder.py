@@ -18,8 +18,6 @@ from genfw_plugins.dcgan.for_chain import StillGenerator
 from genfw_plugins.dcgan.network import generator, generator_side
 from genfw_plugins.dcgan.presets import PRESETS, Architecture, Last
 
-__all__ = ["DCGANDecoder"]
-
 
 class DCGANDecoder(Decoder):
     r"""Transposed-convolution generator, :math:`p(x \mid z) = N(x; g(z), \sigma^2 I)`, means in [-1, 1].

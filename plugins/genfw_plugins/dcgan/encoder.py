@@ -16,8 +16,6 @@ from genfw.nn.layers import normal_posterior
 from genfw_plugins.dcgan.network import inspector
 from genfw_plugins.dcgan.presets import PRESETS, Architecture
 
-__all__ = ["DCGANEncoder"]
-
 
 class DCGANEncoder(Encoder):
     r"""Convolutions down to one vector :math:`f(x)`.

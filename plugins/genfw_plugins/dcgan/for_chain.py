@@ -12,8 +12,6 @@ from genfw.nn.manual_grad import ByHand, Pullback, by_hand, in_turn
 from genfw_plugins.dcgan.network import Project
 from genfw_plugins.dcgan.winograd import WinogradDoubling
 
-__all__ = ["StillGenerator"]
-
 #: Least saving of multiplications for which Winograd's transforms are worth their passes over memory, and least
 #: channels on both sides; below them the plain sum is as fast.
 SAVING, CHANNELS = 1.3, 64

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from genfw.errors import ContractError
 from genfw_plugins.dcgan.presets import Last
 
-__all__ = ["Gather", "Project", "generator", "generator_side", "inspector", "inspector_side"]
-
 SLOPE = 0.2
 
 

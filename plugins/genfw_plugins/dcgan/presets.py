@@ -7,8 +7,6 @@ from typing import Literal
 
 import attrs
 
-__all__ = ["PRESETS", "Architecture", "Last", "Preset"]
-
 Architecture = Literal["svhn", "celeba64", "cifar10", "celeba-hq-256", "mnist"]
 
 #: Last layer of a decoder: a transposed convolution that doubles the side (``up``), or keeps it (``same``).

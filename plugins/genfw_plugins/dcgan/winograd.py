@@ -24,8 +24,6 @@ from torch.nn import functional as F
 
 from genfw.nn.manual_grad import Pullback
 
-__all__ = ["WinogradDoubling"]
-
 #: Kernel elements that each pixel parity takes of a window (x[j-1], x[j]).
 _TAPS = ((3, 1), (2, 0))
 

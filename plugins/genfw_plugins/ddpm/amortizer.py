@@ -18,8 +18,6 @@ from genfw_plugins.ddpm.schedule import CosineSchedule, alpha_sigma
 from genfw_plugins.ddpm.solvers import ancestral, ddim, dpm_solver
 from genfw_plugins.ddpm.walk import Walk
 
-__all__ = ["DDPM", "Solver"]
-
 Solver = Literal["ancestral", "ddim", "dpm-solver"]
 
 

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from genfw.errors import ContractError
 
-__all__ = ["Block", "MLPUNet", "TimeEmbedding"]
-
 
 class TimeEmbedding(nn.Module):
     r"""Sines and cosines of diffusion time, and two linear layers.

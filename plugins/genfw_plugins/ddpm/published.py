@@ -13,8 +13,6 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.weights.importing import Conversion, choose
 
-__all__ = ["convert", "read"]
-
 _PLACE = re.compile(r"p\.(in|mid|out)_layers\.(\d+)\._layer\.0\.weight")
 _SIDES = {"in": "down", "mid": "middle", "out": "up"}
 

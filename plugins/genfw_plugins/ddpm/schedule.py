@@ -12,8 +12,6 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 
-__all__ = ["CosineSchedule", "alpha_sigma"]
-
 
 def alpha_sigma(log_snr: Tensor) -> tuple[Tensor, Tensor]:
     r""":math:`\alpha = \sqrt{s(\lambda)}`, :math:`\sigma = \sqrt{s(-\lambda)}`, with the logistic :math:`s`."""

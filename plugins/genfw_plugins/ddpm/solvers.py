@@ -15,8 +15,6 @@ from torch import Tensor
 
 from genfw_plugins.ddpm.schedule import alpha_sigma
 
-__all__ = ["Predictor", "ancestral", "ddim", "dpm_solver"]
-
 #: Predicted noise at a position :math:`(B, D)`, for the ratio of that number.
 Predictor = Callable[[Tensor, int], Tensor]
 

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from genfw_plugins.ddpm.network import Block, MLPUNet
 
-__all__ = ["Walk"]
-
 #: Rows (steps times items) that gates and shifts are computed for at once: enough for the matrix products to be
 #: efficient, few enough for a processor's cache.
 ROWS = 1024

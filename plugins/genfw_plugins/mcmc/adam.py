@@ -14,8 +14,6 @@ from genfw.interfaces import Info, Sampler
 from genfw.interfaces.target import Target
 from genfw.plugins.validators import positive, within
 
-__all__ = ["AdamMode", "AdamState"]
-
 
 class AdamState(NamedTuple):
     r"""Position :math:`(B, D)`, potential :math:`(B,)`, gradient and its two moments :math:`(B, D)`, and moves made."""

@@ -23,8 +23,6 @@ from genfw.interfaces import Sampler
 from genfw.interfaces.values import StateTree
 from genfw.plugins.validators import positive, within
 
-__all__ = ["AdaptiveSampler", "StepSize", "StepState"]
-
 
 class StepState(NamedTuple):
     r"""An adapted step size, on the device.

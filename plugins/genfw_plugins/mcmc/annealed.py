@@ -16,8 +16,6 @@ from genfw.interfaces.target import Target
 from genfw.plugins.validators import positive, within
 from genfw_plugins.mcmc.moves import normal_like
 
-__all__ = ["AnnealedLangevin", "AnnealedState"]
-
 
 class AnnealedState(NamedTuple):
     r"""Chains, base and tilt and their gradients apart.

@@ -16,8 +16,6 @@ from genfw.plugins.validators import positive
 from genfw_plugins.mcmc.isir import GlobalMove
 from genfw_plugins.mcmc.mala import MALA
 
-__all__ = ["Ex2", "Ex2State"]
-
 
 class Ex2State(NamedTuple):
     """The state of the local kernel; position and potential are its own."""

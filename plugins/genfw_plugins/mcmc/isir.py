@@ -14,8 +14,6 @@ from genfw.interfaces import Info, Sampler
 from genfw.interfaces.target import Target
 from genfw.plugins.validators import at_least, positive
 
-__all__ = ["ISIR", "GlobalMove", "ISIRState"]
-
 
 class ISIRState(NamedTuple):
     r"""Position :math:`(B, D)`, potential :math:`(B,)` and tilt :math:`(B,)` of chains."""

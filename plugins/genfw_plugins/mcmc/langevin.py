@@ -17,8 +17,6 @@ from genfw.interfaces.target import Target
 from genfw.plugins.validators import at_least, positive
 from genfw_plugins.mcmc.moves import normal_like
 
-__all__ = ["Langevin", "LangevinState"]
-
 
 @attrs.frozen(eq=False, slots=False)
 class LangevinState:

@@ -15,8 +15,6 @@ from genfw.plugins.validators import positive, within
 from genfw_plugins.mcmc.adaptation import AdaptiveSampler, StepSize, StepState
 from genfw_plugins.mcmc.moves import choose, jittered, metropolis, normal_like
 
-__all__ = ["MALA", "MALAState", "log_ratio", "propose"]
-
 
 class MALAState(NamedTuple):
     r"""Position :math:`(B, D)`, potential :math:`(B,)`, gradient :math:`(B, D)` of chains, and the step size they

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["choose", "jittered", "metropolis", "normal_like"]
-
 
 def normal_like(position: Tensor, generator: torch.Generator) -> Tensor:
     """Standard-normal noise shaped like ``position``."""

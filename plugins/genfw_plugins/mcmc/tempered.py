@@ -18,8 +18,6 @@ from genfw_plugins.mcmc.adaptation import AdaptiveSampler, StepSize, StepState
 from genfw_plugins.mcmc.mala import log_ratio, propose
 from genfw_plugins.mcmc.moves import choose, metropolis
 
-__all__ = ["Replicas", "TemperedLangevin", "TemperedState"]
-
 
 class Replicas(NamedTuple):
     r"""Chains at :math:`T` temperatures, round by round: rows :math:`tB \dots (t+1)B - 1` are at :math:`\beta_t`.

@@ -17,8 +17,6 @@ from genfw.nn.layers import Activation, mlp
 from genfw.nn.manual_grad import MLPByHand, Pullback, closed_form
 from genfw.nn.spectral import SpectralPenalty
 
-__all__ = ["MLPEnergy"]
-
 
 class MLPEnergy(Energy):
     r"""Fully connected energy :math:`E(v)`; DAMC Table S1 on a latent, VAEBM section 5.4 on 2-D data.

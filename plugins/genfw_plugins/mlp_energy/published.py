@@ -9,8 +9,6 @@ from torch import Tensor
 
 from genfw.weights.importing import Conversion, sequential
 
-__all__ = ["convert", "read"]
-
 
 def convert(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename a published latent energy's weights.

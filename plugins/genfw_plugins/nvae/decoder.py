@@ -18,8 +18,6 @@ from genfw_plugins.nvae.laws import DiagonalNormal
 from genfw_plugins.nvae.network import Conv, InvertedCell, WeightPenalty
 from genfw_plugins.nvae.prior import NVAEPrior, nvae_prior
 
-__all__ = ["NVAEDecoder"]
-
 
 class NVAEDecoder(Decoder):
     r"""Post-processing from the finest scale to the image, :math:`p(x \mid z)`.

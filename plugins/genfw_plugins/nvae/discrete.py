@@ -14,8 +14,6 @@ from torch.nn import functional as F
 from genfw.errors import ContractError
 from genfw.interfaces.likelihood import Likelihood
 
-__all__ = ["Bernoulli", "LogisticMixture"]
-
 
 def _full(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value

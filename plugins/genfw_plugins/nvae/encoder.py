@@ -16,8 +16,6 @@ from genfw_plugins.nvae.laws import DiagonalNormal, PairedFlow
 from genfw_plugins.nvae.network import Combine, Conv, PlainCell, WeightPenalty, channels_innermost
 from genfw_plugins.nvae.prior import NVAEPrior, nvae_prior
 
-__all__ = ["NVAEEncoder"]
-
 
 class NVAEEncoder(Encoder):
     r"""Bidirectional encoder :math:`q(z \mid x) = \prod_g q(z_g \mid z_{<g}, x)`.

@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from genfw_plugins.nvae.network import Conv
 
-__all__ = ["DiagonalNormal", "PairedFlow", "autoregressive_mask", "soft_clamp"]
-
 
 def soft_clamp(value: Tensor) -> Tensor:
     r"""Bound a value smoothly to (-5, 5): :math:`5 \tanh(v / 5)`."""

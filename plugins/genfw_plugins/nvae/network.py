@@ -12,18 +12,6 @@ from torch.nn import functional as F
 
 from genfw.nn.spectral import SpectralPenalty
 
-__all__ = [
-    "BatchNorm",
-    "Combine",
-    "Conv",
-    "Gate",
-    "InvertedCell",
-    "PlainCell",
-    "WeightPenalty",
-    "channels_innermost",
-    "parts_of",
-]
-
 #: Factor on the residual branch of every cell.
 BRANCH = 0.1
 

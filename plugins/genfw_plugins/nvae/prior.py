@@ -15,8 +15,6 @@ from genfw.plugins.validators import at_least
 from genfw_plugins.nvae.laws import DiagonalNormal
 from genfw_plugins.nvae.network import Combine, Conv, InvertedCell, WeightPenalty, channels_innermost
 
-__all__ = ["Choose", "NVAEPrior", "nvae_prior", "spread_groups"]
-
 #: Given the group's number, the features so far and the prior's law of the group, its value.
 Choose = Callable[[int, Tensor, DiagonalNormal], Tensor]
 

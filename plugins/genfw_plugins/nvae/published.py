@@ -15,8 +15,6 @@ from torch import Tensor
 from genfw.errors import DataError, shown
 from genfw.weights.importing import Conversion, choose
 
-__all__ = ["arguments", "convert", "read"]
-
 #: Published path of a part -> ours; the rest of the path follows.
 PARTS = (
     (r"prior_ftr0$", "prior.first"),

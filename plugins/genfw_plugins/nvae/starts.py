@@ -17,8 +17,6 @@ from genfw.models.targets import NoiseTarget, PosteriorTarget
 from genfw.plugins.validators import at_least, positive
 from genfw_plugins.nvae.statistics import batch_norms, forget_folded, readjust_batch_norm
 
-__all__ = ["LowTemperatureStart"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class LowTemperatureStart(Start):

@@ -16,8 +16,6 @@ from genfw.plugins.validators import at_least, positive
 from genfw.training.stage import Stage
 from genfw_plugins.nvae.network import InvertedCell
 
-__all__ = ["ReadjustBatchNorm", "batch_norms", "forget_folded", "readjust_batch_norm"]
-
 
 def batch_norms(model: Model) -> list[nn.modules.batchnorm._BatchNorm]:
     """The batch norms of prior and decoder."""

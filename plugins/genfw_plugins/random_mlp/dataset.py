@@ -14,8 +14,6 @@ from genfw.plugins.validators import positive
 from genfw.randomness import derive_seed
 from genfw_plugins.random_mlp.network import RandomMLP
 
-__all__ = ["RandomMLPData"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class RandomMLPData(Dataset):

@@ -11,8 +11,6 @@ from genfw.nn.layers import Activation
 from genfw.plugins.validators import positive
 from genfw_plugins.random_mlp.network import RandomMLP
 
-__all__ = ["RandomMLPDecoder"]
-
 
 class RandomMLPDecoder(Decoder):
     r"""Neural likelihood :math:`p(x \mid z) = N(g(z), \sigma^2 I)` with a network :math:`g` that is drawn once.

@@ -13,8 +13,6 @@ from genfw.nn.layers import Activation, activation_layer
 from genfw.plugins.validators import at_least, positive
 from genfw.randomness import derive_seed
 
-__all__ = ["RandomMLP"]
-
 
 class RandomMLP(nn.Module):
     r"""Fully connected layers with weights :math:`N(0, w^2)` and biases :math:`N(0, b^2)`, drawn once.

@@ -18,8 +18,6 @@ from genfw.plugins.validators import at_least, positive
 from genfw_plugins.resnet_energy.for_chain import StillEnergy
 from genfw_plugins.resnet_energy.network import Activation, Norm, NormedConv, ResBlock, activate
 
-__all__ = ["PRESETS", "ResNetEnergy", "read_block"]
-
 Preset = Literal["cifar10", "celeba64", "lsun64", "celebahq256"]
 
 #: Channels of the first convolution, and the blocks, of VAEBM Table 7.

@@ -12,8 +12,6 @@ from genfw.nn.manual_grad import ByHand, Pullback, by_hand, in_turn
 from genfw_plugins.resnet_energy.network import SLOPE, SWISH, Activation, NormedConv, ResBlock
 from genfw_plugins.resnet_energy.winograd import Winograd
 
-__all__ = ["StillEnergy"]
-
 #: Least saving of multiplications for which Winograd's transforms are worth their passes over memory, least channels on
 #: both sides, and least pixels of a side: below them the plain sum is as fast.
 SAVING, CHANNELS, SIDE = 2.0, 64, 7

@@ -11,8 +11,6 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
-__all__ = ["SLOPE", "SWISH", "Activation", "Norm", "NormedConv", "ResBlock", "WeightNorm", "activate"]
-
 Activation = Literal["swish", "leaky-relu"]
 Norm = Literal["weight", "spectral", "none"]
 

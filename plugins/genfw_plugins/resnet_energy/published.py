@@ -13,8 +13,6 @@ from genfw.errors import DataError
 from genfw.weights.importing import Conversion, choose
 from genfw_plugins.resnet_energy.energy import PRESETS, read_block
 
-__all__ = ["convert", "read"]
-
 #: Theirs -> ours.
 _LAYERS = ((r"^conv1\b", "stem"), (r"^linear\b", "head"), (r"\.skip\.0\b", ".skip"))
 _TENSORS = ((r"\.log_weight_norm$", ".parametrizations.weight.original1"),)

@@ -21,8 +21,6 @@ from torch.nn import functional as F
 
 from genfw.nn.manual_grad import Pullback
 
-__all__ = ["Winograd"]
-
 #: Pixels of a tile's side that come out, and that go in.
 _OUT, _IN = 4, 6
 

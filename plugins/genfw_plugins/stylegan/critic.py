@@ -11,8 +11,6 @@ from torch.nn import functional
 
 from genfw_plugins.stylegan.layers import SLOPE, ScaledLinear, channels_at, sides_up_to
 
-__all__ = ["Critic"]
-
 
 class _Convolution(nn.Module):
     """A convolution with equalised learning rate, its activation included where it has a bias."""

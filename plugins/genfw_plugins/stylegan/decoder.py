@@ -23,8 +23,6 @@ from genfw_plugins.stylegan.modulated import Synthesis2
 from genfw_plugins.stylegan.perceptual import Perceptual
 from genfw_plugins.stylegan.synthesis import Synthesis
 
-__all__ = ["Generation", "StyleGANDecoder"]
-
 Generation = Literal["stylegan", "stylegan2-skip", "stylegan2-resnet"]
 
 

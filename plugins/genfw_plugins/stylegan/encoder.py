@@ -21,8 +21,6 @@ from genfw.weights.load import load_into
 from genfw_plugins.stylegan.inspector import Inspector
 from genfw_plugins.stylegan.prior import StyleGANPrior
 
-__all__ = ["StyleGANEncoder"]
-
 
 class StyleGANEncoder(Encoder):
     r"""Styles of an image, :math:`w = f(x)`, and a normal around them in the prior's noise.

@@ -19,8 +19,6 @@ from genfw.plugins.validators import at_least
 from genfw.runs.files import hash_file
 from genfw.weights.torch_files import open_published
 
-__all__ = ["FeatureNetwork", "Features"]
-
 #: Name -> how the SHA-256 of torchvision's own weights begins; its file names carry the same digits.
 _KNOWN = {"vgg16": "397923af"}
 

@@ -21,8 +21,6 @@ from genfw_plugins.stylegan.critic import Critic
 from genfw_plugins.stylegan.decoder import StyleGANDecoder
 from genfw_plugins.stylegan.prior import StyleGANPrior
 
-__all__ = ["GAN"]
-
 #: Draws that the statistics of the styles are measured with at the end.
 DRAWS = 16_384
 

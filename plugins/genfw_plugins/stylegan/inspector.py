@@ -9,8 +9,6 @@ from torch.nn import functional
 
 from genfw_plugins.stylegan.layers import SLOPE, sides_up_to
 
-__all__ = ["Inspector"]
-
 
 class _Block(nn.Module):
     """Maps of half the side: averaged, then two convolutions beside a shortcut, each way with its own activation."""

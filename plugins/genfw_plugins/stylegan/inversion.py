@@ -20,8 +20,6 @@ from genfw.plugins.validators import at_least
 from genfw_plugins.stylegan.features import FeatureNetwork, Features
 from genfw_plugins.stylegan.perceptual import feature_error
 
-__all__ = ["Inversion"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Inversion(Metric):

@@ -10,8 +10,6 @@ from torch.nn import functional
 
 from genfw.errors import ContractError
 
-__all__ = ["SLOPE", "Mapping", "ScaledLinear", "blurred", "channels_at", "doubled", "layer_count", "sides_up_to"]
-
 SLOPE = 0.2
 
 #: Learning rate of the mapping's weights, relative to that of the synthesis (StyleGAN App. C).

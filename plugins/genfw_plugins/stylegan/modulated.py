@@ -22,8 +22,6 @@ from genfw_plugins.stylegan.layers import (
     sides_up_to,
 )
 
-__all__ = ["Synthesis2"]
-
 
 class _Layer(nn.Module):
     r"""A 3 x 3 convolution whose input channels the style scales, its outputs brought back to unit variance.

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from genfw.interfaces.likelihood import Likelihood
 
-__all__ = ["Perceptual", "feature_error"]
-
 
 def feature_error(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     r"""Mean squared difference of features, :math:`\overline{(F(x) - F(y))^2}`, with shape :math:`(B,)`.

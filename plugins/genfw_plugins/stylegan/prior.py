@@ -17,8 +17,6 @@ from genfw.plugins.validators import at_least, positive
 from genfw.weights.load import load_into
 from genfw_plugins.stylegan.layers import layer_count, sides_up_to
 
-__all__ = ["StyleGANPrior"]
-
 
 class StyleGANPrior(Prior):
     r"""Styles as a normal with the mean and covariance that the mapping network's have:

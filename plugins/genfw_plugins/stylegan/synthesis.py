@@ -13,8 +13,6 @@ from torch.nn import functional
 from genfw.interfaces.values import Size
 from genfw_plugins.stylegan.layers import SLOPE, ScaledLinear, blurred, channels_at, layer_count, sides_up_to
 
-__all__ = ["Synthesis"]
-
 
 class _Finish(nn.Module):
     r"""What follows each convolution: noise, bias, leaky ReLU, instance normalisation, style.

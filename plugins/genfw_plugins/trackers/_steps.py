@@ -8,8 +8,6 @@ from typing import Any
 
 from genfw.plugins.hookspecs import RunInfo
 
-__all__ = ["Steps"]
-
 
 class Steps:
     """Counts steps over all stages together, so that stages follow one another on the axis.

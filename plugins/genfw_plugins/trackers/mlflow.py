@@ -18,8 +18,6 @@ from genfw_plugins.trackers._steps import Steps
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-__all__ = ["MLflow"]
-
 #: Name of the tag by which a resumed run finds its own.
 _TAG = "genfw.run"
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}

@@ -15,8 +15,6 @@ from genfw.plugins.hookspecs import RunInfo
 from genfw.training.tracker import Tracker
 from genfw_plugins.trackers._steps import Steps
 
-__all__ = ["TensorBoard"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class TensorBoard(Tracker):

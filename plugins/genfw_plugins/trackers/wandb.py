@@ -13,8 +13,6 @@ from genfw.plugins.hookspecs import RunInfo
 from genfw.training.tracker import Tracker
 from genfw_plugins.trackers._steps import Steps
 
-__all__ = ["WeightsAndBiases"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class WeightsAndBiases(Tracker):

@@ -16,8 +16,6 @@ from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
 
-__all__ = ["Amortization", "Amortize"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Amortize(Settings):

@@ -24,19 +24,6 @@ from genfw.training.updater import Updater
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = [
-    "chain_health",
-    "energy_health",
-    "generator_loss",
-    "generator_updater",
-    "initialise_energies",
-    "need",
-    "noisy",
-    "penalties",
-    "reconstruction",
-    "saturation",
-]
-
 
 def need(model: Model, stage: str, *roles: str) -> None:
     """Refuse a model that lacks a part the stage works on.

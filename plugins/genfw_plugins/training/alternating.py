@@ -19,8 +19,6 @@ from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._amortize import Amortization, Amortize
 from genfw_plugins.training._common import chain_health, energy_health, need, reconstruction
 
-__all__ = ["Alternating", "Amortize"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Alternating(Stage):

@@ -15,8 +15,6 @@ from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._common import need
 
-__all__ = ["Autoencoder"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Autoencoder(Stage):

@@ -30,8 +30,6 @@ from genfw_plugins.training._common import (
     saturation,
 )
 
-__all__ = ["Contrastive"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Contrastive(Stage):

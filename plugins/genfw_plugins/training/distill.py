@@ -23,8 +23,6 @@ from genfw.training.stage import Stage
 from genfw_plugins.training._amortize import Amortization, Amortize
 from genfw_plugins.training._common import chain_health
 
-__all__ = ["Distill"]
-
 #: Directions of the watched sliced Wasserstein distance.
 _DIRECTIONS = 64
 

@@ -20,8 +20,6 @@ from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._common import chain_health, energy_health, need, noisy, penalties
 
-__all__ = ["ELBO", "balance_weights"]
-
 
 def balance_weights(sizes: Tensor, latent: Latent) -> Tensor:
     r"""Weights that push groups with little KL less, so that none collapses early.

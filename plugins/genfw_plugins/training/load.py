@@ -16,8 +16,6 @@ from genfw.runs.files import hash_file
 from genfw.training.stage import Stage
 from genfw.weights.load import load_into, load_parts
 
-__all__ = ["Load"]
-
 _log = logging.getLogger("genfw")
 
 

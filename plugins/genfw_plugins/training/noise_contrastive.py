@@ -21,8 +21,6 @@ from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._common import chain_health, energy_health, need, reconstruction
 
-__all__ = ["NoiseContrastive"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class NoiseContrastive(Stage):

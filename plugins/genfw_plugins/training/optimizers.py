@@ -12,8 +12,6 @@ from genfw.errors import ContractError
 from genfw.plugins.validators import at_least, positive, within
 from genfw.training.optimizer import Decay, OptimizerFactory
 
-__all__ = ["SGD", "Adam", "AdamW", "Adamax"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Adam(OptimizerFactory):

@@ -27,8 +27,6 @@ from genfw_plugins.training._common import (
     saturation,
 )
 
-__all__ = ["WGAN", "gradient_penalty"]
-
 
 def gradient_penalty(model: Model, data: Tensor, negatives: Tensor, generator: torch.Generator) -> Tensor:
     r"""How far the energy's slope is from 1 between data and negatives, with graph.

@@ -8,8 +8,6 @@ from typing import Any
 
 import attrs
 
-__all__ = ["Chart", "Line", "Tick", "make_charts"]
-
 WIDTH, HEIGHT = 340, 180
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
 #: Most points of a line, more than its pixels.

@@ -14,8 +14,6 @@ from genfw.errors import RunError
 from genfw.runs.directory import RunDirectory
 from genfw.runs.files import read_mapping
 
-__all__ = ["ComparedRun", "Comparison", "Difference", "Number", "PaperNumber", "Row", "compare_runs"]
-
 #: Protocol keys that do not prevent ranking: a seed is a repetition, and versions change only last digits.
 _RANKED_ACROSS = frozenset(
     {"seed", "genfw", "torch", "torch_fidelity", "numpy", "extract_batch", "classifier_accuracy"}

@@ -11,8 +11,6 @@ from genfw.runs.files import write_atomically
 from genfw.runs.pages.compare import Comparison, Number, Row, compare_runs
 from genfw.runs.pages.layout import digits, embed, render
 
-__all__ = ["write_comparison"]
-
 #: Images of a run's samples; the first that exists is shown.
 _SAMPLES = ("samples/model.png", "samples/samples.png")
 

@@ -15,8 +15,6 @@ from markupsafe import Markup
 
 from genfw.runs.pages.charts import short
 
-__all__ = ["Picture", "digits", "duration", "embed", "render", "words"]
-
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 

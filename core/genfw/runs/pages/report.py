@@ -17,8 +17,6 @@ from genfw.runs.files import read_mapping, read_text, write_atomically
 from genfw.runs.pages.charts import HEIGHT, WIDTH, make_charts
 from genfw.runs.pages.layout import Picture, digits, embed, render, words
 
-__all__ = ["write_report"]
-
 #: Most snapshots of training on a page.
 _SNAPSHOTS = 12
 

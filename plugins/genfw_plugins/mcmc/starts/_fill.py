@@ -8,8 +8,6 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.interfaces import StartRequest
 
-__all__ = ["with_fresh_x"]
-
 
 def with_fresh_x(request: StartRequest, latent: Tensor, who: str) -> Tensor:
     r"""Positions that fit the request: the latent groups as given, the decoder's noise ``x`` fresh where there is

@@ -16,8 +16,6 @@ from genfw.models.targets import DataTarget, JointTarget, PosteriorTarget
 from genfw.plugins.validators import positive, within
 from genfw_plugins.mcmc.starts._fill import with_fresh_x
 
-__all__ = ["AmortizerStart"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class AmortizerStart(Start):

@@ -10,8 +10,6 @@ from genfw.errors import ContractError
 from genfw.interfaces import Start, StartRequest
 from genfw.plugins.validators import at_least
 
-__all__ = ["DataStart"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class DataStart(Start):

@@ -13,8 +13,6 @@ from genfw.models.targets import DataTarget, JointTarget
 from genfw.plugins.validators import at_least
 from genfw_plugins.mcmc.starts._fill import with_fresh_x
 
-__all__ = ["EncoderStart"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class EncoderStart(Start):

@@ -13,8 +13,6 @@ from genfw.models.model import Model
 from genfw.models.targets import DataTarget
 from genfw.plugins.validators import at_least
 
-__all__ = ["GeneratorStart"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class GeneratorStart(Start):

@@ -11,8 +11,6 @@ from genfw.interfaces import Start, StartRequest
 from genfw.interfaces.values import StateTree
 from genfw.plugins.validators import at_least
 
-__all__ = ["MixtureStart"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class MixtureStart(Start):

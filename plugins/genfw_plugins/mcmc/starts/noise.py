@@ -7,8 +7,6 @@ from torch import Tensor
 from genfw.interfaces import Start, StartRequest
 from genfw.models.freezing import frozen
 
-__all__ = ["NoiseStart", "or_noise"]
-
 
 class NoiseStart(Start):
     """Fresh draws of the target's base: standard-normal noise, draws of the generator in space ``joint``, uniform on

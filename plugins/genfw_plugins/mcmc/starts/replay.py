@@ -16,8 +16,6 @@ from genfw.models.targets import PosteriorTarget
 from genfw.plugins.validators import positive, within
 from genfw_plugins.mcmc.starts.noise import or_noise
 
-__all__ = ["ReplayStart"]
-
 _STORAGE = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

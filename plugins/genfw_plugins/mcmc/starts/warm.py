@@ -12,8 +12,6 @@ from genfw.interfaces.values import StateTree
 from genfw.plugins.validators import positive
 from genfw_plugins.mcmc.starts.noise import or_noise
 
-__all__ = ["WarmStart"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class WarmStart(Start):

@@ -29,8 +29,6 @@ from genfw.recipes.compose import compose
 from genfw.runs.directory import RunDirectory
 from genfw_plugins.metrics.chains.gap import Gap, View, gaps
 
-__all__ = ["AmortizationGap"]
-
 _SAID = {
     "amortizer": "Draws of the amortizer.",
     "refined": "Draws of the amortizer, then the steps of 'refine'.",

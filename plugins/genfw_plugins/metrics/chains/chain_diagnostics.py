@@ -21,8 +21,6 @@ from genfw.models.targets import make_target
 from genfw.plugins.validators import at_least, within
 from genfw_plugins.metrics.chains.convergence import ess_bulk, split_rhat
 
-__all__ = ["ChainDiagnostics"]
-
 #: Numbers of a trace that are kept at most; longer chains are thinned.
 _BUDGET = 2**26
 

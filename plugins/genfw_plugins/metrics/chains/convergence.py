@@ -19,8 +19,6 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 
-__all__ = ["ess_bulk", "ess_mean", "ess_tail", "mcse_mean", "split_rhat"]
-
 
 def split_rhat(draws: Tensor) -> Tensor:
     r"""Rank-normalised split :math:`\hat R` of at least two chains, the larger of that of location and that of scale

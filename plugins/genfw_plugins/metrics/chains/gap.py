@@ -13,8 +13,6 @@ from genfw.interfaces.target import Target
 from genfw.models.distances import kernel_stein, median_distance, mmd, sliced_wasserstein
 from genfw.models.freezing import frozen_for_chain
 
-__all__ = ["Gap", "View", "gaps"]
-
 #: Draws per group that the distances of quadratic cost look at.
 _PAIRS = 2000
 #: Bandwidths of the MMD's kernel, over the median distance of the reference.

@@ -23,8 +23,6 @@ from genfw.models.sampling import preserved
 from genfw.models.targets import make_target
 from genfw.plugins.validators import at_least, distinct, within
 
-__all__ = ["LongRun", "drift", "look"]
-
 #: Numbers of a trace that are kept at most.
 _BUDGET = 2**27
 #: States of a chain whose images are measured.

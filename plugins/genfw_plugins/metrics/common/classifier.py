@@ -33,8 +33,6 @@ from genfw_plugins.metrics.common.content import (
     read_split,
 )
 
-__all__ = ["Classifier", "ClassifierNetwork", "TrainedClassifier", "trained_classifier"]
-
 #: Counts changes of the network or its training that make older files another classifier's.
 _VERSION = 1
 _BATCH = 128

@@ -16,14 +16,6 @@ from genfw.errors import DataError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.interfaces import Split
 
-__all__ = [
-    "cache_folder",
-    "digest_of_settings",
-    "digest_of_split",
-    "digest_of_tensors",
-    "read_split",
-]
-
 #: Rows read at once.
 _CHUNK = 2048
 

@@ -25,19 +25,6 @@ from genfw.runs.files import replacing
 from genfw.runs.state_tree import split_tree
 from genfw_plugins.metrics.common.content import digest_of_settings, digest_of_tensors
 
-__all__ = [
-    "ROUNDING",
-    "FilePixels",
-    "Pixels",
-    "SplitPixels",
-    "TensorPixels",
-    "data_pixels",
-    "drawn_pixels",
-    "made_of",
-    "protocol_of",
-    "to_pixels",
-]
-
 #: What :func:`to_pixels` does, for the protocol.
 ROUNDING = "clamp to [-1, 1], then round((x + 1) * 127.5) to 8 bits"
 _CHUNK = 1024

@@ -12,8 +12,6 @@ from genfw.interfaces.values import Batch, Size
 from genfw.randomness import derive_seed
 from genfw.training.synthetic import stand_in
 
-__all__ = ["available", "check_shape", "draw_index", "take_rows"]
-
 
 def available(evaluation: Evaluation, data: Dataset) -> Dataset:
     """The data set; in a smoke run, data of its shape where its files are absent."""

@@ -10,8 +10,6 @@ import torch
 from genfw.errors import DataError
 from genfw.runs.files import hash_file
 
-__all__ = ["fetched", "proved"]
-
 
 def fetched(url: str, *, begins: str, what: str, instead: str, download: bool = True) -> Path:
     """A published file: where it lies, else downloaded to where torch keeps such files.

@@ -25,8 +25,6 @@ from genfw.plugins.validators import at_least, distinct, positive
 from genfw.runs.directory import RunDirectory
 from genfw_plugins.metrics.detection.detection import Detection, detect, draw_scores
 
-__all__ = ["Anomaly", "Score"]
-
 Score = Literal["log-joint", "reconstruction", "energy", "elbo"]
 
 _MEANING: dict[str, str] = {

@@ -12,8 +12,6 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.evaluation.pictures import SERIES, Canvas
 
-__all__ = ["Detection", "detect", "draw_scores"]
-
 
 @attrs.frozen
 class Detection:

@@ -22,8 +22,6 @@ from genfw_plugins.metrics.common.sets import available, check_shape, take_rows
 from genfw_plugins.metrics.detection.detection import detect, draw_scores
 from genfw_plugins.metrics.likelihood.density import importance_log_prob
 
-__all__ = ["OutOfDistribution", "derive", "score_items"]
-
 Score = Literal["log-h", "log-p", "energy", "elbo", "reconstruction"]
 Derived = Literal["interpolation", "upside-down", "constant", "noise"]
 

@@ -21,8 +21,6 @@ from genfw_plugins.metrics.common.classifier import Classifier
 from genfw_plugins.metrics.common.content import digest_of_tensors
 from genfw_plugins.metrics.common.weights import fetched, proved
 
-__all__ = ["OWN", "Extractor", "Features", "make_extractor"]
-
 #: Names of genfw's own, for which torch-fidelity need not be asked.
 OWN = ("inception", "classifier", "random")
 _REFERENCE = "inception-v3-compat"

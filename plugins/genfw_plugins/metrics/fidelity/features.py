@@ -20,8 +20,6 @@ from genfw_plugins.metrics.common.content import cache_folder, digest_of_setting
 from genfw_plugins.metrics.common.pixels import Pixels
 from genfw_plugins.metrics.fidelity.extractors import Extractor
 
-__all__ = ["extract", "remembered", "statistics"]
-
 _MEMORY: weakref.WeakKeyDictionary[Evaluation, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
 

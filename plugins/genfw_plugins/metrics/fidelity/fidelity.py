@@ -28,8 +28,6 @@ from genfw_plugins.metrics.common.pixels import (
 from genfw_plugins.metrics.fidelity.extractors import Extractor, Features, make_extractor
 from genfw_plugins.metrics.fidelity.features import extract, remembered, statistics
 
-__all__ = ["FID", "KID", "InceptionScore", "PrecisionRecall"]
-
 #: torch-fidelity's own seed for shuffling and subsets.
 _SEED = 2020
 

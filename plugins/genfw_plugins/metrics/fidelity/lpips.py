@@ -22,8 +22,6 @@ from genfw.weights.torch_files import open_published
 from genfw_plugins.metrics.common.pixels import ROUNDING, TensorPixels, made_of, protocol_of
 from genfw_plugins.metrics.common.weights import fetched, proved
 
-__all__ = ["LPIPS"]
-
 #: torchvision's VGG16, and how the SHA-256 of the file begins.
 _VGG, _VGG_HASH = "https://download.pytorch.org/models/vgg16-397923af.pth", "397923af"
 

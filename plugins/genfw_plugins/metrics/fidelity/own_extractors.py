@@ -15,8 +15,6 @@ from genfw_plugins.metrics.common.classifier import TrainedClassifier
 
 FeatureExtractorBase = import_torchvision("torch_fidelity.feature_extractor_base").FeatureExtractorBase
 
-__all__ = ["ClassifierExtractor", "RandomExtractor"]
-
 #: Classes of a joint label at most, where a classifier reads each channel by itself.
 _JOINT = 10_000
 

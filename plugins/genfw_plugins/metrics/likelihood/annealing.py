@@ -25,8 +25,6 @@ from genfw.interfaces.target import Target
 from genfw.models.chains import run_chain
 from genfw.models.freezing import frozen_for_chain
 
-__all__ = ["Bound", "anneal", "log_mean", "schedule"]
-
 
 @attrs.frozen
 class Bound:

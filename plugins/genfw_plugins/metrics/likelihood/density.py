@@ -18,8 +18,6 @@ from genfw.errors import ContractError
 from genfw.interfaces.likelihood import Gaussian
 from genfw.models.model import Model
 
-__all__ = ["Grid", "Mixture", "draw_mixture", "importance_log_prob"]
-
 _LOG_2PI = math.log(2 * math.pi)
 
 

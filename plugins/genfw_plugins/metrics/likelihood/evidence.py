@@ -25,8 +25,6 @@ from genfw.models.freezing import frozen_for_chain
 from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget
 
-__all__ = ["Normal", "bracket", "items_at_once"]
-
 _LOG_2PI = math.log(2 * math.pi)
 
 

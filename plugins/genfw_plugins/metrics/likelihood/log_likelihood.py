@@ -24,8 +24,6 @@ from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.likelihood.annealing import Bound, anneal, log_mean
 from genfw_plugins.metrics.likelihood.evidence import bracket, items_at_once
 
-__all__ = ["LogLikelihood"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class LogLikelihood(Metric):

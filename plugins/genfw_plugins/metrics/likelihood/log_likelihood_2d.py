@@ -18,8 +18,6 @@ from genfw.evaluation.results import Figure, Result
 from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.likelihood.density import Grid, Mixture, draw_mixture, importance_log_prob
 
-__all__ = ["LogLikelihood2D"]
-
 #: Grid points that the energy reads at once.
 _BATCH = 40_000
 

@@ -20,8 +20,6 @@ from genfw.models.freezing import frozen_for_chain
 from genfw.models.targets import DataTarget, JointTarget, make_target
 from genfw.plugins.validators import at_least
 
-__all__ = ["Interpolation", "on_sphere"]
-
 
 def on_sphere(layout: NoiseLayout, first: Tensor, last: Tensor, points: int) -> Tensor:
     r"""Points on the way from one position to another, each noise group along its great circle.

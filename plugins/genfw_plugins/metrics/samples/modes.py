@@ -21,8 +21,6 @@ from genfw_plugins.metrics.common.classifier import Classifier, TrainedClassifie
 from genfw_plugins.metrics.common.content import read_split
 from genfw_plugins.metrics.common.sets import available
 
-__all__ = ["Modes", "divergence"]
-
 #: Images that the classifier reads at once.
 _BATCH = 1000
 

@@ -20,8 +20,6 @@ from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.classifier import Classifier
 from genfw_plugins.metrics.common.sets import draw_index
 
-__all__ = ["NearestNeighbours", "nearest"]
-
 #: Items described at once.
 _BATCH = 1000
 

@@ -19,8 +19,6 @@ from genfw.models.chains import Chain
 from genfw.models.sampling import reconstruct
 from genfw.plugins.validators import at_least
 
-__all__ = ["Reconstruction"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class Reconstruction(Metric):

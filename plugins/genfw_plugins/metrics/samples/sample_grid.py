@@ -13,8 +13,6 @@ from genfw.evaluation.pictures import is_image
 from genfw.evaluation.results import Result
 from genfw.plugins.validators import at_least
 
-__all__ = ["SampleGrid"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class SampleGrid(Metric):

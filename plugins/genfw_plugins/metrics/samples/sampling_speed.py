@@ -18,8 +18,6 @@ from genfw.models.sampling import SampleSettings, draw_samples
 from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed
 
-__all__ = ["SamplingSpeed"]
-
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class SamplingSpeed(Metric):

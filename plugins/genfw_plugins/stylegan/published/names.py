@@ -15,8 +15,6 @@ from torch import Tensor
 
 from genfw.errors import DataError
 
-__all__ = ["ada", "convention", "idinvert", "idinvert_encoder", "rosinality", "tensorflow"]
-
 _State = dict[str, Tensor]
 
 #: Convention -> tensors that every file of it has.

@@ -19,8 +19,6 @@ from genfw.errors import DataError
 from genfw.weights.pickled import Answer, Arguments, Inert, Items, NumpyType, StoredTensor, read_pickle
 from genfw.weights.torch_files import LEGACY_MAGIC, Published, map_file, open_published, read_legacy
 
-__all__ = ["open_network"]
-
 #: Networks in a file, by their place in the tuple that the TensorFlow program pickled.
 _PLACES = ("G", "D", "Gs")
 

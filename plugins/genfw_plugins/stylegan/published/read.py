@@ -16,8 +16,6 @@ from genfw_plugins.stylegan.layers import channels_at, sides_up_to
 from genfw_plugins.stylegan.prior import triangular
 from genfw_plugins.stylegan.published import names
 
-__all__ = ["architecture", "read"]
-
 #: Draws that the covariance of styles is measured with.
 DRAWS = 32_768
 
