@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from genfw.plugins.component import Component
-from genfw.plugins.hookspecs import hookimpl
+from genfw import Component, hookimpl
 from genfw_plugins import builtin_components, recipes_dir
 
 

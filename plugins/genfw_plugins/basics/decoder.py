@@ -9,10 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from genfw.errors import ContractError
-from genfw.interfaces.decoder import Decoder
-from genfw.interfaces.likelihood import Gaussian
-from genfw.interfaces.values import Latent, NoiseLayout, Size
+from genfw import ContractError, Decoder, Gaussian, Latent, NoiseLayout, Size
 from genfw.nn.layers import Activation, mlp
 
 

@@ -7,10 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces.encoder import Encoder, Posterior
-from genfw.interfaces.prior import Prior
-from genfw.interfaces.values import Size
+from genfw import ContractError, Encoder, Posterior, Prior, Size
 from genfw.nn.layers import Activation, mlp, normal_posterior
 
 

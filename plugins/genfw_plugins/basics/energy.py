@@ -7,9 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces import Dataset
-from genfw.interfaces.energy import Energy
+from genfw import ContractError, Dataset, Energy
 
 
 class DensityEnergy(Energy):

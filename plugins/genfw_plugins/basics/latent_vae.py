@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from genfw.errors import ContractError
-from genfw.interfaces.amortizer import Amortizer
-from genfw.interfaces.values import NoiseLayout
+from genfw import Amortizer, ContractError, NoiseLayout
 from genfw.nn.layers import Activation, mlp
 from genfw.plugins.validators import at_least
 

@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from genfw.interfaces.amortizer import Amortizer
-from genfw.interfaces.values import NoiseLayout
+from genfw import Amortizer, NoiseLayout
 from genfw.plugins.validators import at_least, positive
 
 

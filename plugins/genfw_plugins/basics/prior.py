@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from genfw.interfaces.prior import Prior
-from genfw.interfaces.values import Latent, Size
+from genfw import Latent, Prior, Size
 from genfw.plugins.validators import at_least
 
 

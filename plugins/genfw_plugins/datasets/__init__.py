@@ -1,7 +1,6 @@
 """Data: toy densities, scikit-learn's digits, idx files, folders of images, torchvision's and Hugging Face's sets."""
 
-from genfw.plugins.component import Component
-from genfw.plugins.hookspecs import hookimpl
+from genfw import Component, hookimpl
 from genfw_plugins import builtin_components
 
 

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from genfw.errors import DataError
-from genfw.interfaces import Dataset, Split
-from genfw.interfaces.values import Size
+from genfw import DataError, Dataset, Size, Split
 from genfw.plugins.validators import at_least, within
 from genfw.randomness import derive_seed
 

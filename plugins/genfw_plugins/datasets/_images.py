@@ -17,9 +17,8 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from genfw.errors import AbsentDataError, ContractError, DataError
-from genfw.interfaces import Dataset, Split
-from genfw.interfaces.values import Size
+from genfw import ContractError, DataError, Dataset, Size, Split
+from genfw.errors import AbsentDataError
 from genfw.plugins.validators import at_least, within
 from genfw_plugins.datasets._arrays import pixels_to_float, random_flip
 

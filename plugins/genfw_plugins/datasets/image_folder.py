@@ -12,8 +12,7 @@ from typing import Literal
 import attrs
 import torch
 
-from genfw.errors import DataError
-from genfw.interfaces import Split
+from genfw import DataError, Split
 from genfw.plugins.validators import within
 from genfw_plugins.datasets._images import ImageDataset, ImageSource, image_source
 

@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 import attrs
 import PIL.Image
 
-from genfw.errors import DataError
-from genfw.interfaces import Split
+from genfw import DataError, Split
 from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.datasets._files import FetchedDataset, absent, download_folder, fetched, find_file, folders
 from genfw_plugins.datasets._images import ImageDataset, ImageSource, image_source

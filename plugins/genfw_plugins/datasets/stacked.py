@@ -9,9 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces import Dataset, Split
-from genfw.interfaces.values import Size
+from genfw import ContractError, Dataset, Size, Split
 from genfw.plugins.validators import at_least
 from genfw_plugins.datasets._arrays import DrawnDataset
 

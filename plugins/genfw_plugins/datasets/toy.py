@@ -11,8 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.interfaces import Split
-from genfw.interfaces.values import Size
+from genfw import Size, Split
 from genfw.plugins.validators import at_least, positive, within
 from genfw_plugins.datasets._arrays import ArraySplit, DrawnDataset
 

@@ -8,10 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from genfw.errors import ContractError
-from genfw.interfaces.decoder import Decoder
-from genfw.interfaces.likelihood import Gaussian
-from genfw.interfaces.values import Latent, NoiseLayout, Size
+from genfw import ContractError, Decoder, Gaussian, Latent, NoiseLayout, Size
 from genfw.nn.manual_grad import closed_form
 from genfw.plugins.validators import positive
 from genfw_plugins.dcgan.for_chain import StillGenerator

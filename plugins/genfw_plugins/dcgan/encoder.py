@@ -8,10 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces.encoder import Encoder, Posterior
-from genfw.interfaces.prior import Prior
-from genfw.interfaces.values import Size
+from genfw import ContractError, Encoder, Posterior, Prior, Size
 from genfw.nn.layers import normal_posterior
 from genfw_plugins.dcgan.network import inspector
 from genfw_plugins.dcgan.presets import PRESETS, Architecture

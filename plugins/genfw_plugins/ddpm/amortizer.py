@@ -8,9 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from genfw.interfaces.amortizer import Amortizer
-from genfw.interfaces.encoder import Encoder
-from genfw.interfaces.values import NoiseLayout, Size
+from genfw import Amortizer, Encoder, NoiseLayout, Size
 from genfw.models.freezing import frozen
 from genfw.plugins.validators import at_least, within
 from genfw_plugins.ddpm.network import MLPUNet

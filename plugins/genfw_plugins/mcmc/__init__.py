@@ -1,7 +1,6 @@
 """Transition kernels, and the places where chains begin."""
 
-from genfw.plugins.component import Component
-from genfw.plugins.hookspecs import hookimpl
+from genfw import Component, hookimpl
 from genfw_plugins import builtin_components
 
 

@@ -10,8 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.interfaces import Info, Sampler
-from genfw.interfaces.target import Target
+from genfw import Info, Sampler, Target
 from genfw.plugins.validators import positive, within
 
 

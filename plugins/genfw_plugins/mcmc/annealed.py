@@ -10,9 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces import Info, Sampler
-from genfw.interfaces.target import Target
+from genfw import ContractError, Info, Sampler, Target
 from genfw.plugins.validators import positive, within
 from genfw_plugins.mcmc.moves import normal_like
 

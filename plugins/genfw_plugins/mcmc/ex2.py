@@ -9,8 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.interfaces import Info, Sampler
-from genfw.interfaces.target import Target
+from genfw import Info, Sampler, Target
 from genfw.interfaces.values import StateTree
 from genfw.plugins.validators import positive
 from genfw_plugins.mcmc.isir import GlobalMove

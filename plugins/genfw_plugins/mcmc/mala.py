@@ -9,8 +9,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.interfaces import Info
-from genfw.interfaces.target import Target
+from genfw import Info, Target
 from genfw.plugins.validators import positive, within
 from genfw_plugins.mcmc.adaptation import AdaptiveSampler, StepSize, StepState
 from genfw_plugins.mcmc.moves import choose, jittered, metropolis, normal_like

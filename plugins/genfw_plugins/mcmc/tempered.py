@@ -10,9 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces import Info
-from genfw.interfaces.target import Target
+from genfw import ContractError, Info, Target
 from genfw.plugins.validators import positive
 from genfw_plugins.mcmc.adaptation import AdaptiveSampler, StepSize, StepState
 from genfw_plugins.mcmc.mala import log_ratio, propose

@@ -1,7 +1,6 @@
 """Measurements of finished models: likelihood, reconstruction, speed, sample grids, chain diagnostics."""
 
-from genfw.plugins.component import Component
-from genfw.plugins.hookspecs import hookimpl
+from genfw import Component, hookimpl
 from genfw_plugins import builtin_components
 
 

@@ -10,9 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from genfw.errors import ContractError
-from genfw.interfaces.energy import Energy
-from genfw.interfaces.values import NoiseLayout, Size
+from genfw import ContractError, Energy, NoiseLayout, Size
 from genfw.nn.layers import Activation, mlp
 from genfw.nn.manual_grad import MLPByHand, Pullback, closed_form
 from genfw.nn.spectral import SpectralPenalty

@@ -8,10 +8,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.interfaces.decoder import Decoder
-from genfw.interfaces.likelihood import Gaussian, Likelihood
-from genfw.interfaces.prior import Prior
-from genfw.interfaces.values import Latent, Size
+from genfw import Decoder, Gaussian, Latent, Likelihood, Prior, Size
 from genfw.plugins.validators import at_least
 from genfw_plugins.nvae.discrete import Bernoulli, LogisticMixture
 from genfw_plugins.nvae.laws import DiagonalNormal

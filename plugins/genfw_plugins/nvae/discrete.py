@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from genfw.errors import ContractError
-from genfw.interfaces.likelihood import Likelihood
+from genfw import ContractError, Likelihood
 
 
 def _full(value: Tensor) -> Tensor:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.interfaces.encoder import Encoder, Posterior
-from genfw.interfaces.prior import Prior
+from genfw import Encoder, Posterior, Prior
 from genfw.plugins.validators import at_least
 from genfw_plugins.nvae.laws import DiagonalNormal, PairedFlow
 from genfw_plugins.nvae.network import Combine, Conv, PlainCell, WeightPenalty, channels_innermost

@@ -8,9 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from genfw.errors import ContractError
-from genfw.interfaces.prior import Prior
-from genfw.interfaces.values import Latent, Size
+from genfw import ContractError, Latent, Prior, Size
 from genfw.plugins.validators import at_least
 from genfw_plugins.nvae.laws import DiagonalNormal
 from genfw_plugins.nvae.network import Combine, Conv, InvertedCell, WeightPenalty, channels_innermost

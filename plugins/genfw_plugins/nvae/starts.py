@@ -9,11 +9,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces import Start, StartRequest
+from genfw import ContractError, Model, NoiseTarget, PosteriorTarget, Start, StartRequest
 from genfw.models.freezing import frozen
-from genfw.models.model import Model
-from genfw.models.targets import NoiseTarget, PosteriorTarget
 from genfw.plugins.validators import at_least, positive
 from genfw_plugins.nvae.statistics import batch_norms, forget_folded, readjust_batch_norm
 

@@ -9,11 +9,8 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from genfw.errors import ContractError
-from genfw.interfaces.values import Batch
-from genfw.models.model import Model
+from genfw import Batch, ContractError, Model, Stage
 from genfw.plugins.validators import at_least, positive
-from genfw.training.stage import Stage
 from genfw_plugins.nvae.network import InvertedCell
 
 

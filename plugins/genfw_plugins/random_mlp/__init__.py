@@ -1,7 +1,6 @@
 """A generator that nobody trains: a random, fixed network as likelihood, and the data it makes."""
 
-from genfw.plugins.component import Component
-from genfw.plugins.hookspecs import hookimpl
+from genfw import Component, hookimpl
 from genfw_plugins import builtin_components
 
 

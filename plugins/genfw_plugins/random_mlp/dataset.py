@@ -7,8 +7,7 @@ import math
 import attrs
 import torch
 
-from genfw.interfaces import Dataset, Split, TensorSplit
-from genfw.interfaces.values import Size
+from genfw import Dataset, Size, Split, TensorSplit
 from genfw.nn.layers import Activation
 from genfw.plugins.validators import positive
 from genfw.randomness import derive_seed

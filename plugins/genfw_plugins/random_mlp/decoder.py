@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from genfw.interfaces.decoder import Decoder
-from genfw.interfaces.likelihood import Gaussian
-from genfw.interfaces.values import Latent, NoiseLayout, Size
+from genfw import Decoder, Gaussian, Latent, NoiseLayout, Size
 from genfw.nn.layers import Activation
 from genfw.plugins.validators import positive
 from genfw_plugins.random_mlp.network import RandomMLP

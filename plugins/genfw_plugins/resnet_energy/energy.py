@@ -9,9 +9,7 @@ from typing import Any, ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from genfw.errors import ContractError
-from genfw.interfaces.energy import Energy
-from genfw.interfaces.values import Size
+from genfw import ContractError, Energy, Size
 from genfw.nn.manual_grad import closed_form
 from genfw.nn.spectral import SpectralPenalty
 from genfw.plugins.validators import at_least, positive

@@ -11,10 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces.decoder import Decoder
-from genfw.interfaces.likelihood import Deterministic, Gaussian, Likelihood
-from genfw.interfaces.values import Latent, NoiseLayout, Size
+from genfw import ContractError, Decoder, Deterministic, Gaussian, Latent, Likelihood, NoiseLayout, Size
 from genfw.plugins.validators import at_least, positive
 from genfw.weights.load import load_into
 from genfw_plugins.stylegan.features import Features

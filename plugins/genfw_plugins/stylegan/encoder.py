@@ -11,10 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genfw.errors import ContractError
-from genfw.interfaces.encoder import Encoder, Posterior
-from genfw.interfaces.prior import Prior
-from genfw.interfaces.values import Size
+from genfw import ContractError, Encoder, Posterior, Prior, Size
 from genfw.nn.layers import normal_posterior
 from genfw.plugins.validators import at_least, positive
 from genfw.weights.load import load_into

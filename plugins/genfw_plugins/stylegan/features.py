@@ -12,9 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from genfw.errors import ContractError, DataError
+from genfw import ContractError, DataError, Settings
 from genfw.nn.torchvision import import_torchvision
-from genfw.plugins.component import Settings
 from genfw.plugins.validators import at_least
 from genfw.runs.files import hash_file
 from genfw.weights.torch_files import open_published

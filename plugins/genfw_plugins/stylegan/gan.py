@@ -10,13 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from genfw.errors import ContractError
-from genfw.interfaces.values import Batch
+from genfw import Batch, ContractError, OptimizerFactory, Stage, Updater
 from genfw.models.freezing import frozen
 from genfw.plugins.validators import at_least, within
-from genfw.training.optimizer import OptimizerFactory
-from genfw.training.stage import Stage
-from genfw.training.updater import Updater
 from genfw_plugins.stylegan.critic import Critic
 from genfw_plugins.stylegan.decoder import StyleGANDecoder
 from genfw_plugins.stylegan.prior import StyleGANPrior

@@ -10,9 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces.prior import Prior
-from genfw.interfaces.values import Latent, Size
+from genfw import ContractError, Latent, Prior, Size
 from genfw.plugins.validators import at_least, positive
 from genfw.weights.load import load_into
 from genfw_plugins.stylegan.layers import layer_count, sides_up_to

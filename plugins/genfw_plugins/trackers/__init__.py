@@ -1,7 +1,6 @@
 """Observers of a run beyond the ones that are always there (metrics.jsonl, the progress display)."""
 
-from genfw.plugins.component import Component
-from genfw.plugins.hookspecs import hookimpl
+from genfw import Component, hookimpl
 from genfw_plugins import builtin_components
 
 

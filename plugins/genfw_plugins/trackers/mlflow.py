@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from genfw.plugins.hookspecs import RunInfo
-from genfw.training.tracker import Tracker
+from genfw import RunInfo, Tracker
 from genfw_plugins.trackers._steps import Steps
 
 if TYPE_CHECKING:

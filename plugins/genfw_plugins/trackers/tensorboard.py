@@ -11,8 +11,7 @@ import numpy as np
 from matplotlib.image import imread
 from torch.utils.tensorboard import SummaryWriter
 
-from genfw.plugins.hookspecs import RunInfo
-from genfw.training.tracker import Tracker
+from genfw import RunInfo, Tracker
 from genfw_plugins.trackers._steps import Steps
 
 

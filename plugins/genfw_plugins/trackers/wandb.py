@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import attrs
 
-from genfw.plugins.hookspecs import RunInfo
-from genfw.training.tracker import Tracker
+from genfw import RunInfo, Tracker
 from genfw_plugins.trackers._steps import Steps
 
 

@@ -1,7 +1,6 @@
 """Training algorithms and optimisers."""
 
-from genfw.plugins.component import Component
-from genfw.plugins.hookspecs import hookimpl
+from genfw import Component, hookimpl
 from genfw_plugins import builtin_components
 
 

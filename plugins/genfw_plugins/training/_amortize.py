@@ -9,12 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.interfaces.amortizer import Amortizer
-from genfw.plugins.component import Settings
+from genfw import Amortizer, OptimizerFactory, Settings, Stage, Updater
 from genfw.plugins.validators import at_least, within
-from genfw.training.optimizer import OptimizerFactory
-from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater
+from genfw.training.updater import Clip
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)

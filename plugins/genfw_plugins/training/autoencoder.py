@@ -8,11 +8,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from genfw.interfaces.values import Batch
+from genfw import Batch, OptimizerFactory, Stage, Updater
 from genfw.plugins.validators import at_least, within
-from genfw.training.optimizer import OptimizerFactory
-from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater
+from genfw.training.updater import Clip
 from genfw_plugins.training._common import need
 
 

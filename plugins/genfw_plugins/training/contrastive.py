@@ -9,15 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces.values import Batch
-from genfw.models.chains import Chain
+from genfw import Batch, Chain, ContractError, OptimizerFactory, Stage, Updater, make_target
 from genfw.models.freezing import frozen
-from genfw.models.targets import Space, make_target
+from genfw.models.targets import Space
 from genfw.plugins.validators import at_least, within
-from genfw.training.optimizer import OptimizerFactory
-from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater
+from genfw.training.updater import Clip
 from genfw_plugins.training._common import (
     chain_health,
     energy_health,

@@ -10,14 +10,9 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from genfw.errors import ContractError
-from genfw.interfaces.values import Batch, Latent
-from genfw.models.chains import Chain
-from genfw.models.targets import PriorTarget
+from genfw import Batch, Chain, ContractError, Latent, OptimizerFactory, PriorTarget, Stage, Updater
 from genfw.plugins.validators import at_least, positive, within
-from genfw.training.optimizer import OptimizerFactory
-from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater
+from genfw.training.updater import Clip
 from genfw_plugins.training._common import chain_health, energy_health, need, noisy, penalties
 
 

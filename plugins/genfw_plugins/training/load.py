@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 import attrs
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError, GenfwError
-from genfw.interfaces.values import Batch
+from genfw import Batch, ContractError, DataError, Stage
+from genfw.errors import GenfwError
 from genfw.runs.files import hash_file
-from genfw.training.stage import Stage
 from genfw.weights.load import load_into, load_parts
 
 _log = logging.getLogger("genfw")

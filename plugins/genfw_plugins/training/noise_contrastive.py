@@ -9,16 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genfw.errors import ContractError
-from genfw.interfaces.values import Batch
-from genfw.models.chains import Chain
+from genfw import Batch, Chain, ContractError, Model, OptimizerFactory, PosteriorTarget, PriorTarget, Stage, Updater
 from genfw.models.freezing import frozen
-from genfw.models.model import Model
-from genfw.models.targets import PosteriorTarget, PriorTarget
 from genfw.plugins.validators import within
-from genfw.training.optimizer import OptimizerFactory
-from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater
+from genfw.training.updater import Clip
 from genfw_plugins.training._common import chain_health, energy_health, need, reconstruction
 
 

@@ -9,14 +9,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces.values import Batch
+from genfw import Batch, ContractError, Model, OptimizerFactory, Stage, Updater
 from genfw.models.freezing import frozen
-from genfw.models.model import Model
 from genfw.plugins.validators import at_least
-from genfw.training.optimizer import OptimizerFactory
-from genfw.training.stage import Stage
-from genfw.training.updater import Clip, Updater
+from genfw.training.updater import Clip
 from genfw_plugins.training._common import (
     energy_health,
     generator_loss,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces import StartRequest
+from genfw import ContractError, StartRequest
 
 
 def with_fresh_x(request: StartRequest, latent: Tensor, who: str) -> Tensor:

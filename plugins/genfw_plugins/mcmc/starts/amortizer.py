@@ -8,11 +8,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces import Amortizer, Start, StartRequest
+from genfw import Amortizer, ContractError, DataTarget, JointTarget, PosteriorTarget, Start, StartRequest
 from genfw.interfaces.values import StateTree
 from genfw.models.freezing import frozen
-from genfw.models.targets import DataTarget, JointTarget, PosteriorTarget
 from genfw.plugins.validators import positive, within
 from genfw_plugins.mcmc.starts._fill import with_fresh_x
 

@@ -6,8 +6,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces import Start, StartRequest
+from genfw import ContractError, Start, StartRequest
 from genfw.plugins.validators import at_least
 
 

@@ -6,10 +6,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces import Encoder, Start, StartRequest
+from genfw import ContractError, DataTarget, Encoder, JointTarget, Start, StartRequest
 from genfw.models.freezing import frozen
-from genfw.models.targets import DataTarget, JointTarget
 from genfw.plugins.validators import at_least
 from genfw_plugins.mcmc.starts._fill import with_fresh_x
 

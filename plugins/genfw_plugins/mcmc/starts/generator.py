@@ -6,11 +6,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces import Start, StartRequest
+from genfw import ContractError, DataTarget, Model, Start, StartRequest
 from genfw.models.freezing import frozen
-from genfw.models.model import Model
-from genfw.models.targets import DataTarget
 from genfw.plugins.validators import at_least
 
 

@@ -9,10 +9,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces import Start, StartRequest
-from genfw.interfaces.values import NoiseLayout, StateTree
-from genfw.models.targets import PosteriorTarget
+from genfw import ContractError, NoiseLayout, PosteriorTarget, Start, StartRequest
+from genfw.interfaces.values import StateTree
 from genfw.plugins.validators import positive, within
 from genfw_plugins.mcmc.starts.noise import or_noise
 

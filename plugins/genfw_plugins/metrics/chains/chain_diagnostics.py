@@ -9,15 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
+from genfw import ChainResult, Evaluation, Figure, Metric, Result, Target, make_target, run_chain
 from genfw.evaluation.pictures import SERIES, Canvas, is_image
-from genfw.evaluation.results import Figure, Result
-from genfw.interfaces.target import Target
-from genfw.models.chains import ChainResult, draw_starts, run_chain
+from genfw.models.chains import draw_starts
 from genfw.models.freezing import frozen_for_chain
 from genfw.models.sampling import preserved
-from genfw.models.targets import make_target
 from genfw.plugins.validators import at_least, within
 from genfw_plugins.metrics.chains.convergence import ess_bulk, split_rhat
 

@@ -10,17 +10,11 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
+from genfw import ContractError, Evaluation, Figure, Metric, Result, Sampler, Target, make_target, run_chain
 from genfw.evaluation.pictures import SERIES, Canvas, is_image
-from genfw.evaluation.results import Figure, Result
-from genfw.interfaces.sampler import Sampler
-from genfw.interfaces.target import Target
-from genfw.models.chains import chain_protocol, draw_starts, run_chain
+from genfw.models.chains import chain_protocol, draw_starts
 from genfw.models.freezing import frozen_for_chain
 from genfw.models.sampling import preserved
-from genfw.models.targets import make_target
 from genfw.plugins.validators import at_least, distinct, within
 
 #: Numbers of a trace that are kept at most.

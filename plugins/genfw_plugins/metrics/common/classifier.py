@@ -14,12 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genfw.errors import ContractError, DataError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.interfaces import Dataset, Split
-from genfw.interfaces.values import Size
+from genfw import ContractError, DataError, Dataset, Evaluation, Settings, Size, Split
 from genfw.models.freezing import frozen
-from genfw.plugins.component import Settings
 from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed, isolated_rng
 from genfw.runs.files import write_atomically

@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genfw.errors import DataError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.interfaces import Split
+from genfw import DataError, Evaluation, Split
 
 #: Rows read at once.
 _CHUNK = 2048

@@ -13,11 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError
-from genfw.evaluation.evaluation import Evaluation
+from genfw import ContractError, DataError, Evaluation, Size, Split
 from genfw.evaluation.results import Pairs
-from genfw.interfaces import Split
-from genfw.interfaces.values import Size
 from genfw.models.sampling import stateful_parts
 from genfw.plugins.signature import summarise
 from genfw.runs.environment import code_digest

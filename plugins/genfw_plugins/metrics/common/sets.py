@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.interfaces import Dataset, Split
-from genfw.interfaces.values import Batch, Size
+from genfw import Batch, ContractError, Dataset, Evaluation, Size, Split
 from genfw.randomness import derive_seed
 from genfw.training.synthetic import stand_in
 

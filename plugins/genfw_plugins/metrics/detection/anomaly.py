@@ -13,14 +13,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
-from genfw.evaluation.results import Figure, Result
-from genfw.interfaces.values import Batch
-from genfw.models.chains import Chain
+from genfw import Batch, Chain, ContractError, Evaluation, Figure, Metric, PosteriorTarget, Result
 from genfw.models.sampling import preserved
-from genfw.models.targets import PosteriorTarget
 from genfw.plugins.validators import at_least, distinct, positive
 from genfw.runs.directory import RunDirectory
 from genfw_plugins.metrics.detection.detection import Detection, detect, draw_scores

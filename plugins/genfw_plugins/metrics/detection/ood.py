@@ -10,13 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
+from genfw import ContractError, Dataset, Evaluation, Figure, Metric, Model, Result
 from genfw.evaluation.pictures import Canvas
-from genfw.evaluation.results import Figure, Result
-from genfw.interfaces import Dataset
-from genfw.models.model import Model
 from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.sets import available, check_shape, take_rows
 from genfw_plugins.metrics.detection.detection import detect, draw_scores

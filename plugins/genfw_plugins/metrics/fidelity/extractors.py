@@ -9,12 +9,8 @@ from typing import Any, ClassVar
 
 import attrs
 
-from genfw.errors import ContractError, DataError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.interfaces import Dataset
-from genfw.interfaces.values import Size
+from genfw import ContractError, DataError, Dataset, Evaluation, Settings, Size
 from genfw.nn.torchvision import import_torchvision
-from genfw.plugins.component import Settings
 from genfw.plugins.validators import at_least
 from genfw.randomness import isolated_rng
 from genfw_plugins.metrics.common.classifier import Classifier

@@ -9,10 +9,7 @@ from typing import Any, ClassVar, Literal
 import attrs
 import numpy as np
 
-from genfw.errors import ContractError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
-from genfw.evaluation.results import Result
+from genfw import ContractError, Evaluation, Metric, Result
 from genfw.nn.torchvision import import_torchvision
 from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.pixels import (

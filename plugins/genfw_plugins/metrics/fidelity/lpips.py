@@ -12,10 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import DataError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
-from genfw.evaluation.results import Result
+from genfw import DataError, Evaluation, Metric, Result
 from genfw.nn.torchvision import import_torchvision
 from genfw.plugins.validators import at_least
 from genfw.weights.torch_files import open_published

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genfw.errors import ContractError
-from genfw.interfaces.values import Size
+from genfw import ContractError, Size
 from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.metrics.common.classifier import TrainedClassifier
 

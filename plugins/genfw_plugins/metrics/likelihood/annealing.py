@@ -19,10 +19,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces.sampler import Sampler
-from genfw.interfaces.target import Target
-from genfw.models.chains import run_chain
+from genfw import ContractError, Sampler, Target, run_chain
 from genfw.models.freezing import frozen_for_chain
 
 

@@ -14,9 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces.likelihood import Gaussian
-from genfw.models.model import Model
+from genfw import ContractError, Gaussian, Model
 
 _LOG_2PI = math.log(2 * math.pi)
 

@@ -17,13 +17,8 @@ import math
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.interfaces.encoder import Encoder
-from genfw.interfaces.sampler import Sampler
-from genfw.models.chains import Chain, run_chain
+from genfw import Chain, ContractError, Encoder, Model, PosteriorTarget, Sampler, run_chain
 from genfw.models.freezing import frozen_for_chain
-from genfw.models.model import Model
-from genfw.models.targets import PosteriorTarget
 
 _LOG_2PI = math.log(2 * math.pi)
 

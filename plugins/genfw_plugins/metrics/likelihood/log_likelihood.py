@@ -10,15 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
-from genfw.evaluation.results import Result
-from genfw.interfaces.sampler import Sampler
-from genfw.models.chains import Chain, run_chain
+from genfw import Chain, ContractError, Evaluation, Metric, PriorTarget, Result, Sampler, run_chain
 from genfw.models.freezing import frozen_for_chain
 from genfw.models.sampling import preserved
-from genfw.models.targets import PriorTarget
 from genfw.plugins.signature import summarise
 from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.likelihood.annealing import Bound, anneal, log_mean

@@ -10,11 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
+from genfw import ContractError, Evaluation, Figure, Metric, Result
 from genfw.evaluation.pictures import Canvas, draw_samples_2d
-from genfw.evaluation.results import Figure, Result
 from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.likelihood.density import Grid, Mixture, draw_mixture, importance_log_prob
 

@@ -10,14 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
+from genfw import ContractError, DataTarget, Evaluation, Figure, JointTarget, Metric, NoiseLayout, Result, make_target
 from genfw.evaluation.pictures import is_image
-from genfw.evaluation.results import Figure, Result
-from genfw.interfaces.values import NoiseLayout
 from genfw.models.freezing import frozen_for_chain
-from genfw.models.targets import DataTarget, JointTarget, make_target
 from genfw.plugins.validators import at_least
 
 

@@ -10,12 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError, DataError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
+from genfw import ContractError, DataError, Dataset, Evaluation, Figure, Metric, Result, Split
 from genfw.evaluation.pictures import SERIES, Canvas
-from genfw.evaluation.results import Figure, Result
-from genfw.interfaces import Dataset, Split
 from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.classifier import Classifier, TrainedClassifier
 from genfw_plugins.metrics.common.content import read_split

@@ -10,12 +10,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
+from genfw import ContractError, Dataset, Evaluation, Figure, Metric, Result, Split
 from genfw.evaluation.pictures import is_image
-from genfw.evaluation.results import Figure, Result
-from genfw.interfaces import Dataset, Split
 from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.classifier import Classifier
 from genfw_plugins.metrics.common.sets import draw_index

@@ -10,12 +10,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import ContractError
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
+from genfw import Chain, ContractError, Evaluation, Figure, Metric, Result
 from genfw.evaluation.pictures import SERIES, Canvas, draw_samples_2d, is_image
-from genfw.evaluation.results import Figure, Pairs, Result
-from genfw.models.chains import Chain
+from genfw.evaluation.results import Pairs
 from genfw.models.sampling import reconstruct
 from genfw.plugins.validators import at_least
 

@@ -7,10 +7,8 @@ from typing import Any, ClassVar
 
 import attrs
 
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
+from genfw import Evaluation, Metric, Result
 from genfw.evaluation.pictures import is_image
-from genfw.evaluation.results import Result
 from genfw.plugins.validators import at_least
 
 

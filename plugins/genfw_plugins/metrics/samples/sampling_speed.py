@@ -11,9 +11,7 @@ from typing import Any, ClassVar
 import attrs
 import torch
 
-from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.metric import Metric
-from genfw.evaluation.results import Result
+from genfw import Evaluation, Metric, Result
 from genfw.models.sampling import SampleSettings, draw_samples
 from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed
