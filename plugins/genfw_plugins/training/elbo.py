@@ -18,7 +18,7 @@ from genfw.plugins.validators import at_least, positive, within
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
-from genfw_plugins.training._common import chain_health, energy_health, need, noisy, penalties
+from genfw_plugins.training._common import chain_health, energy_health, need, noisy, penalised, run_chain
 
 __all__ = ["ELBO", "balance_weights"]
 
@@ -154,9 +154,7 @@ class ELBO(Stage):
             loss = (negative_log + self.kl_weight(step) * held.sum(1)).mean()
             if self.tilted:
                 loss = loss + model.latent_energy(posterior.latent).mean()
-            if self.penalty:
-                value = penalties([model.prior, model.decoder, model.encoder])
-                loss = loss if value is None else loss + self.penalty_weight(step) * value
+            loss = penalised(loss, self.penalty_weight(step), [model.prior, model.decoder, model.encoder])
         gradient = self.updater.update(loss, step)
         report = {
             "loss": loss.detach(),
@@ -173,9 +171,7 @@ class ELBO(Stage):
         model = self.model
         assert self.negatives is not None  # setup has built the updater from it
         assert self.energy_updater is not None
-        result = self.negatives.run(
-            PriorTarget(model), len(batch), generator=self.run.generator, x=batch.x, index=batch.index, step=step
-        )
+        result = run_chain(self, self.negatives, PriorTarget(model), batch, step)
         with torch.no_grad():
             negative = model.latent(result.position)
         with self.run.fabric.autocast():
