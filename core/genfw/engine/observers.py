@@ -25,7 +25,6 @@ class Observers:
         self.trackers = list(trackers)
 
     def start(self, run: RunInfo) -> None:
-        """See :meth:`~genfw.training.tracker.Tracker.start`."""
         self._tell(lambda tracker: tracker.start(run))
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -33,11 +32,9 @@ class Observers:
         self._tell(lambda tracker: tracker.log(dict(row)))
 
     def event(self, kind: str, message: str) -> None:
-        """See :meth:`~genfw.training.tracker.Tracker.event`."""
         self._tell(lambda tracker: tracker.event(kind, message))
 
     def end(self, status: str) -> None:
-        """See :meth:`~genfw.training.tracker.Tracker.end`."""
         self._tell(lambda tracker: tracker.end(status))
 
     def _tell(self, call: Callable[[Tracker], None]) -> None:

@@ -79,11 +79,9 @@ class WorkerPool:
         self._threads = [ThreadPoolExecutor(1) for _ in range(distributed.get_world_size(channel) - 1)]
 
     def draw(self, count: int, indices: Sequence[int], seed: int) -> Iterator[Samples]:
-        """See :meth:`~genfw.evaluation.evaluation.Evaluation.sample_batches`."""
         return self._distribute([Draw(count, index, seed) for index in indices])
 
     def spread(self, method: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
-        """See :meth:`~genfw.evaluation.evaluation.Evaluation.spread`."""
         bound_method = cast(MethodType, method)
         owner = [index for index, metric in enumerate(self._metrics) if metric is bound_method.__self__]
         if not owner:

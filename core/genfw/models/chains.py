@@ -237,7 +237,6 @@ class Chain(Settings):
         return result
 
     def protocol(self, written: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """See :func:`chain_protocol`."""
         return chain_protocol(self.sampler, self.starts, written)
 
     def after_update(self, step: int) -> None:

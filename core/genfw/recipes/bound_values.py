@@ -45,11 +45,9 @@ class Items:
     origin: str
 
     def plain(self) -> Any:
-        """See :meth:`PlainValue.plain`."""
         return [item.plain() for item in self.items]
 
     def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
-        """See :meth:`PlainValue.leaves`."""
         if all(isinstance(item, PlainValue) for item in self.items):
             yield path, self.plain(), self.origin
             return
@@ -65,11 +63,9 @@ class Table:
     origin: str
 
     def plain(self) -> Any:
-        """See :meth:`PlainValue.plain`."""
         return {key: entry.plain() for key, entry in self.entries.items()}
 
     def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
-        """See :meth:`PlainValue.leaves`."""
         if not self.entries:
             yield path, {}, self.origin
         for key, entry in self.entries.items():
@@ -84,11 +80,9 @@ class RoleReference:
     origin: str
 
     def plain(self) -> Any:
-        """See :meth:`PlainValue.plain`."""
         return {"ref": self.role}
 
     def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
-        """See :meth:`PlainValue.leaves`."""
         yield path, self.plain(), self.origin
 
 
@@ -115,13 +109,11 @@ class Block:
     origin: str = ""
 
     def plain(self) -> Any:
-        """See :meth:`PlainValue.plain`."""
         head = {"use": self.use} if self.use else {}
         body = {name: bound.plain() for name, bound in self.arguments.items()}
         return {**head, **{name: value for name, value in body.items() if value is not _UNWRITTEN}}
 
     def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
-        """See :meth:`PlainValue.leaves`."""
         if self.use:
             yield f"{path}.use", self.use, self.origin
         for name, bound in self.arguments.items():

@@ -13,12 +13,13 @@ from genfw.interfaces.decoder import Decoder
 from genfw.interfaces.encoder import Encoder
 from genfw.interfaces.energy import Energy
 from genfw.interfaces.prior import Prior
+from genfw.interfaces.target import Target
 from genfw.interfaces.values import Batch
-from genfw.models.chains import ChainResult
+from genfw.models.chains import Chain, ChainResult
 from genfw.models.freezing import frozen
 from genfw.models.model import Model
 from genfw.training.optimizer import OptimizerFactory
-from genfw.training.stage import StageRun
+from genfw.training.stage import Stage, StageRun
 from genfw.training.updater import Updater
 
 if TYPE_CHECKING:
@@ -49,9 +50,17 @@ def noisy(x: Tensor, std: float, generator: torch.Generator) -> Tensor:
     return x + std * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
 
 
-def chain_health(result: ChainResult) -> dict[str, Tensor]:
-    """What the health monitor reads of chains: acceptance, and mean squared position (1 under the base)."""
-    return {"chain/acceptance": result.acceptance.mean(), "chain/drift": result.position.square().mean()}
+def run_chain(
+    stage: Stage, chain: Chain, target: Target, batch: Batch, step: int, first: Tensor | None = None
+) -> ChainResult:
+    """Chains of a training step, one for each row of its batch; see :meth:`~genfw.models.chains.Chain.run`."""
+    generator = stage.run.generator
+    return chain.run(target, len(batch), generator=generator, x=batch.x, index=batch.index, step=step, first=first)
+
+
+def chain_health(result: ChainResult, group: str = "chain") -> dict[str, Tensor]:
+    """Acceptance and mean squared position (1 under the base); the health monitor reads those of group ``chain``."""
+    return {f"{group}/acceptance": result.acceptance.mean(), f"{group}/drift": result.position.square().mean()}
 
 
 def saturation(x: Tensor) -> Tensor:
@@ -67,10 +76,11 @@ def energy_health(data: Tensor, negatives: Tensor) -> dict[str, Tensor]:
     return {"energy/data": low, "energy/negatives": high, "energy/gap": high - low}
 
 
-def penalties(parts: Iterable[Energy | Prior | Decoder | Encoder | None]) -> Tensor | None:
-    """Sum of the penalties that the parts offer; ``None`` where none does."""
-    offered = [value for part in parts if part is not None and (value := part.penalty()) is not None]
-    return torch.stack(offered).sum() if offered else None
+def penalised(loss: Tensor, weight: float, parts: Iterable[Energy | Prior | Decoder | Encoder | None]) -> Tensor:
+    """The loss plus the weighted sum of the penalties that the parts offer; they are asked for none where it is 0."""
+    present = [part for part in parts if part is not None] if weight else []
+    offered = [value for part in present if (value := part.penalty()) is not None]
+    return loss + weight * torch.stack(offered).sum() if offered else loss
 
 
 def initialise_energies(model: Model, fabric: Fabric, batch_at: Callable[[int], Batch], batches: int) -> None:

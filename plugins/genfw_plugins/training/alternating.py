@@ -17,7 +17,7 @@ from genfw.training.optimizer import OptimizerFactory
 from genfw.training.stage import Stage
 from genfw.training.updater import Clip, Updater
 from genfw_plugins.training._amortize import Amortization, Amortize
-from genfw_plugins.training._common import chain_health, energy_health, need, reconstruction
+from genfw_plugins.training._common import chain_health, energy_health, need, reconstruction, run_chain
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -99,18 +99,12 @@ class Alternating(Stage):
         return self.register(name, Updater([network], factory, self.run, self.steps, self.clip, self.average))
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
-        positive = self.posterior.run(
-            PosteriorTarget(self.model, batch.x),
-            len(batch),
-            generator=self.run.generator,
-            x=batch.x,
-            index=batch.index,
-            step=step,
-        )
-        report = {f"posterior/{name.removeprefix('chain/')}": value for name, value in chain_health(positive).items()}
-        # Prior chains run before anything moves: both expectations are of the model as it is now.
-        negative = self._prior_chains(batch, step, positive.start if self.share_start else None)
-        if negative is not None:
+        positive = run_chain(self, self.posterior, PosteriorTarget(self.model, batch.x), batch, step)
+        report = chain_health(positive, "posterior")
+        if self.prior is not None:
+            # Prior chains run before anything moves: both expectations are of the model as it is now.
+            first = positive.start if self.share_start else None
+            negative = run_chain(self, self.prior, PriorTarget(self.model), batch, step, first)
             report.update(chain_health(negative))
             report.update(self._train_energy(positive, negative, step))
         report.update(self._train_generator(positive, batch, step))
@@ -120,19 +114,6 @@ class Alternating(Stage):
             if chain is not None:
                 chain.after_update(step)
         return report
-
-    def _prior_chains(self, batch: Batch, step: int, first: Tensor | None) -> ChainResult | None:
-        if self.prior is None:
-            return None
-        return self.prior.run(
-            PriorTarget(self.model),
-            len(batch),
-            generator=self.run.generator,
-            x=batch.x,
-            index=batch.index,
-            step=step,
-            first=first,
-        )
 
     def _train_energy(self, positive: ChainResult, negative: ChainResult, step: int) -> dict[str, Tensor]:
         model = self.model

@@ -22,7 +22,8 @@ from genfw_plugins.training._common import (
     initialise_energies,
     need,
     noisy,
-    penalties,
+    penalised,
+    run_chain,
     saturation,
 )
 
@@ -109,7 +110,7 @@ class Contrastive(Stage):
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         model, generator = self.model, self.run.generator
         target = make_target(model, self.space)
-        result = self.negatives.run(target, len(batch), generator=generator, x=batch.x, index=batch.index, step=step)
+        result = run_chain(self, self.negatives, target, batch, step)
         with torch.no_grad(), frozen(model.prior, model.decoder):
             negative = target.to_data(result.position, mean=self.mean, generator=generator)
         positive = noisy(batch.x, self.data_noise, generator)
@@ -121,9 +122,7 @@ class Contrastive(Stage):
             loss = data.mean() - chain.mean()
             if self.l2:
                 loss = loss + self.l2 * (data.square().mean() + chain.square().mean())
-            if self.penalty:
-                value = penalties(model.data_energies)
-                loss = loss if value is None else loss + self.penalty * value
+            loss = penalised(loss, self.penalty, model.data_energies)
         gradient = self.updater.update(loss, step)
         report = {"loss": loss.detach(), "gradient": gradient, **energy_health(data, chain), **chain_health(result)}
         if self.generator_updater is not None:

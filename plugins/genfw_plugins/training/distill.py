@@ -21,7 +21,7 @@ from genfw.models.targets import PosteriorTarget, PriorTarget
 from genfw.plugins.validators import at_least
 from genfw.training.stage import Stage
 from genfw_plugins.training._amortize import Amortization, Amortize
-from genfw_plugins.training._common import chain_health
+from genfw_plugins.training._common import chain_health, run_chain
 
 #: Directions of the watched sliced Wasserstein distance.
 _DIRECTIONS = 64
@@ -100,7 +100,7 @@ class Distill(Stage):
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         x = batch.x if self.space == "posterior" else None
         target = PriorTarget(self.model) if x is None else PosteriorTarget(self.model, x)
-        ends = self.chain.run(target, len(batch), generator=self.run.generator, x=batch.x, index=batch.index, step=step)
+        ends = run_chain(self, self.chain, target, batch, step)
         report = chain_health(ends)
         report.update(self.amortization.fit(ends.position, x, step))
         if self.watch and (step + 1) % self.watch == 0:

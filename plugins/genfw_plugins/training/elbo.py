@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from genfw import Batch, Chain, ContractError, Latent, OptimizerFactory, PriorTarget, Stage, Updater
 from genfw.plugins.validators import at_least, positive, within
 from genfw.training.updater import Clip
-from genfw_plugins.training._common import chain_health, energy_health, need, noisy, penalties
+from genfw_plugins.training._common import chain_health, energy_health, need, noisy, penalised, run_chain
 
 
 def balance_weights(sizes: Tensor, latent: Latent) -> Tensor:
@@ -145,9 +145,7 @@ class ELBO(Stage):
             loss = (negative_log + self.kl_weight(step) * held.sum(1)).mean()
             if self.tilted:
                 loss = loss + model.latent_energy(posterior.latent).mean()
-            if self.penalty:
-                value = penalties([model.prior, model.decoder, model.encoder])
-                loss = loss if value is None else loss + self.penalty_weight(step) * value
+            loss = penalised(loss, self.penalty_weight(step), [model.prior, model.decoder, model.encoder])
         gradient = self.updater.update(loss, step)
         report = {
             "loss": loss.detach(),
@@ -164,9 +162,7 @@ class ELBO(Stage):
         model = self.model
         assert self.negatives is not None  # setup has built the updater from it
         assert self.energy_updater is not None
-        result = self.negatives.run(
-            PriorTarget(model), len(batch), generator=self.run.generator, x=batch.x, index=batch.index, step=step
-        )
+        result = run_chain(self, self.negatives, PriorTarget(model), batch, step)
         with torch.no_grad():
             negative = model.latent(result.position)
         with self.run.fabric.autocast():

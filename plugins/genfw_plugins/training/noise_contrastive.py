@@ -13,7 +13,7 @@ from genfw import Batch, Chain, ContractError, Model, OptimizerFactory, Posterio
 from genfw.models.freezing import frozen
 from genfw.plugins.validators import within
 from genfw.training.updater import Clip
-from genfw_plugins.training._common import chain_health, energy_health, need, reconstruction
+from genfw_plugins.training._common import chain_health, energy_health, need, reconstruction, run_chain
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -119,23 +119,19 @@ class NoiseContrastive(Stage):
         return {**report, **energy_health(data, chain)}
 
     def _positive(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        generator = self.run.generator
         if self.posterior is None:
             assert self.model.encoder is not None  # refused in __init__
             with frozen(self.model.encoder), torch.no_grad():
-                noise: Tensor = self.model.encoder(batch.x, generator=generator).noise
+                noise: Tensor = self.model.encoder(batch.x, generator=self.run.generator).noise
             return noise, {}
-        target = PosteriorTarget(self.upto, batch.x)
-        result = self.posterior.run(target, len(batch), generator=generator, x=batch.x, index=batch.index, step=step)
-        return result.position, {
-            f"posterior/{name.removeprefix('chain/')}": value for name, value in chain_health(result).items()
-        }
+        result = run_chain(self, self.posterior, PosteriorTarget(self.upto, batch.x), batch, step)
+        return result.position, chain_health(result, "posterior")
 
     def _negative(self, batch: Batch, step: int, report: dict[str, Tensor]) -> Tensor:
-        target, generator = PriorTarget(self.before), self.run.generator
+        target = PriorTarget(self.before)
         if self.noise is None:
-            return target.draw_base(len(batch), generator)
-        result = self.noise.run(target, len(batch), generator=generator, x=batch.x, index=batch.index, step=step)
+            return target.draw_base(len(batch), self.run.generator)
+        result = run_chain(self, self.noise, target, batch, step)
         report.update(chain_health(result))
         return result.position
 

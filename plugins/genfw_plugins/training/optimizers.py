@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import attrs
 import torch
@@ -27,6 +28,8 @@ class Adam(OptimizerFactory):
         weight_decay: Factor of an L2 penalty, added to the gradient.
     """
 
+    rule: ClassVar[Callable[..., torch.optim.Optimizer]] = torch.optim.Adam
+
     lr: float = attrs.field(default=1e-3, validator=positive)
     betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), validator=within(0, 1, "[)"))
     eps: float = attrs.field(default=1e-8, validator=positive)
@@ -36,11 +39,11 @@ class Adam(OptimizerFactory):
     final: float = 0.0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+        return type(self).rule(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
-class AdamW(OptimizerFactory):
+class AdamW(Adam):
     r"""Adam with weight decay apart from the gradient.
 
     Each step starts with :math:`\theta \leftarrow (1 - \text{lr}\,\lambda)\,\theta`.
@@ -49,26 +52,17 @@ class AdamW(OptimizerFactory):
         Decoupled weight decay regularization (Loshchilov and Hutter, 2019), https://arxiv.org/abs/1711.05101
 
     Arguments:
-        lr: Peak learning rate.
-        betas: Decay of the averages of the gradient and of its square.
         eps: Added to the root of the second moment.
         weight_decay: :math:`\lambda`.
     """
 
-    lr: float = attrs.field(default=1e-3, validator=positive)
-    betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), validator=within(0, 1, "[)"))
-    eps: float = attrs.field(default=1e-8, validator=positive)
-    weight_decay: float = attrs.field(default=0.01, validator=at_least(0))
-    warmup: int = 0
-    decay: Decay = "none"
-    final: float = 0.0
+    rule = torch.optim.AdamW
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+    weight_decay: float = attrs.field(default=0.01, validator=at_least(0))
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
-class Adamax(OptimizerFactory):
+class Adamax(Adam):
     r"""Adam with the infinity norm, NVAE's choice: :math:`\theta \leftarrow \theta - \text{lr}\; \hat m / u`.
 
     Here :math:`u \leftarrow \max(\beta_2 u, |g| + \epsilon)`.
@@ -77,24 +71,12 @@ class Adamax(OptimizerFactory):
         Adam: a method for stochastic optimization (Kingma and Ba, 2015), section 7.1, https://arxiv.org/abs/1412.6980
 
     Arguments:
-        lr: Peak learning rate.
         betas: Decay of the average of the gradient, and of the largest gradient.
-        eps: :math:`\epsilon`.
-        weight_decay: Factor of an L2 penalty, added to the gradient.
     """
 
-    lr: float = attrs.field(default=2e-3, validator=positive)
-    betas: tuple[float, float] = attrs.field(default=(0.9, 0.999), validator=within(0, 1, "[)"))
-    eps: float = attrs.field(default=1e-8, validator=positive)
-    weight_decay: float = attrs.field(default=0.0, validator=at_least(0))
-    warmup: int = 0
-    decay: Decay = "none"
-    final: float = 0.0
+    rule = torch.optim.Adamax
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adamax(
-            parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay
-        )
+    lr: float = attrs.field(default=2e-3, validator=positive)
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)

@@ -19,7 +19,7 @@ from genfw_plugins.training._common import (
     generator_updater,
     initialise_energies,
     need,
-    penalties,
+    penalised,
     saturation,
 )
 
@@ -117,9 +117,7 @@ class WGAN(Stage):
                 slope = gradient_penalty(model, batch.x, negative, generator)
                 report["slope-penalty"] = slope.detach()
                 loss = loss + self.gradient_penalty * slope
-            if self.penalty:
-                value = penalties(model.data_energies)
-                loss = loss if value is None else loss + self.penalty * value
+            loss = penalised(loss, self.penalty, model.data_energies)
         report |= {"loss": loss.detach(), "gradient": self.updater.update(loss, step), **energy_health(data, drawn)}
         if (step + 1) % self.generator_every == 0:
             loss = generator_loss(model, len(batch), generator, self.run.fabric, mean=self.mean)

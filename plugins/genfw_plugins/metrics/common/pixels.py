@@ -74,12 +74,10 @@ class SplitPixels:
         return len(self.index)
 
     def read(self, index: Sequence[int]) -> Tensor:
-        """See :class:`Pixels`."""
         return to_pixels(self.split.get(self.index[torch.as_tensor(index)])[0])
 
     @property
     def digest(self) -> str:
-        """See :class:`Pixels`."""
         if self._digest is None:
             seen = _hasher(len(self), self.shape)
             for part in torch.arange(len(self)).split(_CHUNK):
@@ -102,12 +100,10 @@ class TensorPixels:
         return len(self.pixels)
 
     def read(self, index: Sequence[int]) -> Tensor:
-        """See :class:`Pixels`."""
         return self.pixels[torch.as_tensor(index)]
 
     @property
     def digest(self) -> str:
-        """See :class:`Pixels`."""
         seen = _hasher(len(self), self.shape)
         seen.update(self.pixels.numpy().data)
         return seen.hexdigest()
@@ -148,7 +144,6 @@ class FilePixels:
         return self._count
 
     def read(self, index: Sequence[int]) -> Tensor:
-        """See :class:`Pixels`."""
         size = math.prod(self.shape)
         found = torch.empty(len(index), size, dtype=torch.uint8)
         view = found.numpy()
@@ -160,7 +155,6 @@ class FilePixels:
 
     @property
     def digest(self) -> str:
-        """See :class:`Pixels`."""
         if self._digest is None:
             seen = _hasher(len(self), self.shape)
             for first in range(0, len(self), _CHUNK):
