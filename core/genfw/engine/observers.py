@@ -37,6 +37,10 @@ class Observers:
         """See :meth:`~genfw.training.tracker.Tracker.event`."""
         self._tell(lambda tracker: tracker.event(kind, message))
 
+    def rewind(self, stage: int, step: int) -> None:
+        """See :meth:`~genfw.training.tracker.Tracker.rewind`."""
+        self._tell(lambda tracker: tracker.rewind(stage, step))
+
     def end(self, status: str) -> None:
         """See :meth:`~genfw.training.tracker.Tracker.end`."""
         self._tell(lambda tracker: tracker.end(status))

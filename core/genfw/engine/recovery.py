@@ -199,6 +199,7 @@ class StageProgress:
             self.clock.set(checkpoint.info["seconds"])
         if self.fabric.global_rank == 0:
             self.run.truncate(checkpoint.info["sizes"], reject=reject)
+            self.observers.rewind(self.number, self.step)
 
     # -- the way back -------------------------------------------------------------------------------------------------
 

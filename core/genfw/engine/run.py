@@ -208,6 +208,7 @@ def _announce(
         place.append_event("resume", f"goes on from stage {at[0]}, step {at[1]}")
         if start is None:
             place.truncate({})
+            observers.rewind(0, 0)
         for change in changed:
             message = f"{change} since this run was begun; it may not go on bit for bit"
             place.append_event("warning", message)
