@@ -13,7 +13,7 @@ from genfw.errors import ContractError
 from genfw.interfaces.amortizer import Amortizer
 from genfw.interfaces.values import NoiseLayout
 from genfw.nn.layers import Activation, mlp
-from genfw.plugins.validators import at_least
+from genfw.plugins.validators import at_least, positive
 
 __all__ = ["LatentVAE"]
 
@@ -52,8 +52,9 @@ class LatentVAE(Amortizer):
         self.size = latent_layout.size
         self.dim = self.size if dim is None else dim
         at_least(1).check(dim=self.dim)
-        if not 0.0 < scale_min < scale:
-            raise ContractError(f"scale must exceed scale_min, both above 0; got {scale} and {scale_min}")
+        positive.check(scale=scale, scale_min=scale_min)
+        if not scale_min < scale:
+            raise ContractError(f"scale must exceed scale_min, got {scale} and {scale_min}")
         self.encoder = mlp(self.size, hidden, 2 * self.dim, activation)
         self.decoder = mlp(self.dim, hidden, self.size, activation)
         self.scale_min = scale_min
