@@ -34,6 +34,9 @@ class Observers:
     def event(self, kind: str, message: str) -> None:
         self._tell(lambda tracker: tracker.event(kind, message))
 
+    def rewind(self, stage: int, step: int) -> None:
+        self._tell(lambda tracker: tracker.rewind(stage, step))
+
     def end(self, status: str) -> None:
         self._tell(lambda tracker: tracker.end(status))
 

@@ -197,6 +197,7 @@ class StageProgress:
             self.clock.set(checkpoint.info["seconds"])
         if self.fabric.global_rank == 0:
             self.run_dir.truncate(checkpoint.info["sizes"], reject=reject)
+            self.observers.rewind(self.stage_index, self.step)
 
     # -- rollbacks ----------------------------------------------------------------------------------------------------
 

@@ -211,6 +211,7 @@ def _announce(
         run_dir.append_event("resume", f"goes on from stage {at[0]}, step {at[1]}")
         if start is None:
             run_dir.truncate({})
+            observers.rewind(0, 0)
         for change in changed:
             message = f"{change} since this run was begun; it may not go on bit for bit"
             run_dir.append_event("warning", message)

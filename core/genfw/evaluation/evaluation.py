@@ -13,7 +13,8 @@ from torch import Tensor
 
 import genfw
 from genfw.errors import ContractError
-from genfw.evaluation.pictures import Canvas, save_figure, save_samples
+from genfw.evaluation.extent import Extent
+from genfw.evaluation.pictures import Canvas, is_image, save_figure, save_samples
 from genfw.evaluation.results import Figure, Pairs
 from genfw.interfaces.dataset import Dataset, Split
 from genfw.interfaces.values import Batch
@@ -227,10 +228,14 @@ class Evaluation:
         columns: int | None = None,
         folder: str = "figures",
     ) -> Figure:
-        """Write data as a grid (images) or scatter (vectors); arguments as for :meth:`figure`."""
+        """Write data as a grid (images) or scatter (vectors); arguments as for :meth:`figure`.
+
+        The caption also says which share of an image's values was cut.
+        """
         path = f"{_checked(folder)}/{_checked(name)}.png"
         save_samples(self.directory / path, x, columns=columns, title=title)
-        return Figure(path, title, caption)
+        cut = Extent.of(x).say_beyond("these images", "and were cut") if is_image(tuple(x.shape[1:])) else ""
+        return Figure(path, title, f"{caption} {cut}".strip())
 
 
 def _checked(name: str) -> str:

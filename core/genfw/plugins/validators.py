@@ -7,8 +7,8 @@
         step_size: float = attrs.field(validator=positive)
         steps: int = attrs.field(default=20, validator=at_least(1))
 
-NaN passes no rule. ``None`` passes every rule: the annotation says whether an argument may be absent. A list or tuple
-passes if each of its items does.
+NaN keeps no rule, and neither do infinity and numbers beyond :data:`LARGEST`. ``None`` passes every rule: the
+annotation says whether an argument may be absent. A list or tuple passes if each of its items does.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from typing import Any
 import attrs
 
 from genfw.errors import ContractError
+
+#: No argument is larger: the square of one is then a number in float32, and no count of this size can be worked off.
+LARGEST = 1e15
 
 
 @attrs.frozen
@@ -48,6 +51,8 @@ class Rule:
             items = value if isinstance(value, list | tuple) else (value,)
             if not all(item is None or self.holds(item) for item in items):
                 raise ContractError(f"{name} must {self.words}, got {value}")
+            if not all(item is None or -LARGEST <= item <= LARGEST for item in items):
+                raise ContractError(f"{name} must be at most {LARGEST:g}, got {value}")
 
 
 def at_least(low: float) -> Rule:

@@ -5,6 +5,7 @@ The only conversion is int to float. Nothing is built here; the result is a tree
 
 from __future__ import annotations
 
+import math
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -172,6 +173,7 @@ class Binder:
             if parameter.name in keys:
                 what = f"'{parameter.name}' of {cls.__name__}"
                 bound = self.value(keys[parameter.name], parameter.annotation, scope, what)
+                self._check_finite(keys[parameter.name], parameter.default, what)
             else:
                 bound = self._absent(cls, parameter, scope, mark, hint, parameter.name in slips)
             if bound is not None:
@@ -179,6 +181,14 @@ class Binder:
         if len(self.faults) > before or any(child.value is BAD for child in keys.values()):
             return None
         return self._capped(cls, arguments), injected
+
+    def _check_finite(self, node: Node, default: Any, what: str) -> None:
+        """Refuse NaN and infinity, which pass most comparisons in silence, unless they are what the default is."""
+        if node.is_list:
+            for index, item in enumerate(node.value):
+                self._check_finite(item, default, f"item {index} of {what}")
+        elif isinstance(node.value, float) and not math.isfinite(node.value) and repr(node.value) != repr(default):
+            self.faults.add("GF206", f"{what} must be a finite number, got {node.value}", node.mark)
 
     def _unknown_keys(
         self, cls: type, keys: Mapping[str, Node], known: Sequence[Parameter], hint: str

@@ -327,8 +327,8 @@ def _check_sections(root: Node, faults: FaultList) -> None:
             faults.add(
                 "GF109", f"the name '{node.value}' can't name a folder: use letters, digits, '-', '_', '.'", node.mark
             )
-        elif key == "seed" and isinstance(node.value, int) and node.value < 0:
-            faults.add("GF109", f"'seed' is a whole number from 0, got {node.value}", node.mark)
+        elif key == "seed" and isinstance(node.value, int) and not 0 <= node.value < 2**63:
+            faults.add("GF109", f"'seed' is a whole number from 0 to 2^63 - 1, got {node.value}", node.mark)
 
 
 def _fits(node: Node, form: str) -> bool:

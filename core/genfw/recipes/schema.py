@@ -29,7 +29,7 @@ _SECTIONS: Mapping[str, Schema] = {
     "name": {"type": "string", "description": "Names the folder of the recipe's runs."},
     "description": {"type": "string"},
     "extends": {**_TEXTS, "description": "Recipes below this one: files, or names of shipped recipes."},
-    "seed": {"type": "integer", "minimum": 0, "description": "Source of all randomness."},
+    "seed": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "description": "Source of all randomness."},
     "smoke": {"type": "boolean", "description": "Written by genfw: the resolved recipe of a smoke run."},
     "vars": {"type": "object", "description": "Values to copy with ${vars.NAME}."},
     "plugins": {**_TEXTS, "description": "One-file plugins, relative to this file."},

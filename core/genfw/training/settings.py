@@ -8,7 +8,15 @@ from typing import Any, ClassVar, Literal
 import attrs
 
 from genfw.plugins.component import Settings
-from genfw.plugins.validators import at_least
+from genfw.plugins.validators import at_least, within
+
+#: More threads than any machine's cores end torch with a segmentation fault, and so may processes.
+_MOST = 1024
+
+
+def _processes(instance: object, attribute: attrs.Attribute[Any], value: int | str) -> None:
+    if not isinstance(value, str):
+        within(1, _MOST)(instance, attribute, value)
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -33,12 +41,12 @@ class EngineSettings(Settings):
     smoke: ClassVar[Mapping[str, Any]] = {"log_every": 1, "checkpoint_every": 2}
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    devices: int | Literal["auto"] = 1
+    devices: int | Literal["auto"] = attrs.field(default=1, validator=_processes)
     precision: Literal["32-true", "bf16-mixed", "64-true"] = "32-true"
     log_every: int = attrs.field(default=50, validator=at_least(1))
     checkpoint_every: int = attrs.field(default=500, validator=at_least(1))
     keep: int = attrs.field(default=3, validator=at_least(2))
-    threads: int = attrs.field(default=0, validator=at_least(0))
+    threads: int = attrs.field(default=0, validator=within(0, _MOST))
     snapshot_every: int = attrs.field(default=0, validator=at_least(0))
     deterministic: bool = False
     sync_batch_norm: bool = True

@@ -26,5 +26,15 @@ class Tracker(abc.ABC):
     def event(self, kind: str, message: str) -> None:
         """Something worth a line: ``stage``, ``checkpoint``, ``warning``, ``rollback``, ``sample``, ``evaluate``."""
 
+    def rewind(self, stage: int, step: int) -> None:
+        """The run goes on from an earlier state: rows after this step are given up, and other rows take their place.
+
+        Told after a rollback, when a stage ends with an earlier state, and when a run is resumed.
+
+        Arguments:
+            stage: Number of the stage that the state is of.
+            step: Its step; the row of this step, where there is one, remains.
+        """
+
     def end(self, status: str) -> None:
         """The run is over: ``finished``, ``interrupted``, ``failed``."""

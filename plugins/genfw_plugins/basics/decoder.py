@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from genfw import ContractError, Decoder, Gaussian, Latent, NoiseLayout, Size
 from genfw.nn.layers import Activation, mlp
+from genfw.plugins.validators import at_least, positive
 
 
 class MLPDecoder(Decoder):
@@ -40,6 +41,8 @@ class MLPDecoder(Decoder):
         sigma_min: float = 1e-3,
     ) -> None:
         super().__init__()
+        positive.check(sigma=sigma)
+        at_least(0).check(sigma_min=sigma_min)
         if not sigma > sigma_min:
             raise ContractError(f"sigma must exceed sigma_min = {sigma_min}, got {sigma}")
         self.data_shape, self.scale, self.output = tuple(data_shape), scale, output
@@ -47,7 +50,8 @@ class MLPDecoder(Decoder):
         size = math.prod(self.data_shape)
         self.net = mlp(latent_layout.size, hidden, 2 * size if scale == "per-latent" else size, activation)
         # softplus(raw) + sigma_min = sigma at the start.
-        raw = math.log(math.expm1(sigma - sigma_min))
+        above = sigma - sigma_min
+        raw = math.log(math.expm1(above)) if above < 30 else above  # where exp would leave the doubles
         if scale == "learned":
             self.raw_scale = nn.Parameter(torch.full((size,), raw))
         elif scale == "per-latent":

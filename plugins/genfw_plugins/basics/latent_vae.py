@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from genfw import Amortizer, ContractError, NoiseLayout
 from genfw.nn.layers import Activation, mlp
-from genfw.plugins.validators import at_least
+from genfw.plugins.validators import at_least, positive
 
 
 class LatentVAE(Amortizer):
@@ -48,8 +48,9 @@ class LatentVAE(Amortizer):
         self.size = latent_layout.size
         self.dim = self.size if dim is None else dim
         at_least(1).check(dim=self.dim)
-        if not 0.0 < scale_min < scale:
-            raise ContractError(f"scale must exceed scale_min, both above 0; got {scale} and {scale_min}")
+        positive.check(scale=scale, scale_min=scale_min)
+        if not scale_min < scale:
+            raise ContractError(f"scale must exceed scale_min, got {scale} and {scale_min}")
         self.encoder = mlp(self.size, hidden, 2 * self.dim, activation)
         self.decoder = mlp(self.dim, hidden, self.size, activation)
         self.scale_min = scale_min

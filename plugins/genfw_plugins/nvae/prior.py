@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from genfw import ContractError, Latent, Prior, Size
-from genfw.plugins.validators import at_least
+from genfw.plugins.validators import at_least, within
 from genfw_plugins.nvae.laws import DiagonalNormal
 from genfw_plugins.nvae.network import Combine, Conv, InvertedCell, WeightPenalty, channels_innermost
 
@@ -65,9 +65,11 @@ class NVAEPrior(Prior):
         super().__init__()
         if len(data_shape) != 3:
             raise ContractError(f"an NVAE is for images of shape (C, H, W); the data have shape {tuple(data_shape)}")
-        at_least(1).check(channels=channels, scales=scales, groups=groups, min_groups=min_groups)
+        at_least(1).check(channels=channels, groups=groups, min_groups=min_groups)
         at_least(1).check(latent_channels=latent_channels, cells=cells)
-        at_least(0).check(blocks=blocks)
+        # Each halves the image once more: of 16 and 16 a pixel of 2^31 is left.
+        within(1, 16).check(scales=scales)
+        within(0, 16).check(blocks=blocks)
         self.data_shape, self.blocks, self.scales = tuple(data_shape), blocks, scales
         self.groups_per_scale = spread_groups(scales, groups, ada_groups, min_groups)
         factor = 2 ** (blocks + scales - 1)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from genfw import Chain, ContractError, Evaluation, Figure, Metric, Result
+from genfw.evaluation.extent import Extent
+from genfw.evaluation.pictures import is_image
 from genfw.evaluation.results import Pairs
 from genfw.models.sampling import reconstruct
 from genfw.plugins.validators import at_least
@@ -51,6 +53,8 @@ class Inversion(Metric):
         if self.chain is None and evaluation.model.encoder is None:
             raise ContractError("inversion needs a posterior chain (chain: {sampler: ..., start: ...}) or an encoder")
         rows = evaluation.rows(self.split, self.count)
+        image = is_image(tuple(rows.x.shape[1:]))
+        said = Extent.of(rows.x).of_data(f"the data (split '{self.split}')") if image else ""
         batches = zip(rows.x.split(self.batch), rows.index.split(self.batch), strict=True)
         tasks = [(number, x, index) for number, (x, index) in enumerate(batches)]
         pixels, errors, images = zip(*evaluation.spread(self._invert, tasks), strict=True)
@@ -70,11 +74,11 @@ class Inversion(Metric):
         figures = []
         if tiles:
             caption = "Pairs: an image, and what the generator makes of its latent. From -1 (black) to 1 (white)."
-            pairs = torch.stack(tiles).clamp(-1.0, 1.0)
+            pairs = torch.stack(tiles)
             figures.append(evaluation.picture("inversion", "Inversions", caption, pairs, columns=8))
-        results = [_result("mse", torch.cat(pixels), protocol, figures)]
+        results = [_result("mse", torch.cat(pixels), protocol, figures, said)]
         if self.features is not None:
-            results.append(_result("feature-distance", torch.cat(errors), protocol, []))
+            results.append(_result("feature-distance", torch.cat(errors), protocol, [], said))
         return results
 
     @torch.no_grad()
@@ -91,7 +95,7 @@ class Inversion(Metric):
         return pixels, errors, image.cpu()
 
 
-def _result(name: str, values: Tensor, protocol: dict[str, Any], figures: list[Figure]) -> Result:
+def _result(name: str, values: Tensor, protocol: dict[str, Any], figures: list[Figure], said: str) -> Result:
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
-    note = "Mean over numbers and images."
+    note = f"{said} Mean over numbers and images.".strip()
     return Result(name, float(values.mean()), "", protocol, error, "lower", note, figures)

@@ -24,8 +24,13 @@ class Steps:
         if run.resumed_at is not None:
             stage, step = run.resumed_at
             self.resumed = (self._offsets[stage] if stage < len(steps) else sum(steps)) + step
-        #: The last row's step.
+        #: The last row's step, or the one that a rewind has led to.
         self.last = self.resumed or 0
+
+    def rewind(self, stage: int, step: int) -> int:
+        """Stand at an earlier step; its count over all stages is given back."""
+        self.last = (self._offsets[stage] if stage < len(self._offsets) else 0) + step
+        return self.last
 
     def read(self, row: Mapping[str, Any]) -> dict[str, float]:
         """Finite scalars of a row as ``stage/name``; its step is then :attr:`last`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Name of the tag by which a resumed run finds its own.
 _TAG = "genfw.run"
+#: Name of the tag that says which points were given up, and how many rewinds it holds: a tag has 5,000 characters.
+_REWINDS, _KEPT = "genfw.rewinds", 50
 _STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
@@ -27,6 +30,10 @@ class MLflow(Tracker):
     """Scalars, settings and pictures for MLflow: to a server, or to files below the run directory.
 
     A resumed run goes on in the same MLflow run.
+
+    MLflow has no way to take points back. After a rollback, and where a run is resumed, the points of the path that was
+    given up stay beside those of the new one. Tag ``genfw.rewinds`` lists every rewind as ``{"step": s, "time": t}``:
+    of the points with a timestamp up to ``t``, in milliseconds, those after step ``s`` do not belong to the run.
 
     Arguments:
         uri: Address of a tracking server; files in ``mlruns`` of the run directory where absent, with no network.
@@ -41,6 +48,7 @@ class MLflow(Tracker):
     _id: str = attrs.field(default="", init=False)
     _directory: Path = attrs.field(factory=Path, init=False)
     _steps: Steps | None = attrs.field(default=None, init=False)
+    _rewinds: list[Any] = attrs.field(factory=list, init=False)
 
     def start(self, run: RunInfo) -> None:
         from mlflow.entities import Param
@@ -58,6 +66,7 @@ class MLflow(Tracker):
             if earlier:
                 self._id = earlier[0].info.run_id
                 client.update_run(self._id, status="RUNNING")
+                self._rewinds = _listed(earlier[0].data.tags.get(_REWINDS))
             else:
                 self._id = client.create_run(experiment, run_name=run.name, tags={_TAG: mark}).info.run_id
                 params = [Param(key, value[:500]) for key, value in _flat(run.recipe)]
@@ -79,6 +88,13 @@ class MLflow(Tracker):
         """See :meth:`Tracker.event`; warnings, rollbacks and stops become tags."""
         if self._client is not None and self._steps is not None and kind in ("warning", "rollback", "stop"):
             self._client.set_tag(self._id, f"genfw.{kind}", f"step {self._steps.last}: {message}"[:5000])
+
+    def rewind(self, stage: int, step: int) -> None:
+        """See :meth:`Tracker.rewind`; the rewind is added to a tag."""
+        if self._client is not None and self._steps is not None:
+            rewind = {"step": self._steps.rewind(stage, step), "time": int(1000 * time.time())}
+            self._rewinds = [*self._rewinds, rewind][-_KEPT:]
+            self._client.set_tag(self._id, _REWINDS, json.dumps(self._rewinds))
 
     def end(self, status: str) -> None:
         if self._client is None:
@@ -110,6 +126,14 @@ def _files_allowed(uri: str | None) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = before
+
+
+def _listed(tag: str | None) -> list[Any]:
+    try:
+        found = json.loads(tag or "[]")
+    except ValueError:  # somebody has edited it
+        return []
+    return found if isinstance(found, list) else []
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import numpy as np
 from matplotlib.image import imread
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from torch.utils.tensorboard import SummaryWriter
 
 from genfw import RunInfo, Tracker
@@ -34,7 +35,9 @@ class TensorBoard(Tracker):
 
     def start(self, run: RunInfo) -> None:
         self._directory, self._steps = run.directory, Steps(run)
-        self._writer = SummaryWriter(str(run.directory / self.folder), purge_step=self._steps.resumed)
+        self._writer = SummaryWriter(str(run.directory / self.folder))
+        if self._steps.resumed is not None:
+            self._purge(self._steps.resumed)
 
     def log(self, row: Mapping[str, Any]) -> None:
         if self._writer is not None and self._steps is not None:
@@ -44,6 +47,21 @@ class TensorBoard(Tracker):
     def event(self, kind: str, message: str) -> None:
         if self._writer is not None and self._steps is not None:
             self._writer.add_text(f"events/{kind}", message, self._steps.last)
+
+    def rewind(self, stage: int, step: int) -> None:
+        """See :meth:`Tracker.rewind`; TensorBoard then shows the rows up to that step, and those that follow."""
+        if self._writer is not None and self._steps is not None:
+            self._purge(self._steps.rewind(stage, step))
+
+    def _purge(self, after: int) -> None:
+        """Write the mark of a session's start, at which TensorBoard forgets what was logged from its step on."""
+        assert self._writer is not None
+        writer: Any = self._writer.file_writer  # torch's types say None
+        for event in (
+            Event(step=after + 1, file_version="brain.Event:2"),
+            Event(step=after + 1, session_log=SessionLog(status=SessionLog.START)),
+        ):
+            writer.add_event(event)
 
     def end(self, status: str) -> None:
         if self._writer is None or self._steps is None:

@@ -28,6 +28,9 @@ class Kinds(Tracker):
     def event(self, kind, message):
         self.told.append(kind)
 
+    def rewind(self, stage, step):
+        self.told.append((stage, step))
+
 
 def test_a_stage_that_blows_up_is_rolled_back_and_finished(tmp_path):
     tracker = Kinds()
@@ -37,6 +40,7 @@ def test_a_stage_that_blows_up_is_rolled_back_and_finished(tmp_path):
     events = [event for event in run.read_events() if event["kind"] == "rollback"]
     assert len(events) == 1
     assert tracker.told.count("rollback") == 1
+    assert tracker.told.index((0, 20)) == tracker.told.index("rollback") - 1
     assert "back from step 28 to step 20" in events[0]["message"]
     steps = [row["step"] for row in run.read_metrics()]
     assert steps == [7, 14, 21, 28, 35, 40]  # the path that led to the weights, and no other

@@ -20,7 +20,7 @@ class Settings:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"size": 1}, {"rate": 1}, {"rate": 1e-9}, {"scale": math.inf}, {"betas": ()}, {"betas": [0.99]}],
+    [{}, {"size": 1}, {"rate": 1}, {"rate": 1e-9}, {"scale": 1e15}, {"betas": ()}, {"betas": [0.99]}],
 )
 def test_what_keeps_the_rules_passes(arguments) -> None:
     Settings(**arguments)
@@ -36,6 +36,8 @@ def test_what_keeps_the_rules_passes(arguments) -> None:
         ({"rate": math.nan}, "rate must lie in (0, 1], got nan"),
         ({"scale": 0.0}, "scale must be above 0, got 0.0"),
         ({"scale": math.nan}, "scale must be above 0, got nan"),
+        ({"scale": math.inf}, "scale must be at most 1e+15, got inf"),
+        ({"size": 10**400}, f"size must be at most 1e+15, got {10**400}"),
         ({"betas": (0.0, 1.0)}, "betas must lie in [0, 1), got (0.0, 1.0)"),
         ({"betas": [math.nan]}, "betas must lie in [0, 1), got [nan]"),
         ({"name": ()}, "name must hold at least one entry, each once, got []"),

@@ -1,10 +1,12 @@
 """Trackers `wandb` and `mlflow` in their offline modes, read back through their own readers."""
 
+import itertools
 import json
 import math
 import os
 import struct
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -96,6 +98,77 @@ def records(path):
             yield record
 
 
+def items_of(record):
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+
+
+def rewound(make, folder):
+    """A run that is rolled back, killed after a further row, and resumed."""
+    stages = (("elbo", 100), ("contrastive", 50))
+
+    def tell(tracker, rows):
+        for step, loss in rows:
+            tracker.log({"stage": 0, "name": "elbo", "step": step, "time": 0.5, "loss": loss})
+
+    first = make()
+    first.rewind(0, 1)  # before its start: no error
+    first.start(RunInfo("tiny", folder, RECIPE, stages))
+    tell(first, [(10, 1.0), (20, 2.0), (30, 3.0)])
+    first.rewind(0, 10)
+    first.event("rollback", "back from step 30 to step 10")
+    tell(first, [(20, -2.0), (30, -3.0)])
+    first.end("interrupted")
+    time.sleep(1.1)
+    second = make()
+    second.start(RunInfo("tiny", folder, RECIPE, stages, (0, 20)))
+    second.rewind(0, 20)
+    tell(second, [(30, 30.0), (40, 40.0)])
+    second.end("finished")
+
+
+#: The path that :func:`rewound` ends on.
+PATH = [(10, 1.0), (20, -2.0), (30, 30.0), (40, 40.0)]
+
+
+def test_mlflow_says_which_points_were_given_up(tmp_path, monkeypatch):
+    clock = itertools.count(1)
+    monkeypatch.setattr("genfw_plugins.trackers.mlflow.time", SimpleNamespace(time=lambda: next(clock)))
+    rewound(MLflow, tmp_path)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    client = MlflowClient((tmp_path / "mlruns").as_uri())
+    (run,) = client.search_runs([client.get_experiment_by_name("genfw").experiment_id])
+    points = client.get_metric_history(run.info.run_id, "elbo/loss")
+    assert len(points) == 7  # MLflow takes none back
+    rewinds = json.loads(run.data.tags["genfw.rewinds"])
+    kept = [
+        (point.step, point.value)
+        for point in points
+        if not any(point.timestamp <= one["time"] and point.step > one["step"] for one in rewinds)
+    ]
+    assert kept == PATH
+
+
+def test_wandb_takes_earlier_steps_again(tmp_path):
+    rewound(WeightsAndBiases, tmp_path)
+    rows, axes = [], {}
+    for file in sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb")):
+        for record in records(file):
+            if record.WhichOneof("record_type") == "history":
+                rows.append(items_of(record))
+            elif record.WhichOneof("record_type") == "metric":
+                axes[record.metric.name or record.metric.glob_name] = record.metric.step_metric
+    assert axes["*"] == "genfw/step"
+    assert [row["genfw/step"] for row in rows] == [10, 20, 30, 10, 20, 30, 20, 30, 40]
+    numbers = [row["_step"] for row in rows]
+    assert numbers == sorted(set(numbers))  # W&B drops rows whose number does not rise, over sessions too
+    kept = [
+        (row["genfw/step"], row["elbo/loss"])
+        for number, row in enumerate(rows)
+        if "elbo/loss" in row and not any(later["genfw/step"] < row["genfw/step"] for later in rows[number + 1 :])
+    ]
+    assert kept == PATH
+
+
 def test_wandb(tmp_path):
     run_twice(WeightsAndBiases, tmp_path)
     files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
@@ -104,9 +177,8 @@ def test_wandb(tmp_path):
         for record in records(file):
             kind = record.WhichOneof("record_type")
             if kind == "history":
-                items = {
-                    item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
-                }
+                items = items_of(record)
+                assert items["_step"] == items["genfw/step"]
                 step = items["_step"]
                 history |= {(key, step): value for key, value in items.items() if not key.startswith("_")}
             elif kind == "run":

@@ -49,13 +49,34 @@ def test_scalars_and_pictures(tmp_path):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path):
-    for resumed_at, values in ((None, {10: 1.0, 20: 2.0, 30: 3.0}), ((0, 20), {20: 5.0})):
+    for resumed_at, values in ((None, {10: 1.0, 20: 2.0, 30: 3.0}), ((0, 20), {30: 5.0})):
         tracker = TensorBoard(images=False)
         tracker.start(info(tmp_path, resumed_at))
         for step, value in values.items():
             tracker.log(row(0, "elbo", step, loss=value))
         tracker.end("interrupted")
-    assert [(event.step, event.value) for event in read(tmp_path).Scalars("elbo/loss")] == [(10, 1.0), (20, 5.0)]
+    assert [(event.step, event.value) for event in read(tmp_path).Scalars("elbo/loss")] == [
+        (10, 1.0),
+        (20, 2.0),
+        (30, 5.0),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_rewound_run_forgets_the_path_it_has_given_up(tmp_path):
+    tracker = TensorBoard(images=False)
+    tracker.rewind(0, 1)  # before its start: no error
+    tracker.start(info(tmp_path))
+    for step in (10, 20, 30):
+        tracker.log(row(1, "contrastive", step, loss=float(step)))
+    tracker.rewind(1, 10)
+    tracker.event("rollback", "from step 30 to step 10")
+    for step in (20, 30, 40):
+        tracker.log(row(1, "contrastive", step, loss=-float(step)))
+    tracker.rewind(1, 30)
+    tracker.end("finished")
+    found = [(event.step, event.value) for event in read(tmp_path).Scalars("contrastive/loss")]
+    assert found == [(110, 10.0), (120, -20.0), (130, -30.0)]
 
 
 def test_rows_before_a_start_are_no_error(tmp_path):

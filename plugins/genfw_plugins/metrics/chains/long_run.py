@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from genfw import ContractError, Evaluation, Figure, Metric, Result, Sampler, Target, make_target, run_chain
+from genfw.evaluation.extent import Extent
 from genfw.evaluation.pictures import SERIES, Canvas, is_image
 from genfw.models.chains import chain_protocol, draw_starts
 from genfw.models.freezing import frozen_for_chain
 from genfw.models.sampling import preserved
 from genfw.plugins.validators import at_least, distinct, within
+from genfw_plugins.metrics.common.pixels import join_notes
 
 #: Numbers of a trace that are kept at most.
 _BUDGET = 2**27
@@ -102,6 +104,7 @@ class LongRun(Metric):
             raise ContractError("the recipe samples without a chain; name one under 'sampler' of metric 'long-run'")
         target = make_target(evaluation.model, settings.space)
         starts = () if self.fresh else settings.starts
+        reference, said = self._reference(evaluation)
         every = self._every(target)
         batch = self.batch or self.chains
         sizes = [min(batch, self.chains - first) for first in range(0, self.chains, batch)]
@@ -119,11 +122,12 @@ class LongRun(Metric):
             thinning=every,
             chain_batch=self.batch,
         )
-        reference = self._reference(evaluation) if views else None
         results = [result for steps in self.steps for result in self._drifts(walk, steps, protocol)]
         if views and reference is not None:
             protocol = {**protocol, "split": self.split, "count": self.count, "margin": self.margin}
-            results += [result for steps in self.steps for result in self._looks(views, reference, steps, protocol)]
+            results += [
+                result for steps in self.steps for result in self._looks(views, reference, said, steps, protocol)
+            ]
         figures = self._figures(evaluation, walk, views, reference)
         return [attrs.evolve(results[0], figures=figures), *results[1:]]
 
@@ -185,18 +189,21 @@ class LongRun(Metric):
             for number in numbers
         }
 
-    def _reference(self, evaluation: Evaluation) -> tuple[float, ...] | None:
-        if evaluation.data is None:
-            return None
+    def _reference(self, evaluation: Evaluation) -> tuple[tuple[float, ...] | None, str]:
+        """How the data look, and what is to be said of their range; nothing without images."""
+        if evaluation.data is None or not is_image(tuple(evaluation.model.data_shape)):
+            return None, ""
         x = evaluation.rows(self.split, self.count).x
-        return tuple(float(values.mean()) for values in look(x, self.margin))
+        said = Extent.of(x).of_data(f"the data (split '{self.split}')")
+        return tuple(float(values.mean()) for values in look(x, self.margin)), said
 
     def _looks(
-        self, views: dict[int, Tensor], reference: tuple[float, ...], steps: int, protocol: dict[str, Any]
+        self, views: dict[int, Tensor], reference: tuple[float, ...], said: str, steps: int, protocol: dict[str, Any]
     ) -> list[Result]:
         saturation, contrast, variation = look(views[steps], self.margin)
         facts = {**protocol, "chain_steps": steps}
         share = f"Share of the images {float(saturation.mean()):.4f}, of the data {reference[0]:.4f}."
+        beyond = Extent.of(views[steps]).say_beyond("the images")
         results = [
             Result(
                 f"saturation-{steps}",
@@ -204,7 +211,7 @@ class LongRun(Metric):
                 "",
                 facts,
                 _error(saturation),
-                note=share,
+                note=join_notes(said, share, beyond),
             )
         ]
         for name, values, base in (("contrast", contrast, reference[1]), ("variation", variation, reference[2])):

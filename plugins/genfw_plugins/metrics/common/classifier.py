@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from genfw import ContractError, DataError, Dataset, Evaluation, Settings, Size, Split
+from genfw.evaluation.extent import Extent
 from genfw.models.freezing import frozen
 from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed, isolated_rng
@@ -32,6 +33,8 @@ from genfw_plugins.metrics.common.content import (
 #: Counts changes of the network or its training that make older files another classifier's.
 _VERSION = 1
 _BATCH = 128
+#: What a message calls the data.
+_IMAGES = "the images that a classifier is to be trained on"
 
 
 class ClassifierNetwork(nn.Module):
@@ -84,6 +87,7 @@ class TrainedClassifier:
         digest: SHA-256 of its weights.
         classes: Count of classes.
         data_shape: Shape of the images it takes.
+        note: What is to be said of the images it was trained on; see :meth:`genfw.evaluation.extent.Extent.of_data`.
     """
 
     network: ClassifierNetwork
@@ -91,6 +95,7 @@ class TrainedClassifier:
     digest: str
     classes: int
     data_shape: Size
+    note: str = ""
 
     def features(self, x: Tensor) -> Tensor:
         r"""Outputs of the last hidden layer for images in [-1, 1], with shape :math:`(B, F)`."""
@@ -144,7 +149,7 @@ def trained_classifier(
         The classifier.
 
     Raises:
-        ContractError: A setting is out of its range, or the data are no images.
+        ContractError: A setting is out of its range, or the data are no images in [-1, 1].
         DataError: The data have no labels.
     """
     at_least(1).check(steps=steps, width=width, size=size)
@@ -153,12 +158,16 @@ def trained_classifier(
     train, test = data.split("train"), data.split("test")
     settings = {"version": _VERSION, "seed": seed, "steps": steps, "width": width, "size": size, "batch": _BATCH}
     kept: Path | None = None
+    extent = Extent()
     if cache is not None:
-        names = {"train": digest_of_split(train), "test": digest_of_split(test)}
+        names = {"train": digest_of_split(train, extent), "test": digest_of_split(test, extent)}
+        note = extent.of_data(_IMAGES)
         kept = cache / f"{digest_of_settings(settings | names)[:32]}.safetensors"
         if (found := _load(kept, data.data_shape, width, size, device)) is not None:
-            return found
-    classes = 1 + max(int(_labels(split).max()) for split in (train, test))
+            return attrs.evolve(found, note=note)
+    extent = Extent()
+    classes = 1 + max(int(_labels(split, extent).max()) for split in (train, test))
+    note = extent.of_data(_IMAGES)
     with torch.enable_grad(), isolated_rng(device):
         torch.manual_seed(derive_seed(seed, "classifier"))
         network = ClassifierNetwork(data.data_shape, classes, width, size).to(device)
@@ -167,17 +176,22 @@ def trained_classifier(
     trained = _finished(network, accuracy, classes, data.data_shape)
     if kept is not None:
         _save(trained, kept, settings)
-    return trained
+    return attrs.evolve(trained, note=note)
 
 
-def _labels(split: Split) -> Tensor:
+def _labels(split: Split, extent: Extent) -> Tensor:
     index = torch.arange(len(split))
     if len(split) == 0 or split.get(index[:1])[1] is None:
         raise DataError(
             "a classifier is trained on labelled images, and this data set has none; name one that has labels "
             "('dataset: {use: mnist}'), or another extractor"
         )
-    return torch.cat([label for _, label in read_split(split) if label is not None])
+    labels = []
+    for x, label in read_split(split):
+        assert label is not None  # the first row has one
+        extent.add(x)
+        labels.append(label)
+    return torch.cat(labels)
 
 
 def _train(network: ClassifierNetwork, split: Split, steps: int, seed: int) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from genfw import DataError, Evaluation, Split
+from genfw.evaluation.extent import Extent
 
 #: Rows read at once.
 _CHUNK = 2048
@@ -51,8 +52,12 @@ def read_split(split: Split) -> Iterator[tuple[Tensor, Tensor | None]]:
         yield split.get(index)
 
 
-def digest_of_split(split: Split) -> str:
+def digest_of_split(split: Split, extent: Extent | None = None) -> str:
     """SHA-256 of what a split's rows and labels are, wherever they come from.
+
+    Arguments:
+        split: The split.
+        extent: Counts the values on the way.
 
     Raises:
         DataError: The split is empty.
@@ -63,6 +68,8 @@ def digest_of_split(split: Split) -> str:
     for number, (x, label) in enumerate(read_split(split)):
         if number == 0:
             seen.update(f"{tuple(x.shape[1:])} {label is not None};".encode())
+        if extent is not None:
+            extent.add(x)
         seen.update(x.to(torch.float32).contiguous().numpy().data)
         if label is not None:
             seen.update(label.to(torch.int64).contiguous().numpy().data)

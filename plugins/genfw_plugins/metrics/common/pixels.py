@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import attrs
 import numpy as np
 import torch
 from torch import Tensor
 
 from genfw import ContractError, DataError, Evaluation, Size, Split
+from genfw.evaluation.extent import Extent
+from genfw.evaluation.pictures import is_image
 from genfw.evaluation.results import Pairs
 from genfw.models.sampling import stateful_parts
 from genfw.plugins.signature import summarise
 from genfw.runs.environment import code_digest
-from genfw.runs.files import replacing
+from genfw.runs.files import read_mapping, replacing, write_atomically
 from genfw.runs.state_tree import split_tree
 from genfw_plugins.metrics.common.content import digest_of_settings, digest_of_tensors
 
@@ -31,10 +35,10 @@ def to_pixels(x: Tensor) -> Tensor:
     """Images in [-1, 1] as uint8: -1 is 0, 1 is 255, one rule for every image and no stretching.
 
     Raises:
-        ContractError: A value is no number.
+        ContractError: A value is no number, or infinite.
     """
-    if x.isnan().any():
-        raise ContractError("an image has values that are no numbers")
+    if not x.isfinite().all():
+        raise ContractError("an image has values that are no numbers, or infinite")
     return ((x.clamp(-1.0, 1.0) + 1.0) * 127.5).round().to(torch.uint8)
 
 
@@ -42,6 +46,10 @@ class Pixels(Protocol):
     """Images by number, uint8, with shape (C, H, W), and the hash of all of them."""
 
     shape: Size
+
+    @property
+    def extent(self) -> Extent:
+        """The values that the images had before they became pixels."""
 
     @property
     def digest(self) -> str:
@@ -68,22 +76,35 @@ class SplitPixels:
 
     def __init__(self, split: Split, index: Tensor, shape: Size) -> None:
         self.split, self.index, self.shape = split, index, tuple(shape)
-        self._digest: str | None = None
+        self._seen: tuple[str, Extent] | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
     def read(self, index: Sequence[int]) -> Tensor:
-        return to_pixels(self.split.get(self.index[torch.as_tensor(index)])[0])
+        return to_pixels(self._rows(torch.as_tensor(index)))
 
     @property
     def digest(self) -> str:
-        if self._digest is None:
-            seen = _hasher(len(self), self.shape)
+        return self._look()[0]
+
+    @property
+    def extent(self) -> Extent:
+        return self._look()[1]
+
+    def _rows(self, index: Tensor) -> Tensor:
+        return self.split.get(self.index[index])[0]
+
+    def _look(self) -> tuple[str, Extent]:
+        """Hash and extent, which one pass over the rows gives."""
+        if self._seen is None:
+            seen, extent = _hasher(len(self), self.shape), Extent()
             for part in torch.arange(len(self)).split(_CHUNK):
-                seen.update(self.read(part.tolist()).contiguous().numpy().data)
-            self._digest = seen.hexdigest()
-        return self._digest
+                x = self._rows(part)
+                extent.add(x)
+                seen.update(to_pixels(x).contiguous().numpy().data)
+            self._seen = seen.hexdigest(), extent
+        return self._seen
 
 
 class TensorPixels:
@@ -95,6 +116,7 @@ class TensorPixels:
 
     def __init__(self, x: Tensor) -> None:
         self.pixels, self.shape = to_pixels(x.cpu()).contiguous(), _image(tuple(x.shape[1:]))
+        self.extent = Extent.of(x)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -112,12 +134,14 @@ class TensorPixels:
 class FilePixels:
     """Images in an ``npy`` file; an image is read when asked for, so that memory does not grow with their count.
 
+    Pixels no longer tell what was cut: a ``json`` file beside it holds the extent of the values.
+
     Arguments:
         path: The file.
         digest: Hash of shape and pixels; computed where absent.
 
     Raises:
-        DataError: It is no such file.
+        DataError: It is no such file, or its extent is absent.
     """
 
     def __init__(self, path: Path, digest: str | None = None) -> None:
@@ -132,6 +156,7 @@ class FilePixels:
             raise DataError(f"{path} can't be read: {error}") from error
         if not whole or fortran or dtype != np.uint8 or len(shape) != 4:
             raise DataError(f"{path} holds no images: shape {shape}, type {dtype}")
+        self.extent = _read_extent(path.with_suffix(".json"), math.prod(shape))
         self._count, self.shape = int(shape[0]), tuple(int(size) for size in shape[1:])
         self._file = open(path, "rb")  # noqa: SIM115 - open for as long as the object lives
         self._digest = digest
@@ -172,10 +197,11 @@ class FilePixels:
             count: How many there are in all.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        seen, written = None, 0
+        seen, written, extent = None, 0, Extent()
         with replacing(path, durable=False) as part, open(part, "wb") as file:
             for batch in batches:
                 pixels = to_pixels(batch).contiguous()
+                extent.add(batch)
                 if seen is None:
                     seen = _hasher(count, tuple(pixels.shape[1:]))
                     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *pixels.shape[1:])}
@@ -185,18 +211,65 @@ class FilePixels:
                 written += len(pixels)
             if seen is None or written != count:
                 raise ContractError(f"{count} images were announced and {written} came")
+        write_atomically(path.with_suffix(".json"), json.dumps(attrs.asdict(extent)) + "\n", durable=False)
         return cls(path, seen.hexdigest())
 
 
 def data_pixels(evaluation: Evaluation, split: str, count: int | None) -> SplitPixels:
     """Rows of the recipe's data as pixels; the rows that :meth:`~genfw.evaluation.evaluation.Evaluation.rows` takes.
 
+    All of them are looked at here, before anything is drawn that is to be compared with them.
+
     Raises:
-        ContractError: There is no data set, or its items are no images of one or three channels.
+        ContractError: There is no data set, or its items are no images of one or three channels in [-1, 1].
     """
     rows, index = evaluation.row_numbers(split, count)
     assert evaluation.data is not None  # row_numbers has refused it
-    return SplitPixels(rows, index, _image(evaluation.data.data_shape))
+    pixels = SplitPixels(rows, index, _image(evaluation.data.data_shape))
+    pixels.extent.of_data(_data(split))
+    return pixels
+
+
+def check_data(evaluation: Evaluation, split: str, index: Tensor | None = None) -> str:
+    """Look at rows of the recipe's data, for a metric that takes them for images but makes no pixels of them.
+
+    Arguments:
+        evaluation: The evaluation; without data, or with data that are no images, there is nothing to look at.
+        split: The split.
+        index: Numbers of its rows; all where absent.
+
+    Returns:
+        A note, or nothing; see :meth:`~genfw.evaluation.extent.Extent.of_data`.
+
+    Raises:
+        ContractError: Values lie beyond [-1, 1].
+    """
+    if evaluation.data is None or not is_image(tuple(evaluation.data.data_shape)):
+        return ""
+    rows, extent = evaluation.data.split(split), Extent()
+    for part in (torch.arange(len(rows)) if index is None else index).split(_CHUNK):
+        extent.add(rows.get(part)[0])
+    return extent.of_data(_data(split))
+
+
+def join_notes(*notes: str) -> str:
+    """Sentences as one note, each of them once."""
+    return " ".join(dict.fromkeys(note for note in notes if note))
+
+
+def _data(split: str) -> str:
+    return f"the data (split '{split}')"
+
+
+def _read_extent(path: Path, count: int) -> Extent:
+    facts = dict(read_mapping(path))
+    fields = attrs.fields_dict(Extent)
+    if set(facts) != set(fields) or not all(isinstance(value, int | float) for value in facts.values()):
+        raise DataError(f"{path} does not hold the extent of images")
+    extent = Extent(**facts)
+    if extent.count != count:
+        raise DataError(f"{path} is about {extent.count} values, and the images beside it have {count}")
+    return extent
 
 
 def drawn_pixels(evaluation: Evaluation, count: int) -> FilePixels:
@@ -219,7 +292,7 @@ def drawn_pixels(evaluation: Evaluation, count: int) -> FilePixels:
                 return found
         except DataError:
             pass  # damaged: drawn anew
-    for old in folder.glob(f"samples-{count}-*.npy"):
+    for old in (*folder.glob(f"samples-{count}-*.npy"), *folder.glob(f"samples-{count}-*.json")):
         old.unlink(missing_ok=True)
     return FilePixels.write(path, (batch.x for batch in evaluation.sample_batches(count)), count)
 

@@ -35,6 +35,7 @@ class Extractor:
         digest: SHA-256 of its weights.
         rgb: Whether it takes images of three channels alone; grey ones are repeated.
         facts: What the protocol says of it.
+        note: What is to be said of the data it was trained on.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Extractor:
     digest: str
     rgb: bool
     facts: dict[str, Any]
+    note: str = ""
 
     def layer(self, metric: str, wanted: str | None) -> str:
         """The layer that a metric reads: the one named, else the extractor's own choice.
@@ -120,30 +122,30 @@ def make_extractor(evaluation: Evaluation, features: Features, shape: Size) -> E
     """
     cuda, name = evaluation.device.type == "cuda", features.extractor
     if name in ("classifier", "random"):
-        module, facts = _own(evaluation, features, shape)
+        module, facts, note = _own(evaluation, features, shape)
         layers = tuple(module.features_list)
     else:
-        module, layers, facts = _registered(features, cuda)
+        (module, layers, facts), note = _registered(features, cuda), ""
     module = module.to(evaluation.device if cuda else "cpu").requires_grad_(False).eval()
     digest = digest_of_tensors(module.state_dict())
     facts = {"extractor": name, "extractor_weights": digest, **facts}
-    return Extractor(name, module, layers, digest, name not in ("classifier", "random"), facts)
+    return Extractor(name, module, layers, digest, name not in ("classifier", "random"), facts, note)
 
 
-def _own(evaluation: Evaluation, features: Features, shape: Size) -> tuple[Any, dict[str, Any]]:
+def _own(evaluation: Evaluation, features: Features, shape: Size) -> tuple[Any, dict[str, Any], str]:
     from genfw_plugins.metrics.fidelity.own_extractors import ClassifierExtractor, RandomExtractor
 
     layers = _layers(RandomExtractor, features.extractor, features.layer)
     facts = {"resize": "none"}
     if features.extractor == "random":
-        return RandomExtractor(shape, layers), facts
+        return RandomExtractor(shape, layers), facts, ""
     data = features.dataset or evaluation.data
     if data is None:
         raise ContractError("extractor 'classifier' is trained on labelled data; name a 'dataset'")
     # The recipe's seed has no part in it: runs of several seeds are measured by one classifier.
     trained = Classifier().train(evaluation, data)
     more = {"classifier_accuracy": round(trained.accuracy, 6), "classifier_classes": trained.classes}
-    return ClassifierExtractor(trained, shape, layers), facts | more
+    return ClassifierExtractor(trained, shape, layers), facts | more, trained.note
 
 
 def _registered(features: Features, cuda: bool) -> tuple[Any, tuple[str, ...], dict[str, Any]]:

@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from genfw import ContractError, Evaluation, Metric, Result
+from genfw.errors import DataError
 from genfw.nn.torchvision import import_torchvision
 from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.pixels import (
@@ -17,8 +18,10 @@ from genfw_plugins.metrics.common.pixels import (
     FilePixels,
     SplitPixels,
     TensorPixels,
+    check_data,
     data_pixels,
     drawn_pixels,
+    join_notes,
     made_of,
     protocol_of,
 )
@@ -27,6 +30,8 @@ from genfw_plugins.metrics.fidelity.features import extract, remembered, statist
 
 #: torch-fidelity's own seed for shuffling and subsets.
 _SEED = 2020
+#: Rows that are looked at where a metric compares with none.
+_LOOKED_AT = 10_000
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -61,16 +66,36 @@ class _Fidelity(Metric):
         extractor: Extractor = remembered(
             evaluation, self.features.key, lambda: make_extractor(evaluation, self.features, shape)
         )
-        return self.measure(evaluation, extractor, extractor.layer(self.short, self.features.layer))
+        layer = extractor.layer(self.short, self.features.layer)
+        note = join_notes(self.note(evaluation), extractor.note)
+        results = self.measure(evaluation, extractor, layer)
+        cut = self.drawn(evaluation).extent.of_samples(self._drawn_name())
+        return [attrs.evolve(result, note=join_notes(note, cut, result.note)) for result in results]
+
+    def note(self, evaluation: Evaluation) -> str:
+        """What is to be said of the data. They are looked at before anything is drawn."""
+        # This metric compares with no data, but what a model has learnt of them has their scale.
+        if evaluation.data is None:
+            return ""
+        try:
+            return check_data(evaluation, "train", evaluation.row_numbers("train", _LOOKED_AT)[1])
+        except DataError:  # a model may be measured where its data are not
+            return ""
+
+    def _drawn_name(self) -> str:
+        return "the samples" if self.of == "samples" else f"the {self.of}s"
 
     def drawn(self, evaluation: Evaluation) -> FilePixels | TensorPixels:
         """The model's samples, or what :attr:`of` says."""
         if self.of != "samples":
             # Not remembered: another metric of this name may stand further down, with other images.
-            return TensorPixels(made_of(evaluation, self.of).made)
+            made = TensorPixels(made_of(evaluation, self.of).made)
+            made.extent.of_samples(self._drawn_name())
+            return made
         found: FilePixels = remembered(
             evaluation, ("drawn", self.samples), lambda: drawn_pixels(evaluation, self.samples)
         )
+        found.extent.of_samples(self._drawn_name())  # each time: what has raised is asked again by the next metric
         return found
 
     def protocol(self, evaluation: Evaluation, extractor: Extractor, layer: str, **more: Any) -> dict[str, Any]:
@@ -112,6 +137,9 @@ class _Compared(_Fidelity):
         if shapes[0] != shapes[1]:
             raise ContractError(f"samples have shape {shapes[0]} and data {shapes[1]}; they can't be compared")
         return found
+
+    def note(self, evaluation: Evaluation) -> str:
+        return self.data(evaluation).extent.of_data()
 
     def protocol(self, evaluation: Evaluation, extractor: Extractor, layer: str, **more: Any) -> dict[str, Any]:
         """All that would change a number of this kind."""

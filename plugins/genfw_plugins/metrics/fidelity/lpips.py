@@ -16,7 +16,7 @@ from genfw import DataError, Evaluation, Metric, Result
 from genfw.nn.torchvision import import_torchvision
 from genfw.plugins.validators import at_least
 from genfw.weights.torch_files import open_published
-from genfw_plugins.metrics.common.pixels import ROUNDING, TensorPixels, made_of, protocol_of
+from genfw_plugins.metrics.common.pixels import ROUNDING, TensorPixels, join_notes, made_of, protocol_of
 from genfw_plugins.metrics.common.weights import fetched, proved
 
 #: torchvision's VGG16, and how the SHA-256 of the file begins.
@@ -58,6 +58,8 @@ class LPIPS(Metric):
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         pairs = made_of(evaluation, self.of)
         first, second = TensorPixels(pairs.x), TensorPixels(pairs.made)
+        made = f"the {self.of}s"
+        notes = first.extent.of_data(), second.extent.of_samples(made)
         files = self._files(download=not evaluation.smoke)
         # The channels' file has no hash in its name; it is read as data, so that nothing hangs on whose it is.
         weights, vgg = proved(files["weights"], self.sha256 or ""), proved(files["vgg"], self.vgg_sha256 or _VGG_HASH)
@@ -78,8 +80,9 @@ class LPIPS(Metric):
             rounding=ROUNDING,
             torch_fidelity=str(import_torchvision("torch_fidelity").__version__),
         )
+        note = join_notes(*notes, "Mean over images.")
         error = float(each.std()) / len(each) ** 0.5 if len(each) > 1 else None
-        return [Result(f"lpips-{self.of}", float(each.mean()), "", protocol, error, "lower", "Mean over images.")]
+        return [Result(f"lpips-{self.of}", float(each.mean()), "", protocol, error, "lower", note)]
 
     def _files(self, *, download: bool) -> dict[str, Path]:
         url = import_torchvision("torch_fidelity.sample_similarity_lpips").URL_VGG16_LPIPS

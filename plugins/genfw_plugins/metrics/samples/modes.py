@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from genfw import ContractError, DataError, Dataset, Evaluation, Figure, Metric, Result, Split
+from genfw.evaluation.extent import Extent
 from genfw.evaluation.pictures import SERIES, Canvas
 from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.classifier import Classifier, TrainedClassifier
 from genfw_plugins.metrics.common.content import read_split
+from genfw_plugins.metrics.common.pixels import join_notes
 from genfw_plugins.metrics.common.sets import available
 
 #: Images that the classifier reads at once.
@@ -80,11 +82,13 @@ class Modes(Metric):
         labels = _labels(data.split("train"))
         law = torch.bincount(labels).double()
         facts: dict[str, Any] = {"by": self.by}
+        said = ""
         accuracy: list[Result] = []
         if self.by == "nearest":
             modes = _nearest(x, data.split("train"), len(law))
         else:
             classifier = self.classifier.train(evaluation, data)
+            said = join_notes(classifier.note, Extent.of(x).of_samples())
             if law.numel() < classifier.classes:  # a class that the test split alone has
                 law = torch.cat([law, law.new_zeros(classifier.classes - law.numel())])
             facts |= {"classifier": classifier.digest[:16], "classifier_steps": self.classifier.steps}
@@ -111,7 +115,7 @@ class Modes(Metric):
         say = f"Nats, of frequencies against the data's. Draws of the data's own law would have about {floor:.3g}."
         if (stray := int(counts[law == 0].sum())) > 0:
             say += f" {stray} samples are in modes that the data do not have."
-        return [
+        results = [
             Result(
                 "modes",
                 covered,
@@ -124,6 +128,7 @@ class Modes(Metric):
             Result("modes-kl", divergence(counts, law), "nats", protocol, better="lower", note=say),
             *accuracy,
         ]
+        return [attrs.evolve(result, note=join_notes(said, result.note)) for result in results]
 
     def _data(self, evaluation: Evaluation) -> Dataset:
         shape = tuple(evaluation.model.data_shape)

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from genfw import ContractError, Dataset, Evaluation, Figure, Metric, Result, Split
+from genfw.evaluation.extent import Extent
 from genfw.evaluation.pictures import is_image
 from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.classifier import Classifier
+from genfw_plugins.metrics.common.pixels import check_data, join_notes
 from genfw_plugins.metrics.common.sets import draw_index
 
 #: Items described at once.
@@ -95,7 +97,11 @@ class NearestNeighbours(Metric):
             raise ContractError("neighbours are looked for in the training data, and the recipe has no 'data:' section")
         split = data.split("train")
         index = draw_index(len(split), self.rows, "nearest-neighbours")
+        # Before anything is drawn.
+        said = check_data(evaluation, "train", index)
         x = evaluation.samples(self.samples).x
+        if is_image(tuple(x.shape[1:])):
+            said = join_notes(said, Extent.of(x).of_samples())
         test = evaluation.rows("test", self.samples).x
         count = min(self.neighbours, len(index))
         results: list[Result] = []
@@ -120,7 +126,7 @@ class NearestNeighbours(Metric):
                     note="Samples over test items; towards 0 where samples are copies of training items.",
                 ),
             ]
-        return results
+        return [attrs.evolve(result, note=join_notes(said, result.note)) for result in results]
 
     def _shown(self, x: Tensor) -> bool:
         return self.show > 0 and is_image(tuple(x.shape[1:]))

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from genfw import Chain, ContractError, Evaluation, Figure, Metric, Result
+from genfw.evaluation.extent import Extent
 from genfw.evaluation.pictures import SERIES, Canvas, draw_samples_2d, is_image
 from genfw.evaluation.results import Pairs
 from genfw.models.sampling import reconstruct
 from genfw.plugins.validators import at_least
+from genfw_plugins.metrics.common.pixels import join_notes
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -53,6 +55,9 @@ class Reconstruction(Metric):
                 "reconstruction needs an encoder, or a posterior chain (chain: {sampler: ..., start: ...})"
             )
         rows = evaluation.rows(self.split, self.count)
+        extent = Extent.of(rows.x) if is_image(tuple(rows.x.shape[1:])) else None
+        # Errors are right in any units. It is metrics that make pixels of what this one leaves that must refuse.
+        said = "" if extent is None else extent.say_beyond("the data") or extent.of_data()
         batches = zip(rows.x.split(self.batch), rows.index.split(self.batch), strict=True)
         tasks = [(number, x, index) for number, (x, index) in enumerate(batches)]
         mean = torch.cat(evaluation.spread(self._reconstruct, tasks))
@@ -65,14 +70,14 @@ class Reconstruction(Metric):
             temperature=self.temperature if self.chain is None else None,
             **({} if self.chain is None else self.chain.protocol()),
             decoder="mean",
-            range="[-1, 1]" if is_image(tuple(rows.x.shape[1:])) else "the data's own",
+            range="[-1, 1]" if extent is not None and not extent.cut else "the data's own",
         )
         evaluation.pairs["reconstruction"] = Pairs(rows.x, mean, protocol)
         error = float(per_item.std()) / math.sqrt(len(rows)) if len(rows) > 1 else None
         figures = [self._figure(evaluation, rows.x, mean)] if self.show else []
         per_number = None if error is None else error / size
-        note = "Mean over the numbers of an item."
-        whole = f"Sum over the {size} numbers of an item."
+        note = join_notes(said, "Mean over the numbers of an item.")
+        whole = join_notes(said, f"Sum over the {size} numbers of an item.")
         value = float(per_item.mean())
         return [
             Result("mse", value / size, "", protocol, per_number, "lower", note, figures),

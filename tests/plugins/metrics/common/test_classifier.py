@@ -130,6 +130,16 @@ def test_a_damaged_file_is_trained_anew(tmp_path, damage):
     assert json.loads(facts.read_text())["digest"] == first.digest
 
 
+def test_images_on_another_scale_are_refused_and_half_of_the_range_is_noted(tmp_path):
+    x, label = torch.rand(40, 1, 8, 8), torch.arange(40) % 4
+    for cache in (None, tmp_path, tmp_path):
+        settings = {"steps": 3, "width": 4, "size": 8, "cache": cache}
+        assert trained_classifier(Arrays(x, label), **settings).note.startswith("All data lie in [0, 1]: half of")
+        assert trained_classifier(Arrays(2 * x - 1, label), **settings).note == ""
+        with pytest.raises(ContractError, match=r"trained on have values from .* to 25.*, and genfw's images lie in"):
+            trained_classifier(Arrays(255 * x, label), **settings)
+
+
 def test_bad_data_and_settings_are_refused():
     with pytest.raises(DataError, match="this data set has none; name one that has labels"):
         trained_classifier(Arrays(torch.rand(8, 1, 8, 8), None))

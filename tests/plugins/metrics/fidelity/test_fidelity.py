@@ -232,7 +232,7 @@ def test_frechet_distances_of_known_gaussians(tmp_path, model, monkeypatch, firs
 def test_identical_sets_have_distance_nothing_and_full_precision(tmp_path, model):
     here = evaluation(tmp_path, model)
     drawn = here.samples(40).x
-    same = evaluation(tmp_path, model, Rows(drawn))
+    same = evaluation(tmp_path, model, Rows(drawn.clamp(-1, 1)))
     assert FID(samples=40, features=RANDOM).compute(same)[0].value == pytest.approx(0, abs=1e-6)
     precision, recall, _ = PrecisionRecall(samples=40, rows=None, features=RANDOM).compute(same)
     assert (precision.value, recall.value) == (1.0, 1.0)
@@ -265,8 +265,8 @@ def test_metrics_that_share_features_draw_and_extract_once(tmp_path, model, monk
     assert sorted(calls) == [50, 50, 120]
 
 
-@pytest.mark.parametrize("change", ["weights", "seed", "mean", "sampler", "damage"])
-def test_samples_are_drawn_again_when_anything_about_them_changes(tmp_path, model, change):
+@pytest.mark.parametrize("change", ["weights", "seed", "mean", "sampler", "damage", "no extent", "wrong extent"])
+def test_samples_are_drawn_again_when_anything_about_them_changes(tmp_path, model, change, monkeypatch):
     first = evaluation(tmp_path, model)
     path = pixels_module.drawn_pixels(first, 30).path
     again = evaluation(tmp_path, model, mean=change == "mean")
@@ -278,11 +278,78 @@ def test_samples_are_drawn_again_when_anything_about_them_changes(tmp_path, mode
         again.settings.sampler.step_size = 0.04
     elif change == "damage":
         path.write_bytes(path.read_bytes()[:-1])
+    elif change == "no extent":
+        path.with_suffix(".json").unlink()
+    elif change == "wrong extent":
+        path.with_suffix(".json").write_text('{"count": 3}')
+    if damaged := change in ("damage", "no extent", "wrong extent"):
+        drawn, plain = [], Evaluation.sample_batches
+        monkeypatch.setattr(Evaluation, "sample_batches", lambda *given: drawn.append(given) or plain(*given))
     found = pixels_module.drawn_pixels(again, 30)
-    assert (found.path == path) == (change == "damage")
+    assert (found.path == path) == damaged
+    assert not damaged or drawn
     assert torch.equal(found.read(range(30)), to_pixels(again.samples(30).x))
     # The old file has gone: a run keeps one set of each count.
-    assert [file.name for file in (tmp_path / "cache").glob("samples-30-*")] == [found.path.name]
+    names = {file.name for file in (tmp_path / "cache").glob("samples-30-*")}
+    assert names == {found.path.name, found.path.with_suffix(".json").name}
+
+
+class Scaled(Picture):
+    """Images in another range than genfw's."""
+
+    def __init__(self, scale, shift=0.0, sigma=0.05):
+        super().__init__()
+        self.scale, self.shift, self.sigma = scale, shift, sigma
+
+    def forward(self, latent):
+        x = self.map(latent.flat()).tanh().unflatten(1, SHAPE)
+        return Gaussian(self.scale * x + self.shift, self.sigma)
+
+
+EVERY = {
+    "fid": functools.partial(FID, samples=40, features=RANDOM),
+    "kid": functools.partial(KID, samples=40, subset_size=20, features=RANDOM),
+    "inception-score": functools.partial(InceptionScore, samples=40, splits=2, features=RANDOM),
+    "precision-recall": functools.partial(PrecisionRecall, samples=40, features=RANDOM),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_data_on_another_scale_are_refused_before_anything_is_drawn(tmp_path, model, name, monkeypatch):
+    monkeypatch.setattr(Evaluation, "sample_batches", lambda *arguments: pytest.fail("drawn"))
+    data = Rows(255 * torch.rand(50, *SHAPE, generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(ContractError, match=r"the data \(split 'train'\) have values from 0\..* to 25.*x / 127\.5 - 1"):
+        EVERY[name]().compute(evaluation(tmp_path, model, data))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_data_in_half_of_the_range_and_cut_samples_are_noted(tmp_path, model, name):
+    half = "All data lie in [0, 1]: half of the levels are unused; genfw's images lie in [-1, 1]."
+    cut = "% of the values of the samples lie beyond [-1, 1] and were cut; they reach from -1."
+    model.decoder = Scaled(1.0)
+    data = torch.rand(50, *SHAPE, generator=torch.Generator().manual_seed(0))
+    for x, noted in ((data, True), (2 * data - 1, False)):
+        for _ in range(2):  # drawn, and found in the cache
+            results = EVERY[name]().compute(evaluation(tmp_path, model, Rows(x)))
+            assert all((half in result.note) == noted for result in results)
+            assert all(cut in result.note for result in results)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_samples_on_another_scale_are_refused_and_drawn_once(tmp_path, name, monkeypatch):
+    torch.manual_seed(0)
+    model = Model(Normal(), Scaled(127.5, 127.5))
+    for _ in range(2):
+        with pytest.raises(ContractError, match=r"the samples have values from .*they are on another scale"):
+            EVERY[name]().compute(evaluation(tmp_path, model))
+        monkeypatch.setattr(Evaluation, "sample_batches", lambda *arguments: pytest.fail("drawn again"))
+
+
+def test_noise_of_the_largest_scale_is_measured(tmp_path):
+    torch.manual_seed(0)
+    here = evaluation(tmp_path, Model(Normal(), Scaled(1.0, sigma=1.0)))
+    (result,) = EVERY["fid"]().compute(here)
+    assert "were cut" in result.note
 
 
 def test_a_file_of_pixels_reads_by_number_and_is_whole_or_absent(tmp_path):
@@ -294,7 +361,7 @@ def test_a_file_of_pixels_reads_by_number_and_is_whole_or_absent(tmp_path):
     assert np.load(tmp_path / "x.npy").shape == (10, 1, 4, 5)
     with pytest.raises(ContractError, match="10 images were announced and 6 came"):
         FilePixels.write(tmp_path / "y.npy", x[:6].split(3), 10)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.npy"]
 
 
 def test_memory_does_not_grow_with_the_count_of_images(tmp_path, model, monkeypatch):

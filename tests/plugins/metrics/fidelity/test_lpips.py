@@ -65,6 +65,23 @@ def options(files, **more):
     return {"weights": files / "lpips.pth", "vgg": files / "vgg.pth", "vgg_sha256": digest[:8], "batch": 2, **more}
 
 
+def test_it_looks_at_the_range_of_both_sides(evaluation, files):
+    plain = pairs()
+
+    def note(x, made):
+        evaluation.pairs["inversion"] = Pairs(x, made, plain.protocol)
+        return LPIPS(of="inversion", **options(files)).compute(evaluation)[0].note
+
+    assert note(plain.x, plain.made) == "Mean over images."
+    said = note((plain.x + 1) / 2, 1.5 * plain.made)
+    assert said.startswith("All data lie in [0, 1]")
+    assert "of the values of the inversions lie beyond [-1, 1] and were cut; they reach from -1." in said
+    with pytest.raises(ContractError, match=r"the data have values from .*, and genfw's images lie in \[-1, 1\]"):
+        note(127.5 * (plain.x + 1), plain.made)
+    with pytest.raises(ContractError, match=r"the inversions have values from .* on another scale"):
+        note(plain.x, 127.5 * (plain.made + 1))
+
+
 def test_it_is_the_formula_and_zero_between_equal_images(evaluation, files):
     made = pairs()
     evaluation.pairs["inversion"] = made

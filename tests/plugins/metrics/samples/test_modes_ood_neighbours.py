@@ -97,7 +97,7 @@ def patterns(labels, generator):
     x = -torch.ones(len(labels), 1, 8, 8)
     for number, label in enumerate(labels.tolist()):
         x[number, 0, 2 * label : 2 * label + 2] = 1.0
-    return x + 0.1 * torch.randn(x.shape, generator=generator)
+    return (x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(-1.0, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -327,6 +327,21 @@ def test_copies_are_told_from_new_samples(tmp_path):
     new = take(NearestNeighbours(samples=40), Drawn(tmp_path, fresh, data))
     assert new["nn-ratio-pixels"].value == pytest.approx(1.0, abs=0.05)
     assert (tmp_path / "figures/neighbours-pixels.png").stat().st_size > 1000
+
+
+def test_neighbours_look_at_the_range_of_data_and_samples(tmp_path):
+    x = torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    metric = NearestNeighbours(samples=20, show=2)
+    drawn = 2 * x[:20] - 1
+    drawn[0, 0, 0, 0] = 1.5
+    results = take(metric, Drawn(tmp_path, drawn, Rows(x))).values()
+    assert all("All data lie in [0, 1]" in result.note and "reach from -" in result.note for result in results)
+    captions = [figure.caption for result in results for figure in result.figures]
+    assert [caption.count("of these images lie beyond [-1, 1] and were cut") for caption in captions] == [1]
+    with pytest.raises(ContractError, match=r"the data \(split 'train'\) have values from"):
+        metric.compute(Drawn(tmp_path, drawn, Rows(255 * x)))
+    with pytest.raises(ContractError, match=r"the samples have values from .* on another scale"):
+        metric.compute(Drawn(tmp_path, 255 * drawn, Rows(x)))
 
 
 def test_neighbours_between_features(tmp_path, bars, monkeypatch):

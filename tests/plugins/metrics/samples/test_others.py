@@ -103,7 +103,7 @@ def test_reconstruction_by_the_encoder(tmp_path):
     expected = Off.offset**2 + Off.spread**2
     assert abs(results["mse"].value - expected) < 4 * results["mse"].error
     assert results["mse-item"].value == pytest.approx(16 * results["mse"].value)
-    assert results["mse"].protocol["range"] == "[-1, 1]"
+    assert results["mse"].protocol["range"] == "the data's own"
     centre = take(Reconstruction(temperature=0.0), tmp_path, model)
     assert centre["mse"].value == pytest.approx(Off.offset**2, rel=1e-5)
 
