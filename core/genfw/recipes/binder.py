@@ -17,15 +17,8 @@ import attrs
 from genfw.errors import ContractError, NoSuchComponentError, PluginError, article, closest, did_you_mean, quoted
 from genfw.plugins.component import KINDS, Component, Settings
 from genfw.plugins.registry import Registry
-from genfw.plugins.signature import (
-    INJECTED,
-    Parameter,
-    alternatives,
-    interface_kind,
-    is_settings,
-    parameters,
-    type_name,
-)
+from genfw.plugins import signature
+from genfw.plugins.signature import INJECTED, Parameter, alternatives, interface_kind, is_settings, parameters
 from genfw.recipes.bound_values import Block, BoundValue, Items, PlainValue, RoleReference, Table
 from genfw.recipes.faults import FaultList, Mark
 from genfw.recipes.recipe import folder
@@ -234,7 +227,7 @@ class Binder:
         if not parameter.required:
             return PlainValue(parameter.default, f"default of {cls.__name__}")
         if not slip:
-            say = f"{cls.__name__} needs '{parameter.name}' ({type_name(parameter.annotation)})"
+            say = f"{cls.__name__} needs '{parameter.name}' ({signature.type_name(parameter.annotation)})"
             self.faults.add("GF204", say, mark, hint)
         return None
 
@@ -314,7 +307,9 @@ class Binder:
         make = tuple if typing.get_origin(option) is tuple else list
         fixed = make is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis)
         if fixed and len(arguments) != len(node.value):
-            self.faults.add("GF205", f"{what} must be {type_name(option)}, got {len(node.value)} items", node.mark)
+            self.faults.add(
+                "GF205", f"{what} must be {signature.type_name(option)}, got {len(node.value)} items", node.mark
+            )
             return None
         types = arguments if fixed else [arguments[0]] * len(node.value)
         bound = [
@@ -330,7 +325,9 @@ class Binder:
         words = [choice for choice in choices if isinstance(choice, str)]
         likely = closest(node.value, words) if isinstance(node.value, str) else None
         say = f" - did you mean '{likely}'?" if likely else ""
-        self.faults.add("GF206", f"{what} must be {type_name(annotation)}, got {node.shown()}{say}", node.mark)
+        self.faults.add(
+            "GF206", f"{what} must be {signature.type_name(annotation)}, got {node.shown()}{say}", node.mark
+        )
         return None
 
     def _path(self, node: Node) -> Path:
@@ -374,7 +371,9 @@ class Binder:
             hint = "quote it to make it a string"
         elif any(typing.get_origin(option) in (list, Sequence, tuple) for option in options) and not node.is_list:
             hint = "write a list: [ ... ]"
-        self.faults.add("GF205", f"{what} must be {type_name(annotation)}, got {node.shown()}", node.mark, hint)
+        self.faults.add(
+            "GF205", f"{what} must be {signature.type_name(annotation)}, got {node.shown()}", node.mark, hint
+        )
 
 
 def _fits(node: Node, option: Any) -> bool:
