@@ -15,9 +15,9 @@ from typing import Any, Literal
 import attrs
 
 from genfw.errors import ContractError, NoSuchComponentError, PluginError, article, closest, did_you_mean, quoted
+from genfw.plugins import signature
 from genfw.plugins.component import KINDS, Component, Settings
 from genfw.plugins.registry import Registry
-from genfw.plugins import signature
 from genfw.plugins.signature import INJECTED, Parameter, alternatives, interface_kind, is_settings, parameters
 from genfw.recipes.bound_values import Block, BoundValue, Items, PlainValue, RoleReference, Table
 from genfw.recipes.faults import FaultList, Mark
