@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,9 @@ from torch import nn
 from genfw.engine import run as engine
 from genfw.interfaces import Dataset, Split
 from genfw.models.sampling import SampleSettings
-from genfw.runs.checkpoints import Checkpoints
+from genfw.runs.checkpoints import Checkpoints, _digest
 from genfw.runs.directory import RunDirectory
+from genfw.runs.files import hash_file
 from genfw.training.health import HealthSettings
 from genfw.training.optimizer import OptimizerFactory
 from genfw.training.settings import EngineSettings
@@ -162,3 +164,12 @@ def assert_same(left, right):
             assert torch.equal(value, other), path
         else:
             assert value == other, path
+
+
+def edit_recipe(run, old, new):
+    """Edit the recipe of a run, and let its checkpoints take the new text for theirs, which they otherwise refuse."""
+    recipe = run / "resolved.yaml"
+    recipe.write_text(recipe.read_text().replace(old, new))
+    for path in run.glob("checkpoints/*/checkpoint.json"):
+        meta = json.loads(path.read_text()) | {"recipe": hash_file(recipe)}
+        path.write_text(json.dumps(meta | {"digest": _digest(meta)}))

@@ -25,19 +25,23 @@ class Observers:
         self.trackers = list(trackers)
 
     def start(self, run: RunInfo) -> None:
+        """Start every tracker."""
         self._tell(lambda tracker: tracker.start(run))
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """See :meth:`~genfw.training.tracker.Tracker.log`; each tracker gets its own copy of the row."""
+        """Give every tracker its own copy of a row."""
         self._tell(lambda tracker: tracker.log(dict(row)))
 
     def event(self, kind: str, message: str) -> None:
+        """Give every tracker an event."""
         self._tell(lambda tracker: tracker.event(kind, message))
 
     def rewind(self, stage: int, step: int) -> None:
+        """Tell every tracker that the run goes on from an earlier step."""
         self._tell(lambda tracker: tracker.rewind(stage, step))
 
     def end(self, status: str) -> None:
+        """End every tracker."""
         self._tell(lambda tracker: tracker.end(status))
 
     def _tell(self, call: Callable[[Tracker], None]) -> None:

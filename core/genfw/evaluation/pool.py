@@ -79,9 +79,11 @@ class WorkerPool:
         self._threads = [ThreadPoolExecutor(1) for _ in range(distributed.get_world_size(channel) - 1)]
 
     def draw(self, count: int, indices: Sequence[int], seed: int) -> Iterator[Samples]:
+        """Yield batches of samples in order, drawn by all processes in turn."""
         return self._distribute([Draw(count, index, seed) for index in indices])
 
     def spread(self, method: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
+        """Call a metric's method once per task over all processes; its results come in the order of the tasks."""
         bound_method = cast(MethodType, method)
         owner = [index for index, metric in enumerate(self._metrics) if metric is bound_method.__self__]
         if not owner:

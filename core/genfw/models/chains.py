@@ -237,6 +237,7 @@ class Chain(Settings):
         return result
 
     def protocol(self, written: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What a number's protocol says of the chain, by :func:`chain_protocol`."""
         return chain_protocol(self.sampler, self.starts, written)
 
     def after_update(self, step: int) -> None:

@@ -15,8 +15,20 @@ from genfw.recipes.faults import Mark
 _UNWRITTEN = object()
 
 
+class _Node:
+    """What every bound value gives."""
+
+    def plain(self) -> Any:
+        """The value for YAML."""
+        raise NotImplementedError
+
+    def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
+        """``(path, value, origin)`` of every leaf."""
+        raise NotImplementedError
+
+
 @attrs.frozen
-class PlainValue:
+class PlainValue(_Node):
     """A scalar, or any plain value of an unstructured parameter.
 
     Arguments:
@@ -28,16 +40,14 @@ class PlainValue:
     origin: str
 
     def plain(self) -> Any:
-        """The value for YAML."""
         return _plain(self.value)
 
     def leaves(self, path: str) -> Iterator[tuple[str, Any, str]]:
-        """``(path, value, origin)`` of every leaf."""
         yield path, self.plain(), self.origin
 
 
 @attrs.frozen
-class Items:
+class Items(_Node):
     """A list or tuple."""
 
     items: tuple[BoundValue, ...]
@@ -56,7 +66,7 @@ class Items:
 
 
 @attrs.frozen
-class Table:
+class Table(_Node):
     """A mapping with free keys."""
 
     entries: Mapping[str, BoundValue]
@@ -73,7 +83,7 @@ class Table:
 
 
 @attrs.frozen
-class RoleReference:
+class RoleReference(_Node):
     """A reference to a role's object, which is built once."""
 
     role: str
@@ -87,7 +97,7 @@ class RoleReference:
 
 
 @attrs.frozen
-class Block:
+class Block(_Node):
     """A component, or a Settings class, with its arguments.
 
     Arguments:

@@ -17,7 +17,7 @@ from genfw.runs.checkpoints import Checkpoints
 from genfw.runs.directory import RunDirectory
 from genfw.training.settings import EngineSettings
 from genfw.training.tracker import Tracker
-from run_toys import assert_same
+from run_toys import assert_same, edit_recipe
 
 PLUGIN = '''
 """A stage without randomness of its own, and the optimiser it needs."""
@@ -113,7 +113,7 @@ def test_a_process_that_fails_ends_the_run_and_it_can_be_resumed(recipe, pair, t
     run = RunDirectory.open(tmp_path / "two")
     assert run.status().state == "failed"
     assert run.checkpoints.find("last").step == 5
-    run.resolved.write_text(run.resolved.read_text().replace("die_at: 8", "die_at: -1"))
+    edit_recipe(run.path, "die_at: 8", "die_at: -1")
     assert engine.resume(run.path).status == "finished"
     for resumed, whole in zip(states(run.path), states(pair), strict=True):
         assert_same(resumed["model"], whole["model"])

@@ -22,11 +22,9 @@ from genfw.engine.finished import local_plugins, open_evaluation, prepare
 from genfw.engine.launching import WorkerProcesses, launched
 from genfw.errors import GenfwError, RunError
 from genfw.evaluation.pool import _pack
-from genfw.runs.checkpoints import _digest
 from genfw.runs.directory import RunDirectory
-from genfw.runs.files import hash_file
 from genfw.training.settings import EngineSettings
-from run_toys import assert_same
+from run_toys import assert_same, edit_recipe
 
 PLUGIN = '''
 """Metrics that share their work out, each in its own way, and a start that counts its draws."""
@@ -260,11 +258,7 @@ def test_a_part_of_a_tensor_travels_without_the_rest():
 def test_a_process_that_is_gone_ends_the_evaluation(finished, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished[0].path, copy)
-    resolved = copy / "resolved.yaml"
-    resolved.write_text(resolved.read_text().replace("trouble: note", "trouble: death"))
-    for path in copy.glob("checkpoints/*/checkpoint.json"):  # which refuse another recipe
-        meta = json.loads(path.read_text()) | {"recipe": hash_file(resolved)}
-        path.write_text(json.dumps(meta | {"digest": _digest(meta)}))
+    edit_recipe(copy, "trouble: note", "trouble: death")
     with pytest.raises(RunError, match="1 of 2 processes failed with exit code -9"):
         trained.evaluate_run(copy, processes=2)
     assert not torch.distributed.is_initialized()

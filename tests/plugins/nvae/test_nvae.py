@@ -69,9 +69,9 @@ class TestEncoder(EncoderSuite):
     def prior(self, encoder):
         return encoder._prior
 
-    def _placed(self, module, where):
+    def _moved(self, module, where):
         module._prior.eval()
-        return super()._placed(module, where)
+        return super()._moved(module, where)
 
 
 class TestEncoderWithFlows(TestEncoder):

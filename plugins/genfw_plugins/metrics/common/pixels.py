@@ -82,14 +82,17 @@ class SplitPixels:
         return len(self.index)
 
     def read(self, index: Sequence[int]) -> Tensor:
+        """Images of these numbers, with shape (B, C, H, W)."""
         return to_pixels(self._rows(torch.as_tensor(index)))
 
     @property
     def digest(self) -> str:
+        """SHA-256 of shape and pixels."""
         return self._look()[0]
 
     @property
     def extent(self) -> Extent:
+        """The values that the images had before they became pixels."""
         return self._look()[1]
 
     def _rows(self, index: Tensor) -> Tensor:
@@ -122,10 +125,12 @@ class TensorPixels:
         return len(self.pixels)
 
     def read(self, index: Sequence[int]) -> Tensor:
+        """Images of these numbers, with shape (B, C, H, W)."""
         return self.pixels[torch.as_tensor(index)]
 
     @property
     def digest(self) -> str:
+        """SHA-256 of shape and pixels."""
         seen = _hasher(len(self), self.shape)
         seen.update(self.pixels.numpy().data)
         return seen.hexdigest()
@@ -169,6 +174,7 @@ class FilePixels:
         return self._count
 
     def read(self, index: Sequence[int]) -> Tensor:
+        """Images of these numbers, with shape (B, C, H, W)."""
         size = math.prod(self.shape)
         found = torch.empty(len(index), size, dtype=torch.uint8)
         view = found.numpy()
@@ -180,6 +186,7 @@ class FilePixels:
 
     @property
     def digest(self) -> str:
+        """SHA-256 of shape and pixels."""
         if self._digest is None:
             seen = _hasher(len(self), self.shape)
             for first in range(0, len(self), _CHUNK):
