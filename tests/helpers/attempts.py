@@ -32,7 +32,7 @@ from genfw.errors import GenfwError, RecipeError
 #: What an attempt may cost before it is a failure, in seconds and MB.
 SECONDS, MEGABYTES = 2.0, 500.0
 #: Where it is stopped: enough above the limits to measure how far it goes.
-_STOP_SECONDS, _STOP_MEGABYTES = 6.0, 2_000.0
+_STOP_SECONDS, _STOP_MEGABYTES = 4.0, 2_000.0
 #: A message of more characters than anyone reads.
 LONGEST = 20_000
 #: Outcomes that are as they should be.
@@ -48,7 +48,7 @@ class Outcome:
     Arguments:
         kind: ``ok``, ``refused``, or one of the failures: ``internal error``, ``without position``, ``slow``,
             ``large``, ``flood`` (a message that nobody reads), ``raw escape``, ``silent``, ``accepted``, ``not read``,
-            ``unnamed``, ``executed``, ``crash``.
+            ``wrong`` (numbers that are not those of the file), ``unnamed``, ``executed``, ``crash``.
         say: What was said, or raised and where.
         seconds: Time of the processor.
         megabytes: Growth of the resident set at its peak.
@@ -220,7 +220,7 @@ def judge_call(called: Called) -> Outcome:
 
 
 def in_children(
-    cases: Iterable[Case], attempt: Callable[[Case], Outcome], *, share: int = 500, hard: float = 30.0
+    cases: Iterable[Case], attempt: Callable[[Case], Outcome], *, share: int = 500, hard: float = 20.0
 ) -> Iterator[tuple[Case, Outcome]]:
     """Make attempts in forked processes: the imports are paid once, and what kills a process costs one attempt.
 
@@ -319,7 +319,8 @@ class Tally:
         self.seconds, self.megabytes = max(self.seconds, outcome.seconds), max(self.megabytes, outcome.megabytes)
         if not outcome.fine:
             # Numbers, quoted values and places differ from case to case; the words and the function are the kind.
-            said = re.sub(r"'[^']*'|\"[^\"]*\"|[-\d.,]+", "#", outcome.say)
+            about = outcome.say if outcome.kind in ("internal error", "without position") else label
+            said = re.sub(r"'[^']*'|\"[^\"]*\"|[-\d.,]+", "#", about)
             key = f"{outcome.kind}: {said[:70]}"
             count, first, shown = self.failures.get(key, (0, label, outcome))
             self.failures[key] = (count + 1, first, shown)
