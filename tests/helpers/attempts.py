@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -220,7 +221,7 @@ def judge_call(called: Called) -> Outcome:
 
 
 def in_children(
-    cases: Iterable[Case], attempt: Callable[[Case], Outcome], *, share: int = 500, hard: float = 20.0
+    cases: Iterable[Case], attempt: Callable[[Case], Outcome], *, share: int = 500, hard: float = 60.0
 ) -> Iterator[tuple[Case, Outcome]]:
     """Make attempts in forked processes: the imports are paid once, and what kills a process costs one attempt.
 
@@ -250,12 +251,16 @@ class _Child:
         sys.stdout.flush()
         self.read, write = os.pipe()
         self.buffer = b""
-        self.pid = os.fork()
+        with warnings.catch_warnings():
+            # Later versions of Python warn where there are threads; whoever calls this has none that hold a lock.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
         if self.pid:
             os.close(write)
             return
         try:
             os.close(self.read)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             for case in cases:
                 os.write(write, json.dumps(attrs.asdict(attempt(case))).encode() + b"\n")
             os._exit(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,10 @@ from attempts import Called, Outcome, call_genfw, fresh_folder, judge_call, judg
 MARKER = "EXECUTED"
 
 Right = Literal["refused", "ok", "either", "noticed"]
+
+
+#: The words for a file that is not as it was written.
+_NOTICED = re.compile(r"damaged|edited|altered|SHA-256|digest|hash", re.IGNORECASE)
 
 
 class WrongError(Exception):
@@ -69,7 +74,7 @@ def _judge(case: Hostile, folder: Path) -> Outcome:
     if not isinstance(answer, Called):
         return Outcome("ok", "" if answer is None else str(answer))
     found = judge_call(answer)
-    if case.right == "noticed" and found.kind == "ok" and answer.err.strip():
+    if case.right == "noticed" and found.kind == "ok" and _NOTICED.search(answer.err):
         return attrs.evolve(found, kind="refused")
     return found
 
