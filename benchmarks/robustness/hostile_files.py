@@ -47,7 +47,7 @@ def main() -> None:
             *hostile_recipes.cases(),
             *hostile_checkpoints.cases(),
             *hostile_data.cases(),
-            *hostile_runs.cases(base),
+            *hostile_runs.cases(lambda: base),
         ]
         chosen = [case for case in found if given.only in case.name and (case.quick or not given.quick)]
         for case, outcome in in_children(chosen, attempt, share=1):

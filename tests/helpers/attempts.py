@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import re
 import resource
@@ -261,6 +262,9 @@ class _Child:
         try:
             os.close(self.read)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            # As for a user, and not as for these tests.
+            warnings.simplefilter("ignore")
+            logging.getLogger().handlers.clear()
             for case in cases:
                 os.write(write, json.dumps(attrs.asdict(attempt(case))).encode() + b"\n")
             os._exit(0)

@@ -108,14 +108,16 @@ def _words(name: str) -> list[str]:
     return words[name]
 
 
-def _case(base: Path, what: str, change: Callable[[Path], None], name: str, right: Right, quick: bool) -> Hostile:
+def _case(
+    base: Callable[[], Path], what: str, change: Callable[[Path], None], name: str, right: Right, quick: bool
+) -> Hostile:
     def use(folder: Path) -> Called:
         called = call_genfw(*_words(name))
         if name == "runs" and called.code == 0 and "good" not in called.out:
             return Called(1, "", f"one broken run hides the others: {called.out}")
         return called
 
-    return Hostile(f"run: {what}, under {name}", lambda folder: change(_copy(base, folder)), use, right, quick)
+    return Hostile(f"run: {what}, under {name}", lambda folder: change(_copy(base(), folder)), use, right, quick)
 
 
 def _file(run: Path, file: str) -> Path:
@@ -202,8 +204,8 @@ def _bit(file: str, seed: int) -> Callable[[Path], None]:
     return change
 
 
-def cases(base: Path) -> Iterator[Hostile]:
-    """All of them, from the runs that :func:`prepare` made."""
+def cases(base: Callable[[], Path]) -> Iterator[Hostile]:
+    """All of them, from the runs that :func:`prepare` made; called when a case is."""
     for file, readers in FILES.items():
         # One broken run must not hide the others; the other readers may show what is left.
         for name in readers:
@@ -226,7 +228,7 @@ def cases(base: Path) -> Iterator[Hostile]:
 EDITED = ("resolved.yaml", "checkpoints/{last}/checkpoint.json", "checkpoints/{last}/state.json")
 
 
-def edits(base: Path) -> Iterator[Hostile]:
+def edits(base: Callable[[], Path]) -> Iterator[Hostile]:
     """Runs that were edited or damaged where it changes what they compute."""
     for file in EDITED:
         for seed in range(10):

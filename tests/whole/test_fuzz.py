@@ -30,7 +30,7 @@ def _marked(kind):
     return pytest.param(kind, marks=pytest.mark.xfail(reason=FAILING[kind]) if kind in FAILING else ())
 
 
-@pytest.mark.parametrize("kind", map(_marked, [*MUTATIONS, "mixed"]))
+@pytest.mark.parametrize("kind", [_marked(kind) for kind in (*MUTATIONS, "mixed")])
 def test_a_mutated_recipe_is_checked_or_refused_at_its_place(kind, registry):
     tally = Tally()
     with signatures_kept():
