@@ -131,7 +131,7 @@ HEADERS: dict[str, bytes] = {
 def _tensors(
     name: str, content: Content, right: Right = "refused", *, file: str = "a.npz", quick: bool = True
 ) -> Hostile:
-    use = lambda folder: _finite(_read(TensorFile(folder / file, [2])))  # noqa: E731
+    use = lambda folder: _finite(_read(TensorFile(file=folder / file, shape=[2])))  # noqa: E731
     return Hostile(f"arrays: {name}", _write(file, content), use, right, quick)
 
 
@@ -183,7 +183,7 @@ def _arrays() -> Iterator[Hostile]:
         yield _tensors("points.csv", _copied("points.csv"), "ok", file="points.csv")
         yield _tensors("points.npy", _copied("points.npy"), "ok", file="points.npy")
         for name, shape in {"complex.npz": [2], "inf-row.npz": [3]}.items():
-            use = lambda folder, name=name, shape=shape: _finite(_read(TensorFile(folder / name, shape)))  # noqa: E731
+            use = lambda folder, name=name, shape=shape: _finite(_read(TensorFile(file=folder / name, shape=shape)))  # noqa: E731
             yield Hostile(f"arrays: {name}", _write(name, _copied(name)), use, quick=True)
 
 
@@ -238,7 +238,7 @@ IDX: dict[str, Content] = {
 
 def _idx_files() -> Iterator[Hostile]:
     for name, content in IDX.items():
-        use = lambda folder: _finite(_read(IdxImages(folder, train_labels=None)))  # noqa: E731
+        use = lambda folder: _finite(_read(IdxImages(root=folder, train_labels=None)))  # noqa: E731
         yield Hostile(f"idx: {name}", _write("train-images-idx3-ubyte", content), use, quick="10 GB" not in name)
 
 
@@ -356,7 +356,7 @@ def _folder_case(name: str, file: str, content: Content, right: Right, holds: Ca
         _write(f"set/train/{file}", content)(folder)
 
     def use(folder: Path) -> str:
-        split = ImageFolder(folder / "set", 16).split("train")
+        split = ImageFolder(root=folder / "set", size=16).split("train")
         at = [number for number, each in enumerate(split.names) if each.endswith(file)]
         if not at:
             # What is skipped has to be told of; nobody can tell from here that it was.
@@ -389,7 +389,7 @@ def _images() -> Iterator[Hostile]:
     for name, (file, content, right, holds) in IMAGES.items():
         yield _folder_case(name, file, content, right, holds)
     for name, content in ZIPS.items():
-        use = lambda folder: _finite(_read(ImageFolder(folder / "set.zip", 16)))  # noqa: E731
+        use = lambda folder: _finite(_read(ImageFolder(root=folder / "set.zip", size=16)))  # noqa: E731
         right: Right = "either" if "leads out" in name else "refused"
         yield Hostile(f"image archive: {name}", _write("set.zip", content), use, right, quick="GB" not in name)
     for seed in range(20):
@@ -403,7 +403,11 @@ def _images() -> Iterator[Hostile]:
         for name, holds in {**rules, "hidden-magenta.png": _no_magenta}.items():
             yield _folder_case(name, name, (shared / name).read_bytes, "either", holds)
     yield Hostile(
-        "image: a folder in itself", _loop, lambda folder: _finite(_read(ImageFolder(folder / "set", 16))), "ok", True
+        "image: a folder in itself",
+        _loop,
+        lambda folder: _finite(_read(ImageFolder(root=folder / "set", size=16))),
+        "ok",
+        True,
     )
 
 

@@ -98,6 +98,17 @@ def records(path):
             yield record
 
 
+def sessions(folder):
+    """The files of a run's offline sessions, once each has its last record: W&B writes in a process of its own."""
+    files = sorted((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    for file in files:
+        for _ in range(200):
+            if any(record.WhichOneof("record_type") == "exit" for record in records(file)):
+                break
+            time.sleep(0.1)
+    return files
+
+
 def items_of(record):
     return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
 
@@ -171,7 +182,7 @@ def test_wandb_takes_earlier_steps_again(tmp_path):
 
 def test_wandb(tmp_path):
     run_twice(WeightsAndBiases, tmp_path)
-    files = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
+    files = sessions(tmp_path)
     history, summary, ids, config = {}, {}, set(), {}
     for file in files:
         for record in records(file):
