@@ -162,7 +162,7 @@ def test_mlflow_says_which_points_were_given_up(tmp_path, monkeypatch):
 def test_wandb_takes_earlier_steps_again(tmp_path):
     rewound(WeightsAndBiases, tmp_path)
     rows, axes = [], {}
-    for file in sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb")):
+    for file in sessions(tmp_path):
         for record in records(file):
             if record.WhichOneof("record_type") == "history":
                 rows.append(items_of(record))
