@@ -9,7 +9,7 @@ import attrs
 
 from genfw.errors import did_you_mean
 from genfw.recipes.faults import FaultList, Mark
-from genfw.recipes.yaml_nodes import BAD, LIMIT, Node, read_yaml
+from genfw.recipes.yaml_nodes import BAD, DEPTH, LIMIT, Node, is_position, read_yaml
 
 #: Sections without component: an override there must match something that is written.
 _FREE = frozenset({"vars", "paper", "requires", "plugins", "components"})
@@ -89,12 +89,12 @@ def apply_unsets(root: Node, unsets: Sequence[str], faults: FaultList) -> Node:
 
 
 def _natural(steps: tuple[str, ...]) -> tuple[tuple[bool, int, str], ...]:
-    return tuple((step.isdecimal(), int(step) if step.isdecimal() else 0, step) for step in steps)
+    return tuple((is_position(step), int(step) if is_position(step) else 0, step) for step in steps)
 
 
 def _steps(path: str) -> tuple[str, ...] | None:
     steps = tuple(path.strip().split("."))
-    return steps if all(re.fullmatch(r"[A-Za-z0-9_-]+", step) for step in steps) else None
+    return steps if len(steps) <= DEPTH and all(re.fullmatch(r"[A-Za-z0-9_-]+", step) for step in steps) else None
 
 
 def _value(source: str, text: str, column: int, faults: FaultList) -> Node | None:

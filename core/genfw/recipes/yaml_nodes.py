@@ -18,7 +18,10 @@ from genfw.recipes.faults import FaultList, Mark
 
 #: Most values of one recipe, including copies.
 LIMIT = 20_000
-_DEPTH = 40
+#: Most levels of nesting, and steps of a path.
+DEPTH = 40
+#: Most digits of an integer: a longer one is no float, and Python reads or writes none of some thousands.
+_LONGEST = 250
 
 
 class _Bad:
@@ -134,7 +137,7 @@ class Node:
         """The value under a key or at a list position, or ``None``."""
         if isinstance(self.value, dict):
             return self.value.get(step)
-        if isinstance(self.value, tuple) and step.isdecimal() and int(step) < len(self.value):
+        if isinstance(self.value, tuple) and is_position(step) and int(step) < len(self.value):
             item: Node = self.value[int(step)]
             return item
         return None
@@ -202,8 +205,8 @@ class _Reader:
         for event in yaml.parse(self.text, Loader=_Loader):
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
-                if depth > _DEPTH:
-                    self.faults.add("GF104", f"nested deeper than {_DEPTH} levels", self.mark(event.start_mark))
+                if depth > DEPTH:
+                    self.faults.add("GF104", f"nested deeper than {DEPTH} levels", self.mark(event.start_mark))
                     return False
             elif isinstance(event, yaml.CollectionEndEvent):
                 depth -= 1
@@ -222,20 +225,24 @@ class _Reader:
         self.count += 1
         if self.count > LIMIT:
             raise _TooLargeError(f"more than {LIMIT} values", mark)
-        if id(raw) in above or len(above) > _DEPTH:
-            raise _TooLargeError(f"an alias contains itself, or nesting goes beyond {_DEPTH} levels", mark)
+        if id(raw) in above or len(above) > DEPTH:
+            raise _TooLargeError(f"an alias contains itself, or nesting goes beyond {DEPTH} levels", mark)
         above = (*above, id(raw))
         if isinstance(raw, yaml.MappingNode):
             return Node(self._mapping(raw, above), mark, key_mark)
         if isinstance(raw, yaml.SequenceNode):
             return Node(tuple(self.node(item, None, above) for item in raw.value), mark, key_mark)
+        if str(raw.tag) == f"{_TAG}int" and len(raw.value) > _LONGEST:
+            raise _TooLargeError(f"an integer of more than {_LONGEST} digits", mark)
         return Node(_scalar(raw), mark, key_mark)
 
     def _mapping(self, raw: yaml.MappingNode, above: tuple[int, ...]) -> dict[str, Node]:
         result: dict[str, Node] = {}
         for raw_key, raw_value in raw.value:
             mark = self.mark(raw_key.start_mark)
-            key = _scalar(raw_key) if isinstance(raw_key, yaml.ScalarNode) else None
+            key = (
+                _scalar(raw_key) if isinstance(raw_key, yaml.ScalarNode) and str(raw_key.tag) != f"{_TAG}int" else None
+            )
             if key == "<<":
                 self.faults.add("GF105", "merge keys (<<) are not read", mark, "use 'extends', or '${path}' to copy")
                 continue
@@ -249,6 +256,11 @@ class _Reader:
                 continue
             result[key] = value
         return result
+
+
+def is_position(step: str) -> bool:
+    """Whether a step of a path can stand for a position in a list; Python reads no integer of thousands of digits."""
+    return step.isdecimal() and len(step) < 10
 
 
 def _shown(raw: yaml.Node) -> str:

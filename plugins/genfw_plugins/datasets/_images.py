@@ -28,6 +28,13 @@ Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif"})
 
 
+#: What Pillow and zipfile raise for files that are damaged, encrypted, or larger than they look.
+_UNREADABLE = (
+    *(OSError, EOFError, SyntaxError, ValueError, KeyError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, PIL.Image.DecompressionBombError),
+)
+
+
 @attrs.frozen
 class Pixels:
     """What is done to an image between its file and the model: channels, crop, size, levels.
@@ -39,6 +46,7 @@ class Pixels:
             where absent.
         resample: Filter of the resize; all of them filter before they shrink, and round to the nearest level.
         invert: Swap black and white.
+        background: Grey level behind transparent pixels; they are refused where absent.
     """
 
     size: int = attrs.field(validator=at_least(1))
@@ -46,6 +54,7 @@ class Pixels:
     crop: int | list[int] | None = None
     resample: Filter = "bilinear"
     invert: bool = False
+    background: int | None = None
 
     def __attrs_post_init__(self) -> None:
         crop = self.crop
@@ -65,10 +74,13 @@ class Pixels:
         """Pixels of an image, uint8, with shape ``(C, size, size)``.
 
         Raises:
-            DataError: The image has more than 8 bits a channel, or is smaller than the crop.
+            DataError: The image has more than 8 bits a channel, is smaller than the crop, or has transparent pixels
+                and there is no background.
         """
         if image.mode.startswith(("I", "F")):
             raise DataError(f"it has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
+        if image.has_transparency_data:
+            image = self._opaque(image.convert("RGBA"))
         image = image.convert("RGB" if self.channels == 3 else "L")
         image = image.crop(self._box(*image.size))
         if image.size != (self.size, self.size):
@@ -76,6 +88,17 @@ class Pixels:
         array = np.array(image, dtype=np.uint8).reshape(self.size, self.size, self.channels)
         pixels = torch.from_numpy(array).permute(2, 0, 1)
         return 255 - pixels if self.invert else pixels
+
+    def _opaque(self, image: PIL.Image.Image) -> PIL.Image.Image:
+        """An RGBA image before the background: a transparent pixel's own colour is nobody's."""
+        if np.asarray(image.getchannel("A")).min() == 255:
+            return image
+        if self.background is None:
+            raise DataError(
+                "it has transparent pixels; say what is behind them with 'background', such as 255 for white"
+            )
+        level = (self.background,) * 3
+        return PIL.Image.alpha_composite(PIL.Image.new("RGBA", image.size, (*level, 255)), image)
 
     def _box(self, width: int, height: int) -> tuple[int, int, int, int]:
         if isinstance(self.crop, list):
@@ -211,7 +234,7 @@ class ImageSplit(Split):
                 return self.pixels.read(image)
         except DataError as error:
             raise DataError(f"image {name}: {error}") from error
-        except (OSError, SyntaxError, ValueError, zipfile.BadZipFile, KeyError) as error:
+        except _UNREADABLE as error:
             raise DataError(f"image {name} is damaged or not an image: {error}") from error
 
 
@@ -225,6 +248,8 @@ class ImageDataset(Dataset):
             where absent.
         resample: Filter of the resize; all of them filter before they shrink.
         flip: Probability of mirroring a training image.
+        background: Grey level, 0 to 255, behind transparent pixels; images that have such pixels are refused where
+            absent.
         limit: Images kept in each split, from the first.
         cache_mib: Decoded images are kept, 8 bits a channel, where those of the split take at most so many MiB.
     """
@@ -237,11 +262,12 @@ class ImageDataset(Dataset):
     crop: int | list[int] | None = None
     resample: Filter = "bilinear"
     flip: float = attrs.field(default=0.0, validator=within(0, 1))
+    background: int | None = attrs.field(default=None, validator=within(0, 255))
     limit: int | None = attrs.field(default=None, validator=at_least(1))
     cache_mib: int = attrs.field(default=1024, validator=at_least(0))
 
     def __attrs_post_init__(self) -> None:
-        self.pixels = Pixels(self.size, self.channels, self.crop, self.resample, self.invert)
+        self.pixels = Pixels(self.size, self.channels, self.crop, self.resample, self.invert, self.background)
 
     @property
     def data_shape(self) -> Size:

@@ -60,6 +60,8 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
             f"{path} announces {'x'.join(map(str, shape))} = {math.prod(shape)} bytes "
             f"but holds {len(content) - header}. {remedy}"
         )
+    if dimensions > 1 and shape[0] and not math.prod(shape):
+        raise DataError(f"{path} announces images of {'x'.join(map(str, shape[1:]))} pixels. {remedy}")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header:].view(shape)
 
 

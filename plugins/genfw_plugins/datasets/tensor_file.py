@@ -18,6 +18,12 @@ from genfw.errors import AbsentDataError
 from genfw.plugins.validators import at_least, within
 from genfw_plugins.datasets._arrays import ArraySplit
 
+#: What NumPy, zipfile and safetensors raise for damaged, encrypted and lying files.
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError, RuntimeError),
+    *(zipfile.BadZipFile, safetensors.SafetensorError),
+)
+
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class TensorFile(Dataset):
@@ -72,7 +78,21 @@ class TensorFile(Dataset):
         if labels is not None and len(labels) != len(items):
             raise DataError(f"{self.file} has {len(items)} rows but {len(labels)} labels for the split '{name}'")
         items, labels = items[rows][: self.limit], None if labels is None else labels[rows][: self.limit]
-        return ArraySplit(items if items.dtype == torch.uint8 else items.to(torch.float32), labels)
+        return ArraySplit(items if items.dtype == torch.uint8 else self._float32(items), labels)
+
+    def _float32(self, items: Tensor) -> Tensor:
+        """Numbers of any kind as float32; a NaN would be blamed on the learning rate after many steps."""
+        if items.is_complex():
+            raise DataError(f"{self.file} holds complex numbers; store real and imaginary part as two columns")
+        values = items.to(torch.float32)
+        bad = (~values.isfinite()).nonzero()
+        if len(bad):
+            where = tuple(bad[0].tolist())
+            raise DataError(
+                f"{self.file} has {len(bad):,} values that are not finite in float32, the first of them "
+                f"{items[where].item()} at {list(where)}"
+            )
+        return values
 
     def _labels(self, name: str | None) -> Tensor | None:
         return None if name is None else self._read(name).to(torch.int64)
@@ -85,13 +105,21 @@ class TensorFile(Dataset):
             if path.suffix == ".npz":
                 with np.load(path, allow_pickle=False) as arrays:
                     there = list(arrays)
-                    value = torch.from_numpy(arrays[name]) if name in there else None
+                    value = _native(arrays[name]) if name in there else None
             else:
                 with safetensors.safe_open(path, "pt") as arrays:
                     there = list(arrays.keys())
                     value = arrays.get_tensor(name) if name in there else None
-        except (OSError, ValueError, TypeError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        except _UNREADABLE as error:
             raise DataError(f"{path} can't be read: {error}") from error
         if value is None:
             raise DataError(f"{path} has no array '{name}'; it has {', '.join(there)}")
+        if not value.ndim:
+            raise DataError(f"array '{name}' of {path} is one number, not rows")
         return value
+
+
+def _native(member: Any) -> Tensor:
+    """A member of an npz file, which may be bytes, as a tensor in this machine's byte order."""
+    array = np.asarray(member)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))

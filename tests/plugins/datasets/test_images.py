@@ -136,6 +136,18 @@ def test_grey_and_colour_and_odd_modes(tmp_path):
         everything(data.split("test"))
 
 
+def test_a_background_is_behind_transparent_pixels(tmp_path):
+    file = io.BytesIO()
+    PIL.Image.fromarray(np.full((8, 8, 4), (0, 100, 255, 51), np.uint8)).save(file, "PNG")
+    root = write_tree(tmp_path / "set", {"1.png": file.getvalue(), "2.png": flat(7), "3.png": flat(7)}, archive=False)
+    with pytest.raises(DataError, match=r"image 1.png: it has transparent pixels; .*'background'"):
+        everything(ImageFolder(root=root, size=8, test="3").split("train"))
+    x, _ = everything(ImageFolder(root=root, size=8, test="3", background=200).split("train"))
+    # Of alpha 51 / 255, a fifth is the pixel's own.
+    assert levels(x)[0, :, 0, 0].tolist() == [160, 180, 211]
+    assert levels(x)[1].unique().tolist() == [7]
+
+
 def test_shrinking_filters(tmp_path):
     """A fine checkerboard turns to even grey; reading every other pixel would give black or white."""
     board = np.indices((64, 64)).sum(0) % 2 * 255
