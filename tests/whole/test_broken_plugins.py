@@ -5,6 +5,9 @@ import pytest
 from attempts import in_children
 from broken_parts import attempt, table
 
+# Each loads plugins in children of its own, which a busy machine can stop; the default tests leave them out.
+pytestmark = pytest.mark.slow
+
 #: Name -> what happens today. Whoever mends it removes the line.
 FAILING = {
     "energy: constructor: KeyError": "KeyError: 'x'",
@@ -32,10 +35,6 @@ FAILING = {
     "plugin: tags of numbers, under list": "TypeError: sequence item 3: expected str instance, int",
     "plugin: aliases of numbers, under list": "TypeError: sequence item 3: expected str instance, int",
     "plugin: a reference of 3, under list": "TypeError: sequence item 2: expected str instance, int",
-    "plugin: a distribution with no METADATA, under list": "TypeError: expected string or bytes-like object, got",
-    "plugin: a distribution with METADATA of nothing, under list": "TypeError: expected string or bytes-like object",
-    "plugin: a distribution with METADATA without a name, under list": "TypeError: expected string or bytes-like",
-    "plugin: a distribution with METADATA that is no text, under list": "UnicodeDecodeError: 'utf-8' codec can't",
     "plugin: a distribution with entry points that are no text, under list": "UnicodeDecodeError: 'utf-8' codec can't",
 }
 

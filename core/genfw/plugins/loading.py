@@ -209,12 +209,20 @@ def _installed_sources(path: tuple[str, ...]) -> tuple[_Source, ...]:
         else:
             # Each read of name or version parses the whole metadata file.
             if id(distribution) not in versions:
-                metadata = distribution.metadata
-                versions[id(distribution)] = (metadata["Name"], metadata["Version"])
+                versions[id(distribution)] = _name_and_version(distribution)
             name, version = versions[id(distribution)]
         kind = "built-in" if canonical(name) == BUILT_IN else "installed"
         sources.append(_Source(name, version, entry.name, kind, entry.value, entry.load))
     return tuple(sorted(sources, key=lambda source: (source.source != "built-in", source.distribution, source.entry)))
+
+
+def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:
+    """What METADATA says; where it is damaged or absent, the plugin is known by its entry point alone."""
+    try:
+        metadata: Any = distribution.metadata or {}
+    except (OSError, TypeError, UnicodeDecodeError):
+        metadata = {}
+    return metadata.get("Name") or "unknown", metadata.get("Version") or "0"
 
 
 def _local_source(path: Path) -> _Source:
