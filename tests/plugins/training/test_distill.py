@@ -27,7 +27,7 @@ from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.training.alternating import Alternating
 from genfw_plugins.training.distill import Amortize, Distill
 from genfw_plugins.training.optimizers import Adam
-from stage_parts import Fabric
+from stage_parts import Fabric, train
 
 
 class Linear(Amortizer):
@@ -102,16 +102,6 @@ class Two(Linear):
     def loss(self, position, x, *, generator, hidden=None):
         right = (position[:, 0] > 0).to(position)
         return nn.functional.binary_cross_entropy_with_logits(self.logit.expand(len(right)), right, reduction="none")
-
-
-def train(stage, x, seed=0):
-    stage.run = StageRun(Fabric(), torch.device("cpu"), torch.Generator().manual_seed(seed), len(x))
-    stage.setup()
-    rows = [
-        stage.step(batch, step) for step, batch in Loader(TensorSplit(x), stage.batch, seed).batches(0, stage.steps)
-    ]
-    stage.finish()
-    return rows
 
 
 def fit(**settings):

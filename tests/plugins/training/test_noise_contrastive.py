@@ -14,7 +14,6 @@ from genfw.models.model import Model
 from genfw.testing import StageSuite
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyEnergy, TinyPrior
 from genfw.training.loader import Loader
-from genfw.training.stage import StageRun
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.isir import ISIR
@@ -25,7 +24,7 @@ from genfw_plugins.mcmc.starts.warm import WarmStart
 from genfw_plugins.mlp_energy.energy import MLPEnergy
 from genfw_plugins.training.noise_contrastive import NoiseContrastive
 from genfw_plugins.training.optimizers import Adam
-from stage_parts import Fabric
+from stage_parts import train
 
 
 class Quadratic(Energy):
@@ -84,16 +83,6 @@ def plain_encoder(prior, size, scale):
 def with_energies(size, scale, *energies):
     prior = StandardNormal(size)
     return Model(prior, Linear(size), plain_encoder(prior, size, scale), energy=list(energies))
-
-
-def train(stage, x, seed=0):
-    stage.run = StageRun(Fabric(), torch.device("cpu"), torch.Generator().manual_seed(seed), len(x))
-    stage.setup()
-    rows = [
-        stage.step(batch, step) for step, batch in Loader(TensorSplit(x), stage.batch, seed).batches(0, stage.steps)
-    ]
-    stage.finish()
-    return rows
 
 
 def isir(size):
