@@ -19,6 +19,7 @@ from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.nvae.decoder import NVAEDecoder
 from genfw_plugins.nvae.encoder import NVAEEncoder
 from genfw_plugins.nvae.laws import PairedFlow
+from genfw_plugins.nvae.network import Conv
 from genfw_plugins.nvae.prior import NVAEPrior, spread_groups
 from genfw_plugins.nvae.published import arguments, convert
 from genfw_plugins.nvae.statistics import ReadjustBatchNorm, readjust_batch_norm
@@ -296,6 +297,18 @@ def test_weights_kept_while_frozen_give_way_to_those_that_are_loaded():
 
 
 # -- training extras --------------------------------------------------------------------------------------------------
+
+
+def test_depthwise_convolutions_stay_in_full_precision_under_autocast():
+    torch.manual_seed(0)
+    convolution, x = Conv(8, 8, 5, groups=8, normalised=False), torch.randn(2, 8, 6, 6)
+    full = convolution(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert Conv(8, 8)(x).dtype == torch.bfloat16
+        mixed = convolution(x)
+    assert torch.equal(mixed, full)
+    slopes = [torch.autograd.grad(out.square().sum(), convolution.weight)[0] for out in (full, mixed)]
+    assert torch.equal(*slopes)
 
 
 def test_balance_weights_follow_the_divergence_and_the_size_of_the_scale():
