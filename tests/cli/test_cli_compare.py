@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from genfw.engine.sweep import plan_sweep
+from genfw.plugins import load_plugins
 from genfw.runs.directory import RunDirectory
 
 
@@ -66,3 +68,20 @@ def test_nothing_to_compare_is_said(call, tmp_path):
     unknown = call("compare", path, "--across", "decoder")
     assert unknown.code == 1
     assert "has a key decoder; there are none" in unknown.err
+
+
+def test_a_sweep_is_compared_by_its_settings(call, tiny, tmp_path):
+    over = ["seed=0..1", "sample.mean=true,false"]
+    sweep = plan_sweep([str(tiny)], over, load_plugins(), directory=tmp_path / "many")
+    for run in sweep.runs:
+        rate = {"name": "rate", "value": 1.0 + len(run.settings["sample.mean"]), "better": "higher", "protocol": {}}
+        sweep.directory(run).evaluation.write_text(json.dumps({"results": [rate]}))
+    said = call("compare", "many")
+    assert said.code == 0, said.err
+    assert [row[:4] + row[5:6] for row in said.rows] == [
+        ["rate", "tiny sample.mean=false", "6 ± 0", "2", "1"],
+        ["rate", "tiny sample.mean=true", "5 ± 0", "2", "2"],
+    ]
+    facts = json.loads(call("compare", "many", "--json").out)
+    assert [(mean["count"], mean["rank"]) for mean in facts["rows"][0]["means"]] == [(2, 2), (2, 1)]
+    assert call("report", "many").out == "many/report.html\n"

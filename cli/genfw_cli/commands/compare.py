@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,8 @@ from genfw_cli.arguments import Json, Root
 from genfw_cli.output import heading, note, number, show_json, table
 
 if TYPE_CHECKING:
-    from genfw.runs.pages.compare import Comparison
+    from genfw.runs.pages.compare import Comparison, Row
+    from genfw.runs.pages.seeds import SeedComparison, SeedRow
 
 
 def command(
@@ -20,7 +22,8 @@ def command(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="Run directories, their names, 'latest', or recipes' names for their latest runs.",
+            help="Run directories, their names, 'latest', or recipes' names for their latest runs; or folders of "
+            "sweeps, whose runs are taken together over their seeds.",
             autocompletion=complete.runs,
         ),
     ],
@@ -35,11 +38,26 @@ def command(
 ) -> None:
     """Put runs side by side, and the papers' numbers.
 
-    Only numbers whose protocols agree are ranked, and share a letter. Differences between protocols are listed.
+    Only numbers whose protocols agree are ranked, and share a letter. Differences between protocols are listed. Of a
+    sweep you see mean, standard deviation and count over its seeds; a rank with = is shared, the difference being
+    within the noise.
     """
     from genfw.runs.directory import find_run
     from genfw.runs.pages.compare import compare_runs
+    from genfw.runs.sweep import find_sweep
 
+    found = {name: find_sweep(name, root) for name in runs}
+    sweeps = [path for path in found.values() if path is not None]
+    if sweeps:
+        from genfw.runs.pages.seeds import compare_sweeps
+
+        alone = [find_run(name, root) for name, path in found.items() if path is None]
+        seeds = compare_sweeps(sweeps, alone, across=across or ())
+        if as_json:
+            show_json(seeds)
+        else:
+            _print_seeds(seeds)
+        return
     comparison = compare_runs([find_run(run, root) for run in runs], across=across or ())
     if as_json:
         show_json(comparison)
@@ -66,12 +84,42 @@ def _print(comparison: Comparison) -> None:
         rows,
         empty="none of these runs has been evaluated; 'genfw evaluate RUN' does it",
     )
+    _print_missing(comparison)
+    _print_reasons(comparison.rows)
+
+
+def _print_seeds(seeds: SeedComparison) -> None:
+    rows = []
+    for row in seeds.rows:
+        parted = len({mean.letter for mean in row.means if mean.letter}) > 1
+        for mean in sorted(row.means, key=lambda mean: (mean.letter or "~", mean.rank or 0)):
+            place = "" if mean.rank is None else f"{mean.rank}{'=' if mean.tied else ''}"
+            rows.append(
+                (
+                    row.name,
+                    seeds.groups[mean.group].label,
+                    number(mean.mean, mean.deviation),
+                    str(mean.count),
+                    row.unit,
+                    f"{mean.letter}{place}" if parted else place,
+                    mean.note,
+                )
+            )
+    table(["result", "setting", "mean ± deviation", "runs", "unit", "rank", ""], rows, empty="no run is evaluated yet")
+    _print_missing(seeds.comparison)
+    _print_reasons(seeds.rows)
+
+
+def _print_missing(comparison: Comparison) -> None:
     measured = {each.run for row in comparison.rows for each in row.numbers}
     for index, run in enumerate(comparison.runs):
         if comparison.rows and index not in measured:
             note(f"{run.label} has no numbers; 'genfw evaluate' takes them")
+
+
+def _print_reasons(rows: Sequence[Row] | Sequence[SeedRow]) -> None:
     reasons: dict[str, list[str]] = {}
-    for row in comparison.rows:
+    for row in rows:
         if row.reason:
             reasons.setdefault(row.reason, []).append(row.name)
     if reasons:

@@ -16,7 +16,8 @@ def command(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="A run directory, its name, 'latest', or a recipe's name for its latest run; several are compared.",
+            help="A run directory, its name, 'latest', or a recipe's name for its latest run; several are compared. "
+            "Or the folder of a sweep.",
             autocompletion=complete.runs,
         ),
     ],
@@ -25,10 +26,16 @@ def command(
 ) -> None:
     """Write a run's report again, or a page that compares runs.
 
-    Prints the page's path: report.html in the run directory, or comparison.html in the folder of runs.
+    Prints the page's path: report.html in the run directory or the sweep, or comparison.html in the folder of runs.
     """
     from genfw.runs.directory import find_run
+    from genfw.runs.sweep import find_sweep
 
+    if len(runs) == 1 and (sweep := find_sweep(runs[0], root)) is not None:
+        from genfw.runs.pages.sweep import write_sweep_report
+
+        print(write_sweep_report(sweep, out))
+        return
     found = [find_run(run, root) for run in runs]
     if len(found) == 1:
         from genfw.runs.pages.report import write_report

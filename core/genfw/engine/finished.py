@@ -161,7 +161,7 @@ def _opened(composition: Composition, run_dir: RunDirectory, processes: int) -> 
     parameter = next(composition.model.parameters(), torch.empty(0))
     settings = copy.copy(composition.engine)
     settings.accelerator = parameter.device.type  # type: ignore[assignment]
-    plugins = local_plugins(composition)
+    plugins = local_plugins(composition.resolved.recipe, composition.registry)
     with tuned(settings), launched(settings, run_dir.path, processes, task="evaluate", plugins=plugins) as fabric:
         if not is_first():
             serve_evaluation(composition, run_dir)
@@ -218,10 +218,10 @@ def prepare(composition: Composition, directory: Path | str) -> Evaluation:
     )
 
 
-def local_plugins(composition: Composition) -> list[str]:
-    """Files of local plugins that the recipe does not name, which workers must load too."""
-    named = {path.resolve() for path in composition.resolved.recipe.plugins}
-    local = [plugin.file for plugin in composition.registry.plugins if plugin.source == "local"]
+def local_plugins(recipe: Recipe, registry: Registry) -> list[str]:
+    """Files of local plugins that the recipe does not name, which other processes of the run must load too."""
+    named = {path.resolve() for path in recipe.plugins}
+    local = [plugin.file for plugin in registry.plugins if plugin.source == "local"]
     return [file for file in local if Path(file).resolve() not in named]
 
 

@@ -126,7 +126,8 @@ class StageProgress:
     def write_status(self) -> None:
         """Write the current stage and step to ``STATUS``."""
         self.status_at = time.monotonic()
-        self.run_dir.write_status(Status("running", self.name, self.step), durable=False)
+        status = Status("running", self.name, self.step, index=self.stage_index)
+        self.run_dir.write_status(status, durable=False)
 
     # -- state --------------------------------------------------------------------------------------------------------
 

@@ -117,7 +117,7 @@ def resume(directory: str | Path, *, trackers: Sequence[Tracker] = (), registry:
     if run_dir.status().state == "finished":
         return RunResult(run_dir.path, "finished", tuple(_read_results(run_dir)))
     composition = compose_again(run_dir, registry)
-    return drive(composition, run_dir, trackers, resumed=True)
+    return drive(composition, run_dir, trackers, resumed=run_dir.status().state != "waiting")
 
 
 def drive(
@@ -229,7 +229,7 @@ def _work(
     """Train with all processes; then measure in the first one, with the others as its workers."""
     engine = composition.engine
     world = 1 if launched_outside() else count_processes(engine)
-    plugins = local_plugins(composition) if world > 1 else []
+    plugins = local_plugins(composition.resolved.recipe, composition.registry) if world > 1 else []
     checkpoint = None if start is None else start.name
     with launched(engine, run_dir.path, world, checkpoint=checkpoint, plugins=plugins) as fabric:
         Training(composition, fabric, run_dir, observers, interrupts).train(start)

@@ -9,11 +9,12 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import yaml
 
 from genfw.errors import RunError, closest
 from genfw.runs.files import read_mapping, read_text, write_atomically
@@ -28,13 +29,15 @@ class Status:
     """The ``STATUS`` file.
 
     Arguments:
-        state: ``running``, ``finished``, ``interrupted``, ``failed``; or ``killed``, which is never written: the file
-            says ``running``, but its process no longer exists.
+        state: ``waiting`` (a run of a sweep that has not begun), ``running``, ``finished``, ``interrupted``,
+            ``failed``; or ``killed``, which is never written: the file says ``running``, but its process no longer
+            exists.
         stage: Name of the stage, or ``evaluate``, ``report``.
         step: Completed steps of the stage.
         reason: Why it failed or stopped.
         pid: Process that wrote it.
         time: Time of writing, in seconds since 1970.
+        index: Index of the stage.
     """
 
     state: str
@@ -43,6 +46,7 @@ class Status:
     reason: str = ""
     pid: int = attrs.field(factory=os.getpid)
     time: float = attrs.field(factory=time.time)
+    index: int = 0
 
 
 @attrs.frozen
@@ -118,7 +122,8 @@ class RunDirectory:
         """
         if path is not None:
             target = Path(path)
-            if target.is_dir() and any(target.iterdir()):
+            # A process that was killed while it wrote the recipe leaves it, and perhaps a hidden file.
+            if target.is_dir() and any(e.name != "recipe.yaml" and e.name[0] != "." for e in target.iterdir()):
                 raise RunError(
                     f"{target} is not empty; give another directory, or go on with what is there: genfw resume {target}"
                 )
@@ -142,6 +147,33 @@ class RunDirectory:
         if not run_dir.resolved.is_file():
             raise RunError(
                 f"{path} is not a run directory: it has no resolved.yaml; `genfw runs` lists the runs there are"
+            )
+        return run_dir
+
+    @classmethod
+    def begin(cls, path: str | Path, name: str, resolved: str, recipe: str = "") -> RunDirectory:
+        """Open the run in a directory, or create it where there is none.
+
+        Arguments:
+            path: The run directory.
+            name: The recipe's name.
+            resolved: The recipe with all defaults.
+            recipe: See :meth:`create`.
+
+        Raises:
+            RunError: The directory has a run of another recipe, or other files.
+        """
+        run_dir = cls(path)
+        if not run_dir.resolved.is_file():
+            return cls.create(run_dir.path.parent, name, resolved, recipe, path)
+        # Suppliers and versions may change: `environment.json` keeps them, and resuming says so.
+        old, new = (dict(tree) for tree in (read_mapping(run_dir.resolved), yaml.safe_load(resolved)))
+        old.pop("components", None), new.pop("components", None)
+        if (change := _first_difference(old, new)) is not None:
+            where, before, now = change
+            raise RunError(
+                f"{path} has a run of another recipe: {where} is {before} there, and {now} here; "
+                "give another directory, or go on with the run as it is: genfw resume"
             )
         return run_dir
 
@@ -210,6 +242,21 @@ class RunDirectory:
         if not reject:
             # Repeated steps raise their health events again; an event without step, such as an interrupt, is kept.
             _cut(self.events, sizes.get(self.events.name, 0), lambda row: "step" not in row)
+
+
+def _first_difference(old: Any, new: Any, path: str = "") -> tuple[str, str, str] | None:
+    """The first path at which two trees differ, and both values there as text; ``None`` where they are equal."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys: Iterable[Any] = {**old, **new}
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        keys = range(len(old))
+    else:
+        return None if old == new else (path, json.dumps(old, default=str), json.dumps(new, default=str))
+    for key in keys:
+        before, now = (side.get(key) if isinstance(side, dict) else side[key] for side in (old, new))
+        if (found := _first_difference(before, now, f"{path}.{key}" if path else str(key))) is not None:
+            return found
+    return None
 
 
 def _fresh(folder: Path, stem: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -33,11 +35,13 @@ class Line:
         name: The scalar.
         path: SVG path data.
         last: Its last value, as text.
+        band: SVG path data of the area around it; empty without.
     """
 
     name: str
     path: str
     last: str
+    band: str = ""
 
 
 @attrs.frozen
@@ -46,7 +50,7 @@ class Chart:
 
     Arguments:
         title: Its title.
-        lines: One or two lines.
+        lines: Its lines.
         x_ticks: Marks along the steps.
         y_ticks: Marks along the values.
         cut: Note on outliers beyond the scale; empty without.
@@ -87,6 +91,33 @@ def make_charts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[tu
     return [_chart(title, lines) for title, lines in groups.items()], constant
 
 
+def make_band_charts(groups: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> list[Chart]:
+    """Charts of one stage of several groups of runs: each group's mean, and one standard deviation around it.
+
+    Arguments:
+        groups: Label of a group -> the rows of each of its runs.
+    """
+    found: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for label, runs in groups.items():
+        for row in itertools.chain.from_iterable(runs):
+            for name, value in row.items():
+                if name not in _ROW_KEYS and _is_number(value) and _is_number(row.get("step")):
+                    steps = found.setdefault(name, {}).setdefault(label, {})
+                    steps.setdefault(float(row["step"]), []).append(float(value))
+    charts = []
+    for name in sorted(found, key=_rank):
+        means = {
+            label: [(step, statistics.fmean(values)) for step, values in sorted(steps.items())]
+            for label, steps in found[name].items()
+        }
+        spreads = {
+            label: [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in sorted(steps.items())]
+            for label, steps in found[name].items()
+        }
+        charts.append(_chart(name, means, spreads))
+    return charts
+
+
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
@@ -98,9 +129,19 @@ def _rank(name: str) -> tuple[int, str]:
     return len(first) + (0 if name.startswith("energy") else 1 if name.startswith("chain") else 2), name
 
 
-def _chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Chart:
+def _chart(
+    title: str,
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    spreads: Mapping[str, Sequence[float]] | None = None,
+) -> Chart:
+    spreads = spreads or {}
+    edges = {
+        (name, sign): [(step, value + sign * s) for (step, value), s in zip(series[name], around, strict=True)]
+        for name, around in spreads.items()
+        for sign in (-1, 1)
+    }
     steps = [step for points in series.values() for step, _ in points]
-    low, high, cut = _range(series.values())
+    low, high, cut = _range([*series.values(), *edges.values()])
     first, last = min(steps), max(steps)
 
     def across(step: float) -> float:
@@ -109,12 +150,16 @@ def _chart(title: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> C
     def up(value: float) -> float:
         return HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    lines = []
-    for name, points in series.items():
+    def through(points: Sequence[tuple[float, float]]) -> list[str]:
         # The drawing is clipped: values far beyond the scale need no exact position.
         pixels = [(across(step), min(max(up(value), -9999.0), 9999.0)) for step, value in _thinned(points)]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in pixels)
-        lines.append(Line(name, path, short(points[-1][1])))
+        return [f"{x:.1f} {y:.1f}" for x, y in pixels]
+
+    lines = []
+    for name, points in series.items():
+        area = [*through(edges[name, 1]), *reversed(through(edges[name, -1]))] if name in spreads else []
+        band = f"M{'L'.join(area)}Z" if area else ""
+        lines.append(Line(name, "M" + "L".join(through(points)), short(points[-1][1]), band))
     marks = ticks(low, high, 4)
     decimals = _decimals(marks)
     return Chart(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +220,12 @@ def _row(
     bars = [key for key in differing if key not in ranked_across]
     groups = _groups(protocols, counted, bars)
     errors = [_real(record.get("error")) for _, record in records]
-    ranks = _ranks(values, errors, groups, better)
+
+    def alike(one: int, other: int) -> bool:
+        noise = 2.0 * math.hypot(errors[one] or 0.0, errors[other] or 0.0)
+        return abs((values[one] or 0.0) - (values[other] or 0.0)) <= noise  # a number in a group is never None
+
+    ranks = rank([value or 0.0 for value in values], groups, better, alike)
     numbers = tuple(
         Number(
             run=run,
@@ -274,29 +279,38 @@ def _letter(index: int) -> str:
     return chr(ord("A") + index) if index < 26 else f"A{index}"
 
 
-def _ranks(
-    values: Sequence[float | None], errors: Sequence[float | None], groups: Mapping[int, str], better: str
+def rank(
+    values: Sequence[float], groups: Mapping[int, str], better: str, alike: Callable[[int, int], bool]
 ) -> dict[int, tuple[int, bool]]:
-    """Index of a number -> its rank within its group, and whether others share it."""
+    """Index of a number -> its rank within its group, and whether others share it.
+
+    Arguments:
+        values: The numbers.
+        groups: Index of a number -> its group; numbers without a group, and groups of one, are not ranked.
+        better: ``lower`` or ``higher``; nothing is ranked otherwise.
+        alike: Whether the difference of two numbers is within the noise; a number shares the rank of the first one of
+            that rank.
+    """
     ranks: dict[int, tuple[int, bool]] = {}
     if better not in ("lower", "higher"):
         return ranks
     for letter in set(groups.values()):
-        # Numbers in a group are never None; mypy does not know.
-        mine = [(values[index] or 0.0, index) for index, group in groups.items() if group == letter]
+        mine = sorted(
+            (index for index, group in groups.items() if group == letter),
+            key=lambda index: values[index],
+            reverse=better == "higher",
+        )
         if len(mine) < 2:
             continue
-        mine.sort(reverse=better == "higher")
-        first, rank = mine[0], 1
-        ranks[first[1]] = (1, False)
-        for count, item in enumerate(mine[1:], start=2):
-            noise = 2.0 * math.hypot(errors[first[1]] or 0.0, errors[item[1]] or 0.0)
-            tied = abs(item[0] - first[0]) <= noise
+        first, place = mine[0], 1
+        ranks[first] = (1, False)
+        for count, index in enumerate(mine[1:], start=2):
+            tied = alike(first, index)
             if tied:
-                ranks[first[1]] = (rank, True)
+                ranks[first] = (place, True)
             else:
-                first, rank = item, count
-            ranks[item[1]] = (rank, tied)
+                first, place = index, count
+            ranks[index] = (place, tied)
     return ranks
 
 

@@ -25,15 +25,18 @@ def render(template: str, facts: dict[str, Any]) -> str:
         template: Name of a file beside this one.
         facts: The template's variables.
     """
+    folder = files("genfw.runs.pages")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": digits, "plain": words, "clock": duration}
-    folder = files("genfw.runs.pages")
     # The style is genfw's own text, and the only one that is not escaped.
     style = Markup(folder.joinpath("page.css").read_text(encoding="utf-8"))
-    page = environment.from_string(folder.joinpath(template).read_text(encoding="utf-8"))
-    return page.render(facts | {"style": style})
+    return environment.get_template(template).render(facts | {"style": style})
 
 
 @attrs.frozen
