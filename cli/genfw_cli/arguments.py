@@ -23,6 +23,14 @@ RunName = Annotated[
         autocompletion=complete.runs,
     ),
 ]
+TrainedName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN|MODEL",
+        help="A run, as for the other commands; or a saved model: its folder, or a shipped model's name.",
+        autocompletion=complete.trained,
+    ),
+]
 Root = Annotated[Path, typer.Option("--root", metavar="PATH", help="Folder of all runs.")]
 Sets = Annotated[
     list[str] | None,

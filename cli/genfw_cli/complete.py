@@ -49,9 +49,18 @@ def _run_names(ctx: typer.Context) -> Iterable[str]:
         yield run.path.as_posix()
 
 
+def _model_names(ctx: typer.Context) -> Iterable[str]:
+    from genfw.plugins import load_plugins
+    from genfw.runs.cards import shipped_models
+
+    return (model.name for model in shipped_models(load_plugins().model_dirs()))
+
+
 kinds = _quiet(lambda ctx: KINDS)
 components = _quiet(_component_names)
 importers = _quiet(_importer_names)
 recipes = _quiet(_recipe_names)
 recipes_and_components = _quiet(lambda ctx: [*_component_names(ctx), *_recipe_names(ctx)])
 runs = _quiet(_run_names)
+models = _quiet(_model_names)
+trained = _quiet(lambda ctx: [*_run_names(ctx), *_model_names(ctx)])

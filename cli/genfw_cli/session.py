@@ -57,6 +57,18 @@ def registry_of_run(ctx: typer.Context, directory: Path) -> Registry:
     return open_recipe(ctx, RunDirectory.open(directory).resolved)[1]
 
 
+def find_trained(ctx: typer.Context, name: str, root: Path) -> tuple[Path, Registry]:
+    """The directory of a run or the folder of a saved model, and the registry for it."""
+    from genfw.runs import cards
+    from genfw.runs.directory import RunDirectory
+
+    registry = registry_of(ctx)
+    directory = cards.find_trained(name, root, registry.model_dirs())
+    if RunDirectory(directory).weights.is_file():  # of a saved model no Python file is loaded
+        return directory, registry
+    return directory, registry_of_run(ctx, directory)
+
+
 def _session(ctx: typer.Context) -> Session:
     session = ctx.find_root().obj
     return session if isinstance(session, Session) else Session()

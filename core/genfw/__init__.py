@@ -4,7 +4,7 @@ A recipe composes a prior, a decoder, energies, a sampler and an amortizer (``ge
 The rooms of this package have an order; each imports only those before it:
 
 ``errors``, ``randomness``, ``plugins``, ``interfaces``, ``nn``, ``runs``, ``models``, ``training``, ``evaluation``,
-``weights``, ``recipes``, ``engine``, ``testing``.
+``recipes``, ``engine``, ``weights``, ``testing``.
 
 Names are imported when they are first used (PEP 562), so that ``import genfw`` costs nothing and imports no torch.
 """
@@ -50,10 +50,13 @@ if TYPE_CHECKING:
     from genfw.plugins.registry import Registry
     from genfw.recipes.compose import Composition, compose
     from genfw.recipes.recipe import Recipe, load_recipe
+    from genfw.training.given import TensorData
     from genfw.training.optimizer import OptimizerFactory
     from genfw.training.stage import Stage, StageRun
     from genfw.training.tracker import Tracker
     from genfw.training.updater import Updater
+    from genfw.weights.saved import save
+    from genfw.weights.trained import Trained, load
 
 __version__ = "0.1.0"
 
@@ -93,10 +96,13 @@ _MODULES = {
     "plugins.registry": ("Registry",),
     "recipes.compose": ("Composition", "compose"),
     "recipes.recipe": ("Recipe", "load_recipe"),
+    "training.given": ("TensorData",),
     "training.optimizer": ("OptimizerFactory",),
     "training.stage": ("Stage", "StageRun"),
     "training.tracker": ("Tracker",),
     "training.updater": ("Updater",),
+    "weights.saved": ("save",),
+    "weights.trained": ("Trained", "load"),
 }
 _EXPORTS = {name: f"genfw.{module}" for module, names in _MODULES.items() for name in names}
 
@@ -148,14 +154,17 @@ __all__ = [
     "StartRequest",
     "Stateful",
     "Target",
+    "TensorData",
     "TensorSplit",
     "Tracker",
+    "Trained",
     "Updater",
     "__version__",
     "compose",
     "errors",
     "hookimpl",
     "interfaces",
+    "load",
     "load_plugins",
     "load_recipe",
     "load_run",
@@ -163,6 +172,7 @@ __all__ = [
     "resume",
     "run",
     "run_chain",
+    "save",
 ]
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from genfw.plugins.component import Component
 
-__all__ = ["builtin_components", "recipes_dir", "registry_file"]
+__all__ = ["builtin_components", "models_dir", "recipes_dir", "registry_file"]
 
 
 def _root() -> Path:
@@ -28,6 +28,11 @@ def registry_file() -> Path:
 def recipes_dir() -> Path:
     """Where the shipped recipes lie."""
     return _root() / "recipes"
+
+
+def models_dir() -> Path:
+    """Where the shipped models lie."""
+    return _root() / "models"
 
 
 @functools.lru_cache(maxsize=2)

@@ -24,9 +24,9 @@ ROOMS = [
     "models",
     "training",
     "evaluation",
-    "weights",
     "recipes",
     "engine",
+    "weights",
     "testing",
 ]
 

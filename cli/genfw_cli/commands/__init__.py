@@ -25,6 +25,8 @@ NAMES = (
     "evaluate",
     "report",
     "compare",
+    "models",
+    "export",
     "list",
     "show",
     "check",

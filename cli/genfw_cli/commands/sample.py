@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from genfw_cli.arguments import Checkpoint, Processes, Root, RunName
-from genfw_cli.session import registry_of_run
+from genfw_cli.arguments import Checkpoint, Processes, Root, TrainedName
+from genfw_cli.session import find_trained
 
 
 def command(
     ctx: typer.Context,
-    run: RunName,
+    run: TrainedName,
     count: Annotated[
         int | None,
         typer.Option("--count", "-n", min=1, help="Count of samples; the recipe's 'sample.count' by default."),
@@ -31,16 +31,14 @@ def command(
     checkpoint: Checkpoint = "best",
     root: Root = Path("runs"),
 ) -> None:
-    """Draw samples from a trained model.
+    """Draw samples from a trained model: of a run, or shipped with genfw.
 
     Prints their folder, with a picture and a file of tensors.
     """
     from genfw.engine import finished
-    from genfw.runs.directory import find_run
 
     part = _share(share)
-    directory = find_run(run, root)
-    registry = registry_of_run(ctx, directory)
+    directory, registry = find_trained(ctx, run, root)
     folder = finished.sample_run(
         directory,
         count=count,

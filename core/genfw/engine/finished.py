@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -14,6 +15,8 @@ from genfw import randomness
 from genfw.engine.devices import is_first, make_fabric, own_device, tuned
 from genfw.engine.launching import launched
 from genfw.engine.recovery import restore_state, set_up_stage
+from genfw.engine.saved import open_saved
+from genfw.errors import RunError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.measure import measure, write_samples
 from genfw.evaluation.pool import pooled, serve
@@ -30,7 +33,7 @@ def load_run(
     """The parts of a run with its trained weights, ready to sample from.
 
     Arguments:
-        directory: The run directory.
+        directory: The run directory, or the folder of a saved model.
         checkpoint: ``best``, ``last``, or a checkpoint's name; see :meth:`~genfw.runs.checkpoints.Checkpoints.find`.
         device: Device of the model; ``None`` takes the recipe's accelerator.
         registry: Plugins; the installed ones by default.
@@ -39,6 +42,8 @@ def load_run(
         RunError: There is no such run or checkpoint.
     """
     run_dir = RunDirectory.open(directory)
+    if run_dir.weights.is_file():
+        return open_saved(run_dir, registry, device)
     composition = compose_again(run_dir, registry, device)
     # compose_again has moved the model to the device.
     parameter = next(composition.model.parameters(), torch.empty(0))
@@ -94,7 +99,8 @@ def sample_run(
         directory: The run directory.
         count: Count of samples; the recipe's count by default.
         seed: Source of all randomness; the recipe's seed by default.
-        out: Folder of the files; by default ``samples/seed<seed>`` in the run directory.
+        out: Folder of the files; by default ``samples/seed<seed>`` in the run directory, and
+            ``samples-<name>/seed<seed>`` in the working directory for a saved model.
         share: Index of the share, and count of shares.
         processes: Count of processes, on CUDA each with its own device; ignored under ``torchrun``.
         checkpoint: See :func:`load_run`.
@@ -109,7 +115,9 @@ def sample_run(
     run_dir = RunDirectory.open(directory)
     composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
     used = composition.seed if seed is None else seed
-    folder = run_dir.samples / f"seed{used}" if out is None else Path(out)
+    # A saved model's folder is not written to: it may lie in an installed package.
+    usual = Path(f"samples-{composition.name}") if run_dir.weights.is_file() else run_dir.samples
+    folder = usual / f"seed{used}" if out is None else Path(out)
     with _opened(composition, run_dir, processes) as evaluation:
         if evaluation is not None:
             write_samples(evaluation, folder, count=count, seed=used, share=share)
@@ -141,6 +149,11 @@ def evaluate_run(
     from genfw.runs.pages.report import write_report
 
     run_dir = RunDirectory.open(directory)
+    if run_dir.weights.is_file():
+        raise RunError(
+            f"{run_dir.path} is a saved model, and its numbers are those of the run it came from; "
+            f"train it again to measure it: genfw run {run_dir.resolved}"
+        )
     composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
     with run_dir.lock() if is_first() else contextlib.nullcontext():
         with _opened(composition, run_dir, processes) as evaluation:
@@ -225,16 +238,19 @@ def local_plugins(recipe: Recipe, registry: Registry) -> list[str]:
     return [file for file in local if Path(file).resolve() not in named]
 
 
-def compose_again(run_dir: RunDirectory, registry: Registry | None = None, device: str | None = None) -> Composition:
+def compose_again(
+    run_dir: RunDirectory, registry: Registry | None = None, device: str | None = None, *, data: Any = None
+) -> Composition:
     """The parts of a run, from its resolved recipe.
 
     Arguments:
         run_dir: The run directory.
         registry: Plugins; the installed ones by default.
         device: Device of the components; the recipe's accelerator by default.
+        data: The data that the run was given in Python.
     """
     recipe, known = open_recipe(run_dir.resolved, registry=registry)
-    return compose(recipe, known, device=device or str(own_device(accelerator_of(recipe))))
+    return compose(recipe, known, data=data, device=device or str(own_device(accelerator_of(recipe))))
 
 
 def accelerator_of(recipe: Recipe) -> str:

@@ -66,6 +66,7 @@ class RunResult:
 def run(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     *,
+    data: Any = None,
     root: str | Path = "runs",
     smoke: bool = False,
     sets: Sequence[str] = (),
@@ -78,6 +79,7 @@ def run(
 
     Arguments:
         recipe: A file, the name of a shipped recipe, a :class:`Recipe`, or a plain dict.
+        data: Data in place of the recipe's own; see :func:`genfw.training.given.as_data` for what it may be.
         root: Folder of all runs.
         smoke: Make every part tiny, to test within seconds that they fit together.
         sets: Overrides, such as ``train.0.steps=100``.
@@ -95,18 +97,21 @@ def run(
         KeyboardInterrupt: SIGINT or SIGTERM; the state is saved, and :func:`resume` continues from it.
     """
     read, registry = _read(recipe, sets, unsets, registry)
-    composition = compose(read, registry, device=str(own_device(accelerator_of(read))), smoke=smoke)
+    composition = compose(read, registry, data=data, device=str(own_device(accelerator_of(read))), smoke=smoke)
     run_dir = _make_directory(composition, read, root, directory)
     return drive(composition, run_dir, trackers)
 
 
-def resume(directory: str | Path, *, trackers: Sequence[Tracker] = (), registry: Registry | None = None) -> RunResult:
+def resume(
+    directory: str | Path, *, data: Any = None, trackers: Sequence[Tracker] = (), registry: Registry | None = None
+) -> RunResult:
     """Resume a run that was interrupted or killed, or that failed; bit for bit on the CPU.
 
     A finished run is not changed: its results are read and returned.
 
     Arguments:
         directory: The run directory.
+        data: The data that the run was given in Python.
         trackers: Observers besides the recipe's.
         registry: Plugins; the installed ones by default.
 
@@ -116,7 +121,7 @@ def resume(directory: str | Path, *, trackers: Sequence[Tracker] = (), registry:
     run_dir = RunDirectory.open(directory)
     if run_dir.status().state == "finished":
         return RunResult(run_dir.path, "finished", tuple(_read_results(run_dir)))
-    composition = compose_again(run_dir, registry)
+    composition = compose_again(run_dir, registry, data=data)
     return drive(composition, run_dir, trackers, resumed=run_dir.status().state != "waiting")
 
 

@@ -15,6 +15,8 @@ from genfw.engine.finished import serve_evaluation
 from genfw.engine.interrupts import Interrupts
 from genfw.engine.loop import Training
 from genfw.engine.observers import Observers
+from genfw.engine.saved import open_saved
+from genfw.plugins import load_plugins
 from genfw.recipes.compose import compose
 from genfw.recipes.recipe import open_recipe
 from genfw.runs.directory import RunDirectory
@@ -33,8 +35,12 @@ def main(order: str) -> None:
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     rank, world = given["rank"], given["world"]
     run_dir = RunDirectory.open(given["directory"])
-    recipe, registry = open_recipe(run_dir.resolved, plugins=given["plugins"])
-    composition = compose(recipe, registry, device=first_device(given["accelerator"], rank))
+    device = first_device(given["accelerator"], rank)
+    if run_dir.weights.is_file():
+        composition = open_saved(run_dir, load_plugins(local=given["plugins"]), str(device))
+    else:
+        recipe, registry = open_recipe(run_dir.resolved, plugins=given["plugins"])
+        composition = compose(recipe, registry, device=device)
     composition.engine.accelerator = given["accelerator"]
     start = None if given["checkpoint"] is None else run_dir.checkpoints.find(given["checkpoint"])
     with tuned(composition.engine):

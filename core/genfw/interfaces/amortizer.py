@@ -7,8 +7,10 @@ import abc
 import torch
 from torch import Tensor, nn
 
+from genfw.interfaces.construction import Constructed
 
-class Amortizer(nn.Module, abc.ABC):
+
+class Amortizer(Constructed, nn.Module, abc.ABC):
     r"""Learned sampler :math:`q_\phi(\epsilon)` and :math:`q_\phi(\epsilon \mid x)` of positions in noise space.
 
     A subclass guarantees that ``sample`` and ``sample_given`` build no graph and draw from the generator only, and that

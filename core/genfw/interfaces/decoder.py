@@ -8,11 +8,12 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from genfw.interfaces.construction import Constructed
 from genfw.interfaces.likelihood import Likelihood
 from genfw.interfaces.values import Latent, Size
 
 
-class Decoder(nn.Module, abc.ABC):
+class Decoder(Constructed, nn.Module, abc.ABC):
     r"""Generator :math:`p(x \mid z)`.
 
     A subclass guarantees that ``forward`` is differentiable in the latent, and that items of a batch do not influence

@@ -8,6 +8,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
+from genfw.interfaces.construction import Constructed
 from genfw.interfaces.values import Latent
 
 
@@ -34,7 +35,7 @@ class Posterior:
     kl: Tensor
 
 
-class Encoder(nn.Module, abc.ABC):
+class Encoder(Constructed, nn.Module, abc.ABC):
     r"""Approximate posterior :math:`q(z \mid x)`.
 
     A subclass guarantees that the draw is reparameterised (differentiable in its parameters), and that all randomness

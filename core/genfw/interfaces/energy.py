@@ -10,8 +10,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from genfw.interfaces.construction import Constructed
 
-class Energy(nn.Module, abc.ABC):
+
+class Energy(Constructed, nn.Module, abc.ABC):
     r"""Energy :math:`E(v)` over latents or data: low where samples should lie, :math:`h \propto p\, e^{-E}`.
 
     A subclass guarantees one number per item, differentiable in ``v``, that does not depend on the other items of the

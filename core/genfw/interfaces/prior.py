@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from genfw.interfaces.construction import Constructed
 from genfw.interfaces.values import Latent, Size
 
 
-class Prior(nn.Module, abc.ABC):
+class Prior(Constructed, nn.Module, abc.ABC):
     r"""Latent prior :math:`p(z)`, given as a transform of noise, :math:`z = T_z(\epsilon_z)`.
 
     A subclass guarantees that ``transform`` of standard-normal noise at temperature 1 has exactly the law that

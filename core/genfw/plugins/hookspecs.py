@@ -56,6 +56,11 @@ def genfw_recipes() -> Sequence[Path]:  # type: ignore[empty-body]
 
 
 @hookspec
+def genfw_models() -> Sequence[Path]:  # type: ignore[empty-body]
+    """Folders of saved models, each a folder of its own, that ``genfw sample NAME`` finds. Called once, at loading."""
+
+
+@hookspec
 def genfw_importers() -> Sequence[Importer]:  # type: ignore[empty-body]
     """Published checkpoints that ``genfw import`` reads with the plugin's help. Called once, at loading."""
 

@@ -79,6 +79,7 @@ def load_plugins(*, local: Sequence[str | Path] = (), enabled: bool = True, disa
         dict.fromkeys(loaded.recipes),
         loaded.manager,
         loaded.importers,
+        dict.fromkeys(loaded.models),
     )
 
 
@@ -92,6 +93,7 @@ class _Loaded:
     broken: list[BrokenPlugin] = attrs.field(factory=list)
     disabled: list[str] = attrs.field(factory=list)
     recipes: list[Path] = attrs.field(factory=list)
+    models: list[Path] = attrs.field(factory=list)
     importers: list[Importer] = attrs.field(factory=list)
 
     def add(self, source: _Source) -> None:
@@ -100,7 +102,7 @@ class _Loaded:
         try:
             # What a plugin prints while it is imported must not reach stdout, which another program may read.
             with contextlib.redirect_stdout(sys.stderr):
-                offered, folders, importers, file = _load(source, self.manager, self.components)
+                offered, folders, models, importers, file = _load(source, self.manager, self.components)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -112,6 +114,7 @@ class _Loaded:
             return
         self.components += offered
         self.recipes += folders
+        self.models += models
         self.importers += importers
         self.plugins.append(
             PluginRecord(
@@ -130,7 +133,7 @@ class _Loaded:
 
 def _load(
     source: _Source, manager: pluggy.PluginManager, present: Sequence[Component]
-) -> tuple[list[Component], list[Path], list[Importer], str]:
+) -> tuple[list[Component], list[Path], list[Path], list[Importer], str]:
     plugin = source.load()
     manager.register(plugin, source.name)
     hooks = manager.get_hookcallers(plugin) or []
@@ -166,7 +169,11 @@ def _load(
                 version=source.version,
             )
         )
-    return offered, [Path(folder) for folder in _results(manager, plugin, "genfw_recipes", object)], importers, file
+    recipes, models = (
+        [Path(folder) for folder in _results(manager, plugin, hook, object)]
+        for hook in ("genfw_recipes", "genfw_models")
+    )
+    return offered, recipes, models, importers, file
 
 
 def _results(manager: pluggy.PluginManager, plugin: Any, name: str, kind: type) -> list[Any]:

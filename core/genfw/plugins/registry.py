@@ -83,6 +83,7 @@ class Registry:
         recipes: Folders of shipped recipes.
         manager: Holds the plugins' other hooks.
         importers: Published checkpoints that can be read.
+        models: Folders of shipped models.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Registry:
         recipes: Iterable[Path] = (),
         manager: pluggy.PluginManager | None = None,
         importers: Iterable[Importer] = (),
+        models: Iterable[Path] = (),
     ) -> None:
         self.components: tuple[Component, ...] = tuple(components)
         self.plugins: tuple[PluginRecord, ...] = tuple(plugins)
@@ -102,6 +104,7 @@ class Registry:
         self.importers: tuple[Importer, ...] = tuple(importers)
         self.manager = manager or new_manager()
         self._recipes: tuple[Path, ...] = tuple(recipes)
+        self._models: tuple[Path, ...] = tuple(models)
         self._classes: dict[str, type] = {}
 
     def find(self, kind: str, name: str) -> Component:
@@ -222,6 +225,10 @@ class Registry:
     def recipe_dirs(self) -> tuple[Path, ...]:
         """Folders in which recipes are found by name, built-in ones first."""
         return self._recipes
+
+    def model_dirs(self) -> tuple[Path, ...]:
+        """Folders in which saved models are found by name, built-in ones first."""
+        return self._models
 
 
 def new_manager() -> pluggy.PluginManager:

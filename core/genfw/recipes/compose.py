@@ -23,7 +23,8 @@ from genfw.recipes.bound_values import Block, BoundValue, Items, PlainValue, Rol
 from genfw.recipes.check import ROLES, Resolved, check
 from genfw.recipes.faults import FaultList, Mark
 from genfw.recipes.recipe import Recipe, open_recipe, parse_recipe
-from genfw.recipes.yaml_nodes import dump
+from genfw.recipes.yaml_nodes import dump, read_yaml
+from genfw.training.given import GIVEN, as_data
 from genfw.training.health import HealthSettings
 from genfw.training.settings import EngineSettings
 from genfw.training.stage import Stage
@@ -72,6 +73,7 @@ def compose(
     recipe: Recipe | Resolved | str | Path | Mapping[str, Any],
     registry: Registry | None = None,
     *,
+    data: Any = None,
     device: str | torch.device = "cpu",
     smoke: bool = False,
 ) -> Composition:
@@ -81,6 +83,7 @@ def compose(
         recipe: A recipe, a file's name, the name of a shipped recipe, a text with line breaks, or a mapping of
             sections.
         registry: Registry of the components; by default the installed plugins and the recipe's local ones.
+        data: Data in place of the recipe's own; see :func:`genfw.training.given.as_data` for what it may be.
         device: Device of the model.
         smoke: Apply the caps that classes declare for smoke runs, and use synthetic data where the data set is absent.
 
@@ -88,17 +91,22 @@ def compose(
         RecipeError: With every fault.
         PluginError: A component can't be loaded.
     """
-    resolved = _resolve(recipe, registry, smoke)
-    return _Builder(resolved, torch.device(device)).compose()
+    given = None if data is None else as_data(data)
+    resolved = _resolve(recipe, registry, smoke, given)
+    return _Builder(resolved, torch.device(device), given if isinstance(given, Dataset) else None).compose()
 
 
 def _resolve(
-    recipe: Recipe | Resolved | str | Path | Mapping[str, Any], registry: Registry | None, smoke: bool
+    recipe: Recipe | Resolved | str | Path | Mapping[str, Any],
+    registry: Registry | None,
+    smoke: bool,
+    data: Dataset | Mapping[str, Any] | None,
 ) -> Resolved:
     if isinstance(recipe, Resolved):
-        if registry is None and (recipe.smoke or not smoke):
+        if registry is None and data is None and (recipe.smoke or not smoke):
             return recipe
-        return check(recipe.recipe, registry or recipe.registry, smoke=smoke or recipe.smoke)
+        read = _with_data(recipe.recipe, data)
+        return check(read, registry or recipe.registry, smoke=smoke or recipe.smoke)
     if isinstance(recipe, Path) or (isinstance(recipe, str) and "\n" not in recipe):
         recipe, registry = open_recipe(recipe, registry=registry)
     if isinstance(recipe, Mapping):
@@ -106,7 +114,18 @@ def _resolve(
     if isinstance(recipe, str):
         search = registry.recipe_dirs() if registry is not None else _registry(()).recipe_dirs()
         recipe = parse_recipe(recipe, search=search, strict=False)
-    return check(recipe, registry or _registry(recipe.plugins), smoke=smoke)
+    return check(_with_data(recipe, data), registry or _registry(recipe.plugins), smoke=smoke)
+
+
+def _with_data(recipe: Recipe, data: Dataset | Mapping[str, Any] | None) -> Recipe:
+    """The recipe with another ``data:`` section."""
+    if data is None:
+        return recipe
+    block = {"use": GIVEN, "shape": list(data.data_shape)} if isinstance(data, Dataset) else dict(data)
+    faults = FaultList()
+    node = read_yaml(dump(block), "<data>", faults)
+    faults.raise_any()
+    return attrs.evolve(recipe, root=attrs.evolve(recipe.root, value={**recipe.root.value, "data": node}))
 
 
 def _registry(local: tuple[Path, ...]) -> Registry:
@@ -120,8 +139,8 @@ class _RefusedError(Exception):
 
 
 class _Builder:
-    def __init__(self, resolved: Resolved, device: torch.device) -> None:
-        self.resolved, self.device = resolved, device
+    def __init__(self, resolved: Resolved, device: torch.device, given: Dataset | None) -> None:
+        self.resolved, self.device, self.given = resolved, device, given
         self.seed = resolved.recipe.seed
         self.faults = FaultList()
         self.roles: dict[str, Any] = {}
@@ -175,7 +194,7 @@ class _Builder:
         if built is None:
             return
         if section == "data":
-            built = self._data(built, mark)
+            built = self._data(built, mark) if self.given is None else self.given
         self.roles[part] = built
         with self._guard(f"'{part}'", mark):
             if section == "data":

@@ -94,6 +94,9 @@ class RunDirectory:
         self.evaluation = self.path / "evaluation.json"
         self.report = self.path / "report.html"
         self.samples = self.path / "samples"
+        #: Weights and card of a saved model, which has no checkpoints.
+        self.weights = self.path / "model.safetensors"
+        self.card = self.path / "card.yaml"
         self._status = self.path / "STATUS"
 
     @functools.cached_property

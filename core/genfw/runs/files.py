@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ def read_mapping(path: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, ValueError):
         return {}
     return value if isinstance(value, Mapping) else {}
+
+
+def without_home(text: str) -> str:
+    """A text for others to read, with ``~`` for the user's home folder."""
+    home = str(Path.home())
+    return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if len(home) > 1 else text
 
 
 @contextlib.contextmanager

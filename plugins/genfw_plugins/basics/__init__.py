@@ -1,9 +1,9 @@
-"""Plain parts to start from (standard-normal prior, fully connected networks), and the shipped recipes."""
+"""Plain parts to start from (standard-normal prior, fully connected networks); the shipped recipes and models."""
 
 from pathlib import Path
 
 from genfw import Component, hookimpl
-from genfw_plugins import builtin_components, recipes_dir
+from genfw_plugins import builtin_components, models_dir, recipes_dir
 
 
 @hookimpl
@@ -16,3 +16,9 @@ def genfw_components() -> list[Component]:
 def genfw_recipes() -> list[Path]:
     """See :func:`genfw.plugins.hookspecs.genfw_recipes`."""
     return [recipes_dir()]
+
+
+@hookimpl
+def genfw_models() -> list[Path]:
+    """See :func:`genfw.plugins.hookspecs.genfw_models`."""
+    return [models_dir()]

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from genfw.runs.directory import RunDirectory, Status
-from genfw.runs.files import read_mapping, read_text, write_atomically
+from genfw.runs.files import read_mapping, read_text, without_home, write_atomically
 from genfw.runs.pages.charts import HEIGHT, WIDTH, make_charts
 from genfw.runs.pages.layout import Picture, digits, embed, render, words
 
@@ -40,7 +40,7 @@ def write_report(directory: str | Path, out: Path | None = None) -> Path:
     run_dir = RunDirectory.open(directory)
     path = run_dir.report if out is None else out
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, render("report.html.j2", _facts(run_dir)), durable=False)
+    write_atomically(path, without_home(render("report.html.j2", _facts(run_dir))), durable=False)
     return path
 
 

@@ -1,0 +1,173 @@
+"""Saving a model out of its run: weights and resolved recipe, with the card and the small files of the run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from genfw.engine.finished import load_run
+from genfw.engine.saved import FORMAT, HEAD
+from genfw.errors import RunError
+from genfw.models.model import Model
+from genfw.plugins.registry import Registry
+from genfw.plugins.signature import summarise
+from genfw.recipes.check import ROLES
+from genfw.recipes.compose import Composition
+from genfw.recipes.yaml_nodes import dump
+from genfw.runs.cards import LICENCE, Card, read_numbers
+from genfw.runs.directory import RunDirectory
+from genfw.runs.files import read_mapping, read_text, without_home, write_atomically
+from genfw.runs.tensors import save_tensors
+from genfw.weights.describe import describe
+
+#: Files and folders of a run that a saved model keeps, for its report.
+_KEPT = ("recipe.yaml", "metrics.jsonl", "events.jsonl", "evaluation.json", "STATUS")
+_PICTURES = ("figures", "samples")
+#: Facts of a run's environment that say nothing about the machine's folders.
+_ENVIRONMENT = ("genfw", "python", "packages", "code", "git", "hardware")
+
+
+def save(model: Model | Composition, path: str | Path, *, sample: Mapping[str, Any] | None = None) -> Path:
+    """Save a model, to load it again with :func:`genfw.load`.
+
+    The folder holds ``model.safetensors`` and ``resolved.yaml``. Whoever loads it executes nothing that is in it.
+
+    Arguments:
+        model: A model of registered components, composed from a recipe or by hand; or a composition.
+        path: The folder; it must be absent or empty.
+        sample: How to sample from it, as in a recipe's ``sample:`` section; of a composition, its recipe's by default.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ContractError: A part of the model is no registered component, or was built with a value that no recipe holds.
+        RunError: The folder is not empty, or can't be written.
+    """
+    folder = _empty(path)
+    if isinstance(model, Composition):
+        recipe, model = model.resolved.plain(), model.model
+    else:
+        recipe = describe(model)
+    if sample is not None:
+        recipe["sample"] = dict(sample)
+    _write(folder, model, recipe)
+    return folder.path
+
+
+def export_run(
+    directory: str | Path,
+    path: str | Path,
+    *,
+    name: str | None = None,
+    licence: str = LICENCE,
+    checkpoint: str = "best",
+    registry: Registry | None = None,
+) -> Path:
+    """Save the trained model of a run with a card and what its report needs.
+
+    Arguments:
+        directory: The run directory.
+        path: The folder to write; it must be absent or empty.
+        name: The model's name; the recipe's by default.
+        licence: Licence of the weights.
+        checkpoint: See :func:`~genfw.engine.finished.load_run`.
+        registry: Plugins; the installed ones by default.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RunError: It is no run, or is already a saved model; or the folder is not empty.
+    """
+    run_dir = RunDirectory.open(directory)
+    folder = _empty(path)
+    if run_dir.weights.is_file():
+        shutil.copytree(run_dir.path, folder.path, dirs_exist_ok=True)
+        return folder.path
+    composition = load_run(directory, checkpoint=checkpoint, registry=registry)
+    recipe = composition.resolved.plain()
+    _write(folder, composition.model, recipe)
+    for file in _KEPT:
+        if text := read_text(run_dir.path / file):
+            write_atomically(folder.path / file, without_home(text))
+    for pictures in _PICTURES:
+        for picture in sorted((run_dir.path / pictures).glob("*.png")):
+            target = folder.path / pictures / picture.name
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(picture, target)
+    environment = read_mapping(run_dir.environment)
+    kept = {key: environment[key] for key in _ENVIRONMENT if key in environment}
+    write_atomically(folder.environment, without_home(json.dumps(kept, indent=1)))
+    card_of(run_dir, composition, name=name, licence=licence).write(folder.card)
+    return folder.path
+
+
+def card_of(run_dir: RunDirectory, composition: Composition, *, name: str | None, licence: str) -> Card:
+    """The card of a run's model, from the files of the run.
+
+    Arguments:
+        run_dir: The run directory.
+        composition: Its parts.
+        name: The model's name; the recipe's by default.
+        licence: Licence of the weights.
+    """
+    recipe, environment = composition.resolved.plain(), read_mapping(run_dir.environment)
+    rows = run_dir.read_metrics()
+    ends = {row.get("stage"): row.get("step", 0) for row in rows}
+    hardware = environment.get("hardware") or {}
+    where = [str(hardware.get("processor") or ""), *map(str, hardware.get("devices") or ())]
+    threads = hardware.get("threads")
+    pictures = [f"samples/{file}" for file in ("model.png", "samples.png") if (run_dir.samples / file).is_file()]
+    packages = environment.get("packages") or {}
+    return Card(
+        name=name or composition.name,
+        description=" ".join(str(recipe.get("description") or "").split()),
+        data=summarise(recipe.get("data") or {}),
+        data_shape=tuple(composition.model.data_shape),
+        parameters=sum(parameter.numel() for parameter in composition.model.parameters()),
+        licence=licence,
+        command=f"genfw run {composition.name} --set seed={composition.seed}",
+        steps=sum(ends.values()),
+        minutes=round(float(rows[-1].get("time", 0.0)) / 60.0, 1) if rows else 0.0,
+        hardware=", ".join(filter(None, [*where, f"{threads} thread{'s' * (threads != 1)}" if threads else ""])),
+        versions={
+            "genfw": str(environment.get("genfw", "")),
+            **({"torch": str(packages["torch"])} if "torch" in packages else {}),
+        },
+        tags=_tags(composition),
+        picture=next(iter(pictures), ""),
+        numbers=read_numbers(read_mapping(run_dir.evaluation).get("results")),
+    )
+
+
+def _tags(composition: Composition) -> tuple[str, ...]:
+    """Words to find the model by: the paper, and the components that it is made of and trained by."""
+    words = [str(composition.paper.get("id") or "").lower()]
+    for part, block in composition.resolved.parts.items():
+        if part.partition(".")[0] in (*ROLES, "train"):
+            words.append(getattr(block, "use", "").rpartition("/")[2])
+    return tuple(dict.fromkeys(word for word in words if re.fullmatch(r"[a-z0-9][a-z0-9-]*", word)))
+
+
+def _empty(path: str | Path) -> RunDirectory:
+    folder = RunDirectory(path)
+    if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+        raise RunError(f"{folder.path} is there already; name a folder that is absent or empty")
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write(folder: RunDirectory, model: Model, recipe: Mapping[str, Any]) -> None:
+    # A plugin file of this machine is no part of the model, and whoever loads it would not run it.
+    kept = {key: value for key, value in recipe.items() if key != "plugins"}
+    with torch.no_grad():
+        head = {"format": FORMAT, "data_shape": list(model.data_shape)}
+    save_tensors(folder.weights, model.state_dict(), {HEAD: json.dumps(head)})
+    write_atomically(folder.resolved, without_home(dump(kept)))

@@ -1,0 +1,195 @@
+"""Models saved, exported, shipped and loaded: the same weights and draws, and nothing of a folder is executed."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import genfw
+from genfw.errors import ContractError, RunError
+from genfw.plugins import load_plugins
+from genfw.runs.cards import read_card, shipped_models
+from genfw.runs.directory import RunDirectory
+from genfw.weights.saved import export_run
+from genfw_plugins.basics.decoder import MLPDecoder
+from genfw_plugins.basics.encoder import MLPEncoder
+from genfw_plugins.basics.prior import StandardNormal
+from genfw_plugins.mlp_energy.energy import MLPEnergy
+
+RECIPE = {
+    "genfw": 1,
+    "name": "tiny",
+    "description": "A tiny VAE.",
+    "data": {"use": "gaussian-grid", "train": 40, "test": 10},
+    "prior": {"use": "standard-normal", "dim": 2},
+    "decoder": {"use": "mlp", "hidden": [4]},
+    "encoder": {"use": "mlp", "hidden": [4]},
+    "energy": {"use": "mlp", "on": "data", "hidden": [4]},
+    "train": [{"use": "elbo", "steps": 2, "batch": 4, "optimizer": {"use": "adam", "lr": 1e-3}}],
+    "sample": {"count": 6, "sampler": {"use": "langevin", "step_size": 0.01, "steps": 2}},
+    "evaluate": [{"use": "reconstruction", "count": 10}],
+}
+SHIPPED = shipped_models(load_plugins().model_dirs())
+
+
+def by_hand():
+    torch.manual_seed(0)
+    prior = StandardNormal(3)
+    decoder = MLPDecoder((2,), layout(prior), hidden=[5], sigma=0.2)
+    encoder = MLPEncoder(prior, (2,), hidden=[5])
+    energies = [MLPEnergy(on="data", data_shape=(2,), hidden=[4]), MLPEnergy(on="data", data_shape=(2,), hidden=[3])]
+    return genfw.Model(prior, decoder, encoder, energies)
+
+
+def layout(prior):
+    return genfw.NoiseLayout.of_latents(prior.noise_shapes)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    return genfw.run(RECIPE, root=tmp_path_factory.mktemp("runs")).directory
+
+
+def test_an_exported_run_draws_what_the_run_draws(trained, tmp_path):
+    folder = export_run(trained, tmp_path / "tiny")
+    run, model = genfw.load(trained), genfw.load(folder)
+    x = run.sample(5, seed=3)
+    assert torch.equal(model.sample(5, seed=3), x)
+    assert torch.equal(model.reconstruct(x), run.reconstruct(x))
+    assert torch.equal(model.score(x), run.score(x))
+    card = read_card(folder / "card.yaml")
+    assert model.card == card
+    assert (card.name, card.data_shape, card.steps, card.licence) == ("tiny", (2,), 2, "Apache-2.0")
+    assert card.parameters == sum(p.numel() for p in run.model.parameters())
+    assert {"elbo", "mlp", "gaussian-grid"} <= set(card.tags)
+    value = json.loads((folder / "evaluation.json").read_text())["results"][0]
+    assert (card.numbers[0].name, card.numbers[0].value) == (value["name"], value["value"])
+    # An exported model is exported again as it is.
+    again = export_run(folder, tmp_path / "again")
+    assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_an_exported_run_names_no_folder_of_its_machine(trained, tmp_path):
+    folder = export_run(trained, tmp_path / "tiny")
+    texts = [path for path in folder.rglob("*") if path.suffix in (".json", ".jsonl", ".yaml", ".safetensors")]
+    assert len(texts) >= 6
+    assert [path.name for path in texts if str(trained.parent).encode() in path.read_bytes()] == []
+
+
+def test_a_model_made_by_hand_comes_back(tmp_path):
+    model = by_hand()
+    sample = {"count": 3, "sampler": {"use": "mala", "step_size": 0.01, "steps": 1}}
+    folder = genfw.save(model, tmp_path / "model", sample=sample)
+    assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "resolved.yaml"]
+    loaded = genfw.load(folder)
+    assert loaded.composition.sample.sampler.step_size == 0.01
+    for (name, one), (other, two) in zip(model.state_dict().items(), loaded.model.state_dict().items(), strict=True):
+        assert name == other
+        assert torch.equal(one, two)
+    assert len(loaded.sample()) == 3
+    # And a copy of a loaded model again.
+    assert genfw.load(genfw.save(loaded.model, tmp_path / "second")).model.energies[1].on == "data"
+
+
+def test_score_is_the_bound_of_the_tilted_density(tmp_path):
+    loaded = genfw.load(genfw.save(by_hand(), tmp_path / "model"))
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
+    model, generator = loaded.model, torch.Generator().manual_seed(genfw.randomness.derive_seed(0, "score", 0))
+    posterior = model.encoder(x, generator=generator)
+    bound = model.likelihood(posterior.latent).log_prob(x) - posterior.kl.sum(1)
+    torch.testing.assert_close(loaded.score(x), bound - model.data_energy(x))
+    centre = model.encoder(x, generator=torch.Generator(), temperature=0.0)
+    torch.testing.assert_close(loaded.reconstruct(x), model.likelihood(centre.latent).mean)
+    with pytest.raises(ContractError, match=r"knows items of shape \(2,\)"):
+        loaded.score(torch.zeros(3, 5))
+
+
+def test_energy_alone_scores_by_its_energy(tmp_path):
+    model = genfw.Model(energy=MLPEnergy(on="data", data_shape=(2,), hidden=[4]), data_shape=(2,))
+    loaded = genfw.load(genfw.save(model, tmp_path / "model", sample={"space": "data"}))
+    x = torch.randn(4, 2)
+    torch.testing.assert_close(loaded.score(x), -model.data_energy(x).detach())
+    with pytest.raises(ContractError, match="no encoder, amortizer or posterior chain"):
+        loaded.reconstruct(x)
+
+
+def test_a_part_that_is_no_component_is_refused(tmp_path):
+    class Own(genfw.Energy):
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
+
+        def forward(self, v):
+            return self.net(v)[:, 0]
+
+    with pytest.raises(ContractError, match="Own is no registered component"):
+        genfw.save(genfw.Model(energy=Own(nn.Linear(2, 1)), data_shape=(2,)), tmp_path / "model")
+
+
+def test_a_full_folder_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(RunError, match="absent or empty"):
+        genfw.save(by_hand(), tmp_path)
+
+
+@pytest.mark.parametrize("section", ["plugins: [./evil.py]", "extends: quickstart"])
+def test_a_recipe_that_names_files_is_refused(tmp_path, section):
+    folder = genfw.save(by_hand(), tmp_path / "model")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    with open(folder / "resolved.yaml", "a") as file:
+        file.write(f"{section}\n")
+    with pytest.raises(RunError, match="names other files under"):
+        genfw.load(folder)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    folder = genfw.save(by_hand(), tmp_path / "model")
+    weights = RunDirectory(folder).weights
+    tensors = load_file(weights)
+    save_file(tensors, weights)  # without genfw's head
+    with pytest.raises(RunError, match="is no model that genfw has saved"):
+        genfw.load(folder)
+    head = {"genfw": json.dumps({"format": 1, "data_shape": [2]})}
+    save_file({name: tensor for name, tensor in tensors.items() if "encoder" not in name}, weights, head)
+    with pytest.raises(RunError, match="does not fit the model"):
+        genfw.load(folder)
+    weights.write_bytes(b"no tensors")
+    with pytest.raises(RunError, match="is no model that genfw has saved"):
+        genfw.load(folder)
+
+
+def test_a_wrong_name_is_told_what_there_is(tmp_path):
+    with pytest.raises(RunError, match="Nor is there a shipped model of that name"):
+        genfw.load("damc-fashon", root=tmp_path)
+
+
+# -- what is shipped --------------------------------------------------------------------------------------------------
+
+
+def test_shipped_models_are_few_megabytes():
+    assert SHIPPED
+    assert sum(model.bytes for model in SHIPPED) < 15e6
+
+
+@pytest.mark.parametrize("shipped", SHIPPED, ids=lambda model: model.name)
+def test_a_shipped_model_is_what_its_card_says(shipped, tmp_path):
+    model = genfw.load(shipped.path)
+    card = shipped.card
+    assert card.name == shipped.name
+    assert card.parameters == sum(parameter.numel() for parameter in model.model.parameters())
+    assert card.data_shape == model.model.data_shape
+    assert card.minutes > 0
+    assert card.numbers
+    assert (shipped.path / card.picture).is_file()
+    assert not model.composition.resolved.smoke
+    x = model.sample(4, seed=1)
+    assert x.shape == (4, *card.data_shape)
+    assert x.isfinite().all()
+    assert model.score(x).shape == (4,)
+    from genfw.runs.pages.report import write_report
+
+    page = write_report(shipped.path, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert all(name.name in page for name in card.numbers)
