@@ -1,9 +1,14 @@
 """Two ways of computing one thing, timed in turn in one process, so that a shared machine's load falls on both; and the
 memory of each, in a process of its own.
+
+Every script prints its rows as one table. Where ``GENFW_SPEED_ROWS`` names a file, it also appends them there as JSON
+lines, from which ``all.py`` makes one table of all scripts.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import platform
 import resource
 import statistics
@@ -12,36 +17,82 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-__all__ = ["Timed", "agree", "interleaved", "machine", "peak", "peaks", "table"]
-
-Timed = tuple[str, float, float, str]
+__all__ = ["HEAD", "Row", "agree", "interleaved", "machine", "peak", "peaks", "row", "table"]
 
 
-def agree(what: str, one: torch.Tensor, other: torch.Tensor, tolerance: float) -> None:
-    """Stop the benchmark where the two do not compute the same thing."""
+#: Of the table that rows make.
+HEAD = (
+    "| work | sizes | plain | genfw | ratio | its spread | largest difference |\n"
+    "| --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+class Row(NamedTuple):
+    """What was measured of one piece of work; times in seconds, ratios are plain over genfw."""
+
+    what: str
+    settings: str
+    plain: float
+    genfw: float
+    ratio: float
+    least: float
+    most: float
+    apart: float | None
+
+    def __str__(self) -> str:
+        apart = "" if self.apart is None else f"{self.apart:.0e}"
+        spread = f"{self.least:.2f} to {self.most:.2f}"
+        cells = self.what, self.settings, _time(self.plain), _time(self.genfw), f"{self.ratio:.2f}", spread, apart
+        return f"| {' | '.join(cells)} |"
+
+
+def row(what: str, settings: str, plain: Sequence[float], genfw: Sequence[float], apart: float | None = None) -> Row:
+    """A row of the table, from the seconds of each way round by round.
+
+    Arguments:
+        what: The work.
+        settings: Its sizes.
+        plain: Seconds of the plain way, one number for each round.
+        genfw: Seconds of genfw's, of the same rounds.
+        apart: Largest difference between what the two compute, where they compute the same.
+    """
+    ratios = sorted(one / other for one, other in zip(plain, genfw, strict=True))
+    medians = statistics.median(plain), statistics.median(genfw)
+    return Row(what, settings, *medians, statistics.median(ratios), ratios[0], ratios[-1], apart)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
+def agree(what: str, one: torch.Tensor, other: torch.Tensor, tolerance: float) -> float:
+    """The largest difference; stops the benchmark where the two do not compute the same thing."""
     apart = float((one - other).abs().max())
     if not apart <= tolerance:
         raise SystemExit(f"{what}: the two ways differ by {apart:.2e}, more than {tolerance:.0e}; nothing was timed")
     print(f"{what}: equal within {tolerance:.0e} (largest difference {apart:.1e})", flush=True)
+    return apart
 
 
-def interleaved(ways: Sequence[Callable[[], object]], repeats: int, warm: bool = True) -> list[float]:
-    """Median seconds of each way; processor seconds on the CPU, where another process's turn would count otherwise.
+def interleaved(ways: Sequence[Callable[[], object]], repeats: int, warm: bool = True) -> list[list[float]]:
+    """Seconds of each way in each round; processor seconds on the CPU, where another process's turn would count
+    otherwise. Rounds alternate between the two orders.
 
     With ``warm`` each way is called once before it counts.
     """
     for way in ways if warm else ():
         way()
     seconds: list[list[float]] = [[] for _ in ways]
-    for _ in range(repeats):
-        for number, way in enumerate(ways):
+    for turn in range(repeats):
+        for number, way in list(enumerate(ways))[:: 1 if turn % 2 == 0 else -1]:
             began = _now()
             way()
             seconds[number].append(_now() - began)
-    return [statistics.median(each) for each in seconds]
+    return seconds
 
 
 def _now() -> float:
@@ -86,9 +137,9 @@ def machine() -> str:
     return f"{name}; {torch.get_num_threads()} thread(s); torch {torch.__version__}"
 
 
-def table(rows: Sequence[Timed]) -> None:
-    """Print what was measured as a Markdown table."""
-    print(f"\n{machine()}\n")
-    print("| what | plain, ms | genfw, ms | ratio | settings |\n| --- | --- | --- | --- | --- |")
-    for name, plain, ours, settings in rows:
-        print(f"| {name} | {1e3 * plain:.1f} | {1e3 * ours:.1f} | {plain / ours:.2f}x | {settings} |")
+def table(rows: Sequence[Row]) -> None:
+    """Print what was measured as a Markdown table, and leave it for ``all.py`` where that asked for it."""
+    print(f"\n{machine()}\n\n{HEAD}", *rows, sep="\n", flush=True)
+    if "GENFW_SPEED_ROWS" in os.environ:
+        with Path(os.environ["GENFW_SPEED_ROWS"]).open("a") as file:
+            file.writelines(json.dumps(each) + "\n" for each in rows)

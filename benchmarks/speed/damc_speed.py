@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import damc_plain as plain
 import torch
-from _ratios import Timed, agree, interleaved, table
+from _ratios import Row, agree, interleaved, row, table
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -113,12 +113,12 @@ def posterior_chains(both: Pair, steps: int) -> tuple[Callable[[], Tensor], Call
     )
 
 
-def check_amortizer() -> None:
+def check_amortizer() -> float:
     """In double precision: an untrained network of these phases carries rounding on to the second digit."""
     torch.set_default_dtype(torch.float64)
     try:
         small = pair(4, width=2, embedding_width=4, embedding=32)
-        agree(
+        return agree(
             "amortizer, 100 steps, float64",
             small.amortizer.sample(small.x, 100, generator()),
             small.ours.sample_given(small.x, generator=generator()),
@@ -139,30 +139,30 @@ def solver(amortizer: DDPM, name: str, steps: int) -> Iterator[None]:
         amortizer.solver, amortizer.steps = before
 
 
-def prior(arguments: argparse.Namespace) -> list[Timed]:
+def prior(arguments: argparse.Namespace) -> list[Row]:
     """Prior chain, 60 steps."""
     both = pair(256, width=2, embedding_width=4, embedding=32)
     ways = prior_chains(both, 60)
-    agree("prior chain", ways[0](), ways[1](), 1e-4)
-    seconds = interleaved(ways, 5 * arguments.repeats)
-    return [("prior chain", seconds[0], seconds[1], "batch 256, 60 steps")]
+    apart = agree("prior chain", ways[0](), ways[1](), 1e-4)
+    return [row("DAMC prior chain", "batch 256, 60 steps", *interleaved(ways, 5 * arguments.repeats), apart)]
 
 
-def posterior(arguments: argparse.Namespace) -> list[Timed]:
+def posterior(arguments: argparse.Namespace) -> list[Row]:
     """Posterior chain, 30 steps."""
     small = pair(4, width=8, embedding_width=4, embedding=32)
     ways = posterior_chains(small, 30)
     agree("posterior chain, 30 steps, width 8", ways[0](), ways[1](), 1e-4)
     both = pair(arguments.batch)
     ways = posterior_chains(both, 2)
-    agree("posterior chain, 2 steps, width 128", ways[0](), ways[1](), 1e-4)
-    seconds = interleaved(posterior_chains(both, 30), arguments.repeats, warm=False)
-    return [("posterior chain", seconds[0], seconds[1], f"batch {arguments.batch}, 30 steps, width 128")]
+    apart = agree("posterior chain, 2 steps, width 128", ways[0](), ways[1](), 1e-4)
+    seconds = interleaved(posterior_chains(both, arguments.steps), arguments.repeats, warm=False)
+    sizes = f"batch {arguments.batch}, {arguments.steps} steps, width 128"
+    return [row("DAMC posterior chain", sizes, *seconds, apart)]
 
 
-def amortizer(arguments: argparse.Namespace) -> list[Timed]:
+def amortizer(arguments: argparse.Namespace) -> list[Row]:
     """Draws given images, and the walk without the image's embedding."""
-    check_amortizer()
+    apart = check_amortizer()
     both, rows = pair(64, width=2), []
     embedded = both.ours.encoder.embed(both.x).detach()
     for name, steps in (("ancestral", 100), ("dpm-solver", FAST)):
@@ -176,13 +176,13 @@ def amortizer(arguments: argparse.Namespace) -> list[Timed]:
                 ),
                 arguments.repeats,
             )
-        what = f"batch 64; plain: 100 steps; genfw: {name}, {steps} steps"
-        rows.append((f"amortizer draws given x, {name}", *seconds[:2], what))
-        rows.append((f"the same without embedding x, {name}", *seconds[2:], what))
+        sizes, same = f"batch 64; plain: 100 steps; genfw: {steps}", apart if name == "ancestral" else None
+        rows.append(row(f"DAMC amortizer, {name}", sizes, *seconds[:2], same))
+        rows.append(row(f"the same without embedding x, {name}", sizes, *seconds[2:], same))
     return rows
 
 
-def quality(arguments: argparse.Namespace) -> list[Timed]:
+def quality(arguments: argparse.Namespace) -> list[Row]:
     """What fewer steps cost: a small amortizer of a mixture, sliced Wasserstein between equal draws, several seeds."""
     torch.manual_seed(0)
     size, draws, seeds = 8, 3000, 3
@@ -226,7 +226,7 @@ def _to(a: Sequence[Tensor], b: Sequence[Tensor], along: Tensor) -> str:
     return f"{float(apart.mean()):.4f} ± {float(apart.std()):.4f}"
 
 
-def iteration(arguments: argparse.Namespace) -> list[Timed]:
+def iteration(arguments: argparse.Namespace) -> list[Row]:
     """Listing 2 whole: draws, both chains, six updates of the amortizer, one of decoder and energy."""
     both, batch = pair(arguments.batch), arguments.batch
     ours, optimizer = both.ours, {"lr": 2e-4, "betas": (0.5, 0.999)}
@@ -249,7 +249,7 @@ def iteration(arguments: argparse.Namespace) -> list[Timed]:
     count = iter(range(1000))
     ways = (lambda: theirs.step(both.x, 100, 30, 60, source), lambda: stage.step(rows, next(count)))
     seconds = interleaved(ways, arguments.repeats, warm=False)
-    return [("whole iteration", seconds[0], seconds[1], f"batch {batch}, 100 + 30 + 60 steps, 6 updates")]
+    return [row("DAMC whole iteration", f"batch {batch}, 100 + 30 + 60 steps, 6 updates", *seconds)]
 
 
 PARTS = {
@@ -266,6 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--batch", type=int, default=8, help="of the posterior chain and the whole iteration")
+    parser.add_argument("--steps", type=int, default=30, help="of the posterior chain")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--train", type=int, default=1500, help="steps of the small amortizer that quality looks at")
     arguments = parser.parse_args()

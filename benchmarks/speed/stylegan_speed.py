@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from _ratios import agree, interleaved, machine, peak, peaks
+from _ratios import Row, agree, interleaved, peak, peaks, row, table
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -113,8 +113,8 @@ def kept(images: Images, styles: Tensor, net: nn.Module) -> float:
     return sum(size for _, size in storages.values()) / 2**20
 
 
-def compare(name: str, net: Synthesis | Synthesis2, plain: Images, batch: int, repeats: int) -> None:
-    """Check that both ways agree, time them, and print the ratios."""
+def compare(name: str, net: Synthesis | Synthesis2, plain: Images, batch: int, repeats: int) -> list[Row]:
+    """Check that both ways agree, and time them."""
     net.requires_grad_(False)
     for parameter_name, parameter in net.named_parameters():
         if parameter_name == "const" or parameter_name.endswith("strength"):
@@ -127,14 +127,16 @@ def compare(name: str, net: Synthesis | Synthesis2, plain: Images, batch: int, r
 
     with net.prepared():  # as decoder 'stylegan' has it for the length of a chain
         with torch.no_grad():
-            agree(f"{name}, images", own(styles), plain(styles), 1e-3)
-            forward = interleaved([lambda: own(styles), lambda: plain(styles)], repeats)
-        agree(f"{name}, gradients", backward(own, styles), backward(plain, styles), 1e-4)
-        gradient = interleaved([lambda: backward(own, styles), lambda: backward(plain, styles)], repeats, warm=False)
-        memory = [kept(own, styles, net), kept(plain, styles, net)]
-    rows = (("forward", forward, "s"), ("forward and backward to W+", gradient, "s"), ("kept", memory, "MiB"))
-    for what, (ours, other), unit in rows:
-        print(f"{name}, {what}: {ours:.3g} {unit}, plain {other:.3g} {unit}, ratio {other / ours:.2f}", flush=True)
+            images = agree(f"{name}, images", own(styles), plain(styles), 1e-3)
+            forward = interleaved([lambda: plain(styles), lambda: own(styles)], repeats)
+        slopes = agree(f"{name}, gradients", backward(own, styles), backward(plain, styles), 1e-4)
+        both = interleaved([lambda: backward(plain, styles), lambda: backward(own, styles)], repeats, warm=False)
+        print(f"{name} keeps {kept(own, styles, net):.0f} MiB for a gradient, plain {kept(plain, styles, net):.0f} MiB")
+    sizes = f"batch {batch}"
+    return [
+        row(f"{name}, forward", sizes, *forward, images),
+        row(f"{name}, forward and backward to W+", sizes, *both, slopes),
+    ]
 
 
 def peak_of(way: str, side: int, most: int, batch: int) -> float:
@@ -170,11 +172,11 @@ def main() -> None:
     if given.peak is not None:
         print(peak_of(given.peak, given.side, most, given.batch))
         return
-    print(machine(), flush=True)
     first = Synthesis(given.side, 3, 512, 32 * most, most)
-    compare("stylegan", first, lambda styles: plain1(first, styles), given.batch, given.repeats)
+    rows = compare("stylegan", first, lambda styles: plain1(first, styles), given.batch, given.repeats)
     second = Synthesis2(given.side, 3, 512, 64 * most, most, "skip")
-    compare("stylegan2-skip", second, lambda styles: plain2(second, styles), given.batch, given.repeats)
+    rows += compare("stylegan2-skip", second, lambda styles: plain2(second, styles), given.batch, given.repeats)
+    table(rows)
 
 
 if __name__ == "__main__":

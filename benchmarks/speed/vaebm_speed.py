@@ -16,7 +16,7 @@ import copy
 import math
 
 import torch
-from _ratios import agree, interleaved, peak, peaks, table
+from _ratios import agree, interleaved, peak, peaks, row, table
 from lightning_fabric import Fabric
 from torch import Tensor
 
@@ -115,22 +115,23 @@ def main() -> None:
             )
         )
         return
-    agree("VAEBM chain of long steps", plain(False, LONG_STEP), ours(LONG_STEP), 1e-4)
+    apart = agree("VAEBM chain of long steps", plain(False, LONG_STEP), ours(LONG_STEP), 1e-4)
     moves = arguments.steps
     first, second, third = interleaved((lambda: plain(False), lambda: plain(True), ours), arguments.repeats)
     what = f"batch {arguments.batch}, {moves} steps, NVAE {arguments.channels} x {arguments.groups}"
+    batch = f"batch {arguments.batch}"
     table(
         [
-            ("VAEBM chain", first, third, what),
-            ("VAEBM chain, plain with weight gradients", second, third, what),
-            ("whole iteration, plain with weight gradients", *iteration(model, start, arguments), what),
-            ("value and gradient of the energy alone", *energy_alone(model, arguments), f"batch {arguments.batch}"),
-            ("samples of the NVAE alone", *sampling(model, arguments), f"batch {arguments.batch}"),
+            row("VAEBM chain", what, first, third, apart),
+            row("VAEBM chain, plain with weight gradients", what, second, third, apart),
+            row("VAEBM whole iteration, plain with weight gradients", what, *iteration(model, start, arguments)),
+            row("value and gradient of VAEBM's energy", batch, *energy_alone(model, arguments)),
+            row("samples of its NVAE", batch, *sampling(model, arguments)),
         ]
     )
 
 
-def iteration(model: Model, start: Tensor, arguments: argparse.Namespace) -> list[float]:
+def iteration(model: Model, start: Tensor, arguments: argparse.Namespace) -> list[list[float]]:
     """Seconds of a step of Algorithm 1: a chain from noise, then the energy's update by Adam."""
     twin, x = copy.deepcopy(model), torch.rand(arguments.batch, *SHAPE) * 2 - 1
     optimizer = torch.optim.Adam(twin.energies.parameters(), lr=4e-5, weight_decay=3e-5)
@@ -159,7 +160,7 @@ def iteration(model: Model, start: Tensor, arguments: argparse.Namespace) -> lis
     return interleaved((plain, lambda: stage.step(rows, next(count))), arguments.repeats)
 
 
-def energy_alone(model: Model, arguments: argparse.Namespace) -> list[float]:
+def energy_alone(model: Model, arguments: argparse.Namespace) -> list[list[float]]:
     """Seconds of as many values and gradients of the energy as a chain has steps, frozen either way."""
     energy, x = model.energies[0], torch.rand(arguments.batch, *SHAPE) * 2 - 1
 
@@ -178,7 +179,7 @@ def energy_alone(model: Model, arguments: argparse.Namespace) -> list[float]:
     return interleaved((plain, ours), arguments.repeats)
 
 
-def sampling(model: Model, arguments: argparse.Namespace) -> list[float]:
+def sampling(model: Model, arguments: argparse.Namespace) -> list[list[float]]:
     """Seconds of a batch of the generator's samples; without its energy, of which each sample is told."""
     model = Model(model.prior, model.decoder)
     source, settings = torch.Generator().manual_seed(5), SampleSettings(batch=arguments.batch)
