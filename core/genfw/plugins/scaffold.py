@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from genfw import __version__
 from genfw.errors import PluginError, article, closest, quoted
 from genfw.plugins.component import KINDS
 
@@ -18,7 +19,10 @@ build-backend = "hatchling.build"
 [project]
 name = "$distribution"
 version = "0.1.0"
-dependencies = ["genfw"]
+readme = "README.md"
+requires-python = ">=3.11"
+dependencies = ["genfw$versions"]
+optional-dependencies.test = ["pytest"]
 [project.entry-points.genfw]
 $name = "$package"
 """
@@ -42,9 +46,10 @@ _README = """\
 A plugin for [genfw](https://github.com/genfw/genfw): $article $kind, `$name`.
 
 ```
-pip install -e .                    # installs it into the environment that genfw is in
+pip install -e ".[test]"            # into the environment that genfw is in, with pytest
 genfw show $kind/$name
 python -m pytest                    # the laws of $article $kind, from genfw.testing
+genfw verify $kind/$name
 ```
 
 `$package/$kind.py` holds the class; its constructor's annotations are what a recipe can say:
@@ -114,6 +119,7 @@ def new_plugin(kind: str, name: str, directory: Path | str = ".") -> Path:
         "package": f"genfw_{name.replace('-', '_')}",
         "Class": "".join(word.capitalize() for word in name.split("-")),
         "summary": _SUMMARIES[kind],
+        "versions": _compatible(__version__),
         "article": article(kind).partition(" ")[0],
     }
     words["use"] = Template(_USES.get(kind, "$kind: {use: $name}")).substitute(words)
@@ -130,6 +136,12 @@ def new_plugin(kind: str, name: str, directory: Path | str = ".") -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(Template(text).substitute(words), encoding="utf-8")
     return folder
+
+
+def _compatible(version: str) -> str:
+    """What a plugin written for a version requires: it, and no version that may change the contract."""
+    major, minor = (int(number) for number in version.split(".")[:2])
+    return f">={major}.{minor},<{major}.{minor + 1}" if major == 0 else f">={major}.{minor},<{major + 1}"
 
 
 def _template(name: str) -> str:

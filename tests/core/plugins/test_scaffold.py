@@ -8,7 +8,9 @@ import sys
 import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 
+import genfw
 from genfw.errors import PluginError
 from genfw.plugins import load_plugins
 from genfw.plugins.component import KINDS
@@ -74,10 +76,20 @@ def test_pytest_collects_and_runs_them(packages):
 
 def test_smallest_package_is_small(packages):
     package = packages["energy"]
-    assert len((package / "pyproject.toml").read_text().split("[project]")[1].strip().splitlines()) == 5
+    assert len((package / "pyproject.toml").read_text().split("[project]")[1].strip().splitlines()) == 8
     hook = (package / "genfw_my_energy" / "__init__.py").read_text()
     code = [line for line in hook.splitlines() if line.strip() and '"""' not in line]
     assert len(code) == 5
+
+
+def test_new_package_says_what_it_needs(packages):
+    project = tomllib.loads((packages["energy"] / "pyproject.toml").read_text())["project"]
+    (needed,) = map(Requirement, project["dependencies"])
+    assert needed.name == "genfw"
+    assert needed.specifier.contains(genfw.__version__)
+    assert not needed.specifier.contains("0.2.0"), "another minor version may change the contract"
+    assert project["optional-dependencies"] == {"test": ["pytest"]}
+    assert 'pip install -e ".[test]"' in (packages["energy"] / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
