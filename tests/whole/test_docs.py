@@ -8,10 +8,16 @@ import pytest
 from places import ROOT
 
 WIDTH = 100
-GENERATED = {"cli.md", "components.md"}
+GENERATED = {"api.md", "cli.md", "components.md", "settings.md"}
+#: Folders that a build of the site leaves in docs/.
+BUILT = {"_build", "api", "jupyter_execute"}
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "CODE_OF_CONDUCT.md")),
-    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in GENERATED),
+    *(
+        page
+        for page in sorted((ROOT / "docs").rglob("*.md"))
+        if page.name not in GENERATED and not BUILT & set(page.relative_to(ROOT / "docs").parts)
+    ),
     ROOT / "benchmarks" / "README.md",
     ROOT / "examples" / "third-party-plugin" / "README.md",
 ]

@@ -27,7 +27,10 @@ _TEXTS: Schema = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"typ
 _SECTIONS: Mapping[str, Schema] = {
     "genfw": {"const": FORMAT, "description": "Version of the recipe format."},
     "name": {"type": "string", "description": "Names the folder of the recipe's runs."},
-    "description": {"type": "string"},
+    "description": {
+        "type": "string",
+        "description": "What it is; `genfw list --recipes` shows its first line.",
+    },
     "extends": {**_TEXTS, "description": "Recipes below this one: files, or names of shipped recipes."},
     "seed": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "description": "Source of all randomness."},
     "smoke": {"type": "boolean", "description": "Written by genfw: the resolved recipe of a smoke run."},
@@ -40,6 +43,22 @@ _SECTIONS: Mapping[str, Schema] = {
     },
     "paper": {"type": "object", "description": "The paper this follows, and the numbers it expects."},
     "components": {"type": "object", "description": "Written by genfw: provider and version of each component."},
+}
+
+#: What the other sections are.
+_DESCRIPTIONS: Mapping[str, str] = {
+    "data": "The data set.",
+    "prior": "The law of the latent, as a function of noise.",
+    "decoder": "The law of the data given the latent.",
+    "encoder": "An approximation of the latent's law given data, for the stages that need one.",
+    "energy": "One energy or several, on data or on the latent: low where samples should lie.",
+    "amortizer": "A model that draws positions where long chains would end.",
+    "train": "The stages of training, in turn.",
+    "sample": "How samples are drawn after training.",
+    "evaluate": "The metrics.",
+    "trackers": "Where rows go besides the run directory.",
+    "engine": "The run as a whole: device, precision, logging, checkpoints.",
+    "health": "Which logged rows are unhealthy, and what follows.",
 }
 
 
@@ -91,7 +110,8 @@ class _Definitions:
         for section in SECTIONS:
             if section in _SECTIONS:
                 properties[section] = _SECTIONS[section]
-            elif section in SETTINGS:
+                continue
+            if section in SETTINGS:
                 properties[section] = self._optional(self._settings(SETTINGS[section]))
             elif section in LISTS:
                 properties[section] = self._optional({"type": "array", "items": self._ref(LISTS[section])})
@@ -99,6 +119,7 @@ class _Definitions:
                 block = self._ref(ROLES[section])
                 options = [block, {"type": "array", "items": block}] if section == "energy" else [block]
                 properties[section] = self._optional(*options)
+            properties[section]["description"] = _DESCRIPTIONS[section]
         return {"type": "object", "properties": properties, "additionalProperties": False}
 
     def _ref(self, kind: str) -> Schema:
