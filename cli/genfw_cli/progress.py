@@ -75,25 +75,33 @@ class _Progress(Tracker):
 
     Arguments:
         stream: Stream for lines.
+        clock: Seconds, from any origin.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.stream = sys.stderr if stream is None else stream
+        self.clock = clock
         self.rate = Rate()
+        self._stage = -1
+        self._began, self._first_step = clock(), 0
         self.stages: tuple[tuple[str, int], ...] = ()
         #: The run directory, set by :meth:`start`; a resume command needs it.
         self.directory: Path | None = None
 
     def start(self, run: RunInfo) -> None:
         self.stages, self.directory = run.stages, run.directory
+        self._began = self.clock()
         self.say(f"{run.name}: {run.directory}")
         if run.resumed_at is not None:
             stage, step = run.resumed_at
+            self._first_step = step
             self.say(f"goes on at stage {stage + 1} of {len(run.stages)}, step {step}")
 
     def event(self, kind: str, message: str) -> None:
         """Print every event except stage changes and checkpoints, which the display shows."""
-        if kind not in ("stage", "checkpoint"):
+        if kind == "stage":
+            self._began, self._first_step = self.clock(), 0
+        elif kind != "checkpoint":
             self.say(f"{kind}: {message}")
 
     def say(self, text: str) -> None:
@@ -105,6 +113,11 @@ class _Progress(Tracker):
         """Step, steps of the stage, rate and time left as texts."""
         index, step = int(row["stage"]), int(row["step"])
         steps = self.stages[index][1] if index < len(self.stages) else step
+        if index != self._stage:
+            # The stage's beginning is the first point, so that its first row has a rate. It was taken by this clock.
+            self.rate = Rate()
+            self.rate.add(self._first_step, float(row["time"]) - (self.clock() - self._began))
+            self._stage = index
         self.rate.add(step, float(row["time"]))
         speed = self.rate.per_second
         return (
@@ -131,16 +144,16 @@ class PlainProgress(_Progress):
     def __init__(
         self, stream: TextIO | None = None, interval: float = 10.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        super().__init__(stream)
-        self.interval, self.clock = interval, clock
+        super().__init__(stream, clock)
+        self.interval = interval
         self._printed = -float("inf")
-        self._stage = -1
 
     def log(self, row: Mapping[str, Any]) -> None:
+        first = row["stage"] != self._stage
         step, steps, speed, left = self.pace(row)
         now = self.clock()
-        if now - self._printed >= self.interval or row["stage"] != self._stage or step >= steps:
-            self._printed, self._stage = now, row["stage"]
+        if now - self._printed >= self.interval or first or step >= steps:
+            self._printed = now
             parts = (f"{self.title(row)}: step {step}/{steps}", speed, f"ETA {left}", scalars(row))
             self.say("  ".join(part for part in parts if part))
 
@@ -162,10 +175,16 @@ class TerminalProgress(_Progress):
     Arguments:
         stream: A terminal; stderr by default.
         console: Console to use instead.
+        clock: Seconds, from any origin.
     """
 
-    def __init__(self, stream: TextIO | None = None, console: Console | None = None) -> None:
-        super().__init__(stream)
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(stream, clock)
         self.bars = _Bars(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),

@@ -44,24 +44,41 @@ def test_plain_lines_come_at_intervals_and_at_both_ends_of_a_stage():
     stream, now = io.StringIO(), [0.0]
     shown = PlainProgress(stream, interval=10.0, clock=lambda: now[0])
     shown.start(INFO)
+    shown.event("stage", "stage 0 'elbo' begins: 100 steps")
+    now[0] = 10.0
     for step in range(10, 101, 10):
         shown.log(row(0, step, float(step), loss=1.0 / step))
         now[0] += 4.0
-    shown.log(row(1, 10, 101.0, **{"energy/gap": 0.5}))
+    shown.event("stage", "stage 1 'contrastive' begins: 50 steps")
+    now[0] += 5.0
+    shown.log(row(1, 10, 107.0, **{"energy/gap": 0.5}))
     shown.event("checkpoint", "stage1-step10")
     shown.event("warning", "the gap grows")
     lines = stream.getvalue().splitlines()
     steps = [line.split("step ")[1].split("/")[0] for line in lines if line.startswith("stage 1/2")]
     assert steps == ["10", "40", "70", "100"]
+    assert "1 step/s  ETA 01:30" in lines[1], "the first row of a stage has a rate"
     assert "1 step/s  ETA 01:00  loss 0.025" in lines[2]
-    assert lines[-2:] == ["stage 2/2 contrastive: step 10/50  ETA --:--  gap 0.5", "warning: the gap grows"]
+    assert lines[-2:] == ["stage 2/2 contrastive: step 10/50  2 step/s  ETA 00:20  gap 0.5", "warning: the gap grows"]
     assert "\033" not in stream.getvalue()
+
+
+def test_a_resumed_stage_counts_from_where_it_resumed():
+    stream, now = io.StringIO(), [0.0]
+    shown = PlainProgress(stream, clock=lambda: now[0])
+    shown.start(RunInfo(INFO.name, INFO.directory, {}, INFO.stages, resumed_at=(1, 30)))
+    now[0] = 5.0
+    shown.log(row(1, 40, 1_000.0))
+    assert "step 40/50  2 step/s  ETA 00:05" in stream.getvalue()
 
 
 def test_terminal_shows_stage_step_rate_eta_and_gap():
     stream = io.StringIO()
-    shown = TerminalProgress(stream, Console(file=stream, force_terminal=True, width=120))
+    now = [0.0]
+    console = Console(file=stream, force_terminal=True, width=120)
+    shown = TerminalProgress(stream, console, clock=lambda: now[0])
     shown.start(INFO)
+    now[0] = 1.0
     shown.log(row(1, 10, 1.0))
     shown.log(row(1, 20, 2.0, **{"energy/gap": 0.5}))
     shown.event("rollback", "to step 10 [again]")
