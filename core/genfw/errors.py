@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
 import attrs
@@ -153,3 +154,26 @@ def shown(value: object, most: int = 100) -> str:
     text = str(value) if isinstance(value, (str, int, float)) else f"<{type(value).__name__}>"
     printable = "".join(letter if letter.isprintable() else "?" for letter in text[:most])
     return printable + ("..." if len(text) > most else "")
+
+
+@contextlib.contextmanager
+def readable(what: object, remedy: str = "") -> Iterator[None]:
+    """Turn whatever a library raises over a file into one error that names the file.
+
+    Damaged files make parsers stumble over anything, so every kind of exception counts. Keep the block to calls of the
+    library: a mistake of genfw's own would look like a damaged file.
+
+    Arguments:
+        what: The file, at the beginning of the message.
+        remedy: What to do, at its end.
+
+    Raises:
+        DataError: The block raised; errors of genfw's pass as they are.
+    """
+    try:
+        yield
+    except GenfwError:
+        raise
+    except Exception as error:
+        said = shown(" ".join(str(error).split()), 300) or type(error).__name__
+        raise DataError(f"{what} can't be read: {said.rstrip('.')}. {remedy}".rstrip()) from error

@@ -31,8 +31,6 @@ FAILING = {
     "recipe: a plugin of nobody's": "RuntimeError: Could not determine home",
     "recipe: an overlong recipe": "[Errno 36] File name too long: 'x...",
     "checkpoint: weights that are not finite, as vaebm-energy": "accepted",
-    "arrays: points.csv": "not read: ContractError: the file must be an .npz or a",
-    "arrays: points.npy": "not read: ContractError: the file must be an .npz or a",
     "run: STATUS of a mapping of lists, under runs": "AttributeError: 'list' object has no attribute",
 }
 

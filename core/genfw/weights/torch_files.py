@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from genfw.errors import DataError, shown
+from genfw.weights.archives import Archive
 from genfw.weights.pickled import Arguments, RefusedError, StoredTensor, read_pickle
 
 #: How a file in the format before the zip format begins: this number and a version, each pickled.
@@ -58,6 +59,10 @@ class Tensors(Mapping[str, Tensor]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._stored  # Mapping's own would read the tensor, and count it as used
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape that the file states for a tensor, which is not read."""
+        return self._stored[name].size
 
     def __getitem__(self, name: str) -> Tensor:
         tensor = self._stored[name].read(name)
@@ -112,11 +117,13 @@ def open_published(file: str | Path) -> Iterator[Published]:
     try:
         with contextlib.ExitStack() as stack:
             if zipfile.is_zipfile(file):
-                value = _read_zip(stack.enter_context(zipfile.ZipFile(file)))
+                value = _read_zip(stack.enter_context(Archive(file)))
             else:
                 value = read_legacy(mapped, memoryview(mapped))
             yield Published.of(value)
-    except (DataError, zipfile.BadZipFile, NotImplementedError) as error:
+    except DataError as error:
+        if str(file) in str(error):
+            raise
         raise DataError(f"{file}: {error}") from error
 
 
@@ -137,8 +144,8 @@ def map_file(file: Path) -> Any:
         return mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
 
 
-def _read_zip(archive: zipfile.ZipFile) -> Any:
-    names = {info.filename: info for info in archive.infolist()}
+def _read_zip(archive: Archive) -> Any:
+    names = archive.entries
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise DataError("this archive was not written by torch.save: it has no data.pkl")
@@ -152,7 +159,7 @@ def _read_zip(archive: zipfile.ZipFile) -> Any:
         stored = info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
         if not stored or info.file_size > (most or info.compress_size):
             raise DataError(f"{shown(folder + name)} is compressed or too large; torch.save writes neither")
-        return archive.read(info)
+        return archive.read(info.filename)
 
     order = entry("byteorder", 64) if f"{folder}byteorder" in names else b"little"
     if order.decode("ascii", "replace") != sys.byteorder:

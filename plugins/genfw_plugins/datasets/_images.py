@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import abc
+import collections
+import functools
 import io
+import logging
 import os
 import posixpath
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -18,21 +20,23 @@ import torch
 from torch import Tensor
 
 from genfw import ContractError, DataError, Dataset, Size, Split
-from genfw.errors import AbsentDataError
+from genfw.errors import AbsentDataError, quoted, readable, shown
 from genfw.plugins.validators import at_least, within
+from genfw.weights.archives import Archive
 from genfw_plugins.datasets._arrays import pixels_to_float, random_flip
 
 Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
 
+#: What a model sees of an image: grey, red-green-blue, or these and their opacity.
+Channels = Literal[1, 3, 4]
+
 #: Endings of files that are taken for images.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff"})
 
+#: Most pixels of one image: beyond them Pillow, too, suspects a bomb.
+_MOST_PIXELS = 89_478_485
 
-#: What Pillow and zipfile raise for files that are damaged, encrypted, or larger than they look.
-_UNREADABLE = (
-    *(OSError, EOFError, SyntaxError, ValueError, KeyError, MemoryError, RuntimeError),
-    *(zipfile.BadZipFile, PIL.Image.DecompressionBombError),
-)
+_log = logging.getLogger("genfw")
 
 
 @attrs.frozen
@@ -41,7 +45,7 @@ class Pixels:
 
     Arguments:
         size: Height and width handed out.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for grey, 4 for RGBA.
         crop: Side of a centred square, or the box ``[left, top, right, bottom]`` in pixels; the largest centred square
             where absent.
         resample: Filter of the resize; all of them filter before they shrink, and round to the nearest level.
@@ -50,7 +54,7 @@ class Pixels:
     """
 
     size: int = attrs.field(validator=at_least(1))
-    channels: Literal[1, 3] = 3
+    channels: Channels = 3
     crop: int | list[int] | None = None
     resample: Filter = "bilinear"
     invert: bool = False
@@ -64,6 +68,8 @@ class Pixels:
             raise ContractError(
                 f"a crop box is [left, top, right, bottom] with left < right and top < bottom, got {crop}"
             )
+        if self.channels == 4 and (self.background is not None or self.invert):
+            raise ContractError("'channels: 4' reads the opacity as it is; leave out 'background' and 'invert'")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -73,16 +79,22 @@ class Pixels:
     def read(self, image: PIL.Image.Image) -> Tensor:
         """Pixels of an image, uint8, with shape ``(C, size, size)``.
 
+        16 bits of grey are rounded to the nearest of 256 levels.
+
         Raises:
-            DataError: The image has more than 8 bits a channel, is smaller than the crop, or has transparent pixels
-                and there is no background.
+            DataError: The image has other numbers than 8 or 16 bits, is far too large, is smaller than the crop, or has
+                transparent pixels and there is no background.
         """
-        if image.mode.startswith(("I", "F")):
-            raise DataError(f"it has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits")
-        if image.has_transparency_data:
-            image = self._opaque(image.convert("RGBA"))
-        image = image.convert("RGB" if self.channels == 3 else "L")
+        if image.width * image.height > _MOST_PIXELS:
+            raise DataError(
+                f"it is {image.width:,} wide and {image.height:,} high, and {_MOST_PIXELS:,} pixels are read"
+            )
         image = image.crop(self._box(*image.size))
+        if image.mode.startswith(("I", "F")):
+            image = _eight_bits(image)
+        if image.has_transparency_data and self.channels != 4:
+            image = self._opaque(image.convert("RGBA"))
+        image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[self.channels])
         if image.size != (self.size, self.size):
             image = image.resize((self.size, self.size), PIL.Image.Resampling[self.resample.upper()])
         array = np.array(image, dtype=np.uint8).reshape(self.size, self.size, self.channels)
@@ -112,6 +124,14 @@ class Pixels:
         return left, top, right, bottom
 
 
+def _eight_bits(image: PIL.Image.Image) -> PIL.Image.Image:
+    """An image of 16-bit grey levels as one of 8 bits."""
+    levels = np.asarray(image)
+    if levels.dtype.kind not in "iu" or levels.min() < 0 or levels.max() > 65_535:
+        raise DataError(f"its numbers are neither 8 nor 16 bits (mode {image.mode}); convert it to 8 bits")
+    return PIL.Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+
+
 class ImageSource(abc.ABC):
     """Encoded images by name.
 
@@ -122,47 +142,75 @@ class ImageSource(abc.ABC):
     def names(self) -> list[str]:
         """Every image, in a fixed order."""
 
+    @property
+    def skipped(self) -> str:
+        """How many files are no images, with their endings; empty where there are none."""
+        return ""
+
     @abc.abstractmethod
     def open(self, name: str) -> PIL.Image.Image:
         """One image; it may be decoded later."""
 
 
-class FolderSource(ImageSource):
-    """Image files anywhere below a folder, by their paths relative to it, in the order of the paths."""
+class FileSource(ImageSource):
+    """Image files, by their paths, in the order of the paths."""
+
+    @abc.abstractmethod
+    def files(self) -> list[str]:
+        """Every file, image or not."""
+
+    @functools.cached_property
+    def _sorted(self) -> tuple[list[str], str]:
+        """The images; and what :attr:`skipped` says."""
+        # Archives made on macOS carry a shadow "__MACOSX/._name" of each file.
+        seen = [name for name in self.files() if not (name.startswith((".", "__MACOSX/")) or "/." in name)]
+        endings = collections.Counter(posixpath.splitext(name)[1].lower() for name in seen)
+        others = {ending or "without ending": count for ending, count in endings.items() if ending not in SUFFIXES}
+        images = sorted(name for name in seen if posixpath.splitext(name)[1].lower() in SUFFIXES)
+        if not others:
+            return images, ""
+        kinds = [f"{count} {shown(ending, 20)}" for ending, count in sorted(others.items(), key=lambda kind: -kind[1])]
+        return images, f"{sum(others.values()):,} files are not read as images: {quoted(kinds[:8])}"
+
+    def names(self) -> list[str]:
+        return self._sorted[0]
+
+    @property
+    def skipped(self) -> str:
+        return self._sorted[1]
+
+
+class FolderSource(FileSource):
+    """Image files anywhere below a folder, by their paths relative to it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def names(self) -> list[str]:
-        found = (path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
-        return sorted(name for name in found if _is_image(name))
+    def files(self) -> list[str]:
+        return [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
 
     def open(self, name: str) -> PIL.Image.Image:
         return PIL.Image.open(io.BytesIO((self.folder / name).read_bytes()))
 
 
-class ZipSource(ImageSource):
+class ZipSource(FileSource):
     """Image files in a zip archive, by their paths in it."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._archive: tuple[int, zipfile.ZipFile] | None = None
+        self._archive: tuple[int, Archive] | None = None
 
-    def names(self) -> list[str]:
-        return sorted(name for name in self._opened().namelist() if _is_image(name))
+    def files(self) -> list[str]:
+        return [name for name in self._opened().entries if not name.endswith("/")]
 
     def open(self, name: str) -> PIL.Image.Image:
         return PIL.Image.open(io.BytesIO(self._opened().read(name)))
 
-    def _opened(self) -> zipfile.ZipFile:
+    def _opened(self) -> Archive:
         # ZipFile locks its reads among threads, but a forked child would share, and move, its parent's file offset.
         archive = self._archive
         if archive is None or archive[0] != os.getpid():
-            try:
-                archive = (os.getpid(), zipfile.ZipFile(self.file))
-            except (OSError, zipfile.BadZipFile) as error:
-                raise DataError(f"{self.file} can't be read as a zip archive: {error}. Fetch it again.") from error
-            self._archive = archive
+            archive = self._archive = (os.getpid(), Archive(self.file))
         return archive[1]
 
 
@@ -228,14 +276,12 @@ class ImageSplit(Split):
         return self._cache[index]
 
     def _decode(self, row: int) -> Tensor:
-        name = self.names[row]
+        name = shown(self.names[row], 200)
         try:
-            with self.source.open(name) as image:
+            with readable("it", "Is it damaged, or not an image?"), self.source.open(self.names[row]) as image:
                 return self.pixels.read(image)
         except DataError as error:
             raise DataError(f"image {name}: {error}") from error
-        except _UNREADABLE as error:
-            raise DataError(f"image {name} is damaged or not an image: {error}") from error
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -256,7 +302,7 @@ class ImageDataset(Dataset):
 
     smoke: ClassVar[Mapping[str, Any]] = {"limit": 256, "download": False}
 
-    channels: Literal[1, 3] = attrs.field(default=3, init=False)
+    channels: Channels = attrs.field(default=3, init=False)
     invert: bool = attrs.field(default=False, init=False)
     size: int = 64
     crop: int | list[int] | None = None
@@ -276,12 +322,8 @@ class ImageDataset(Dataset):
 
     def images(self, source: ImageSource, names: Sequence[str], split: str, labels: Tensor | None = None) -> Split:
         """The first images of a split, as many as ``limit`` keeps; ``labels`` may have more."""
+        if source.skipped and split == "train":
+            _log.warning("genfw: of the data set's files, %s", source.skipped)
         names, flip = names[: self.limit], self.flip if split == "train" else 0.0
         labels = None if labels is None else labels[: self.limit]
         return ImageSplit(source, names, self.pixels, labels, flip=flip, cache_mib=self.cache_mib)
-
-
-def _is_image(name: str) -> bool:
-    # Archives made on macOS carry a shadow "__MACOSX/._name" of each file.
-    hidden = name.startswith((".", "__MACOSX/")) or "/." in name
-    return not hidden and posixpath.splitext(name)[1].lower() in SUFFIXES

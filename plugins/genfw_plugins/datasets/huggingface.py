@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import PIL.Image
@@ -12,7 +12,7 @@ import torch
 
 from genfw.errors import AbsentDataError, DataError
 from genfw.interfaces import Split
-from genfw_plugins.datasets._images import ImageDataset, ImageSource
+from genfw_plugins.datasets._images import Channels, ImageDataset, ImageSource
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -28,7 +28,7 @@ class HuggingFace(ImageDataset):
         label: Column of the classes; none where absent.
         train: Split read as ``train``; ``datasets`` reads ``train[:90%]`` too.
         test: Split read as ``test``.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for grey, 4 for RGBA.
     """
 
     path: str
@@ -40,7 +40,7 @@ class HuggingFace(ImageDataset):
     label: str | None = None
     train: str = "train"
     test: str = "test"
-    channels: Literal[1, 3] = 3
+    channels: Channels = 3
 
     def split(self, name: str) -> Split:
         parts = {"train": self.train, "test": self.test}

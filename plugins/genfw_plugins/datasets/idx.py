@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gzip
 import math
-import zlib
 from pathlib import Path
+from typing import IO
 
 import attrs
 import torch
 from torch import Tensor
 
-from genfw.errors import DataError
+from genfw.errors import DataError, readable
+from genfw.weights.archives import check_growth
 from genfw_plugins.datasets._arrays import PixelDataset
 from genfw_plugins.datasets._files import absent, find_file
 
@@ -38,31 +39,38 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
         DataError: The file is damaged, cut short, or not what it should be.
     """
     remedy = "Remove it and fetch it again."
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} can't be read: {error}. {remedy}") from error
+    size = path.stat().st_size
     header = 4 + 4 * dimensions
-    if len(content) < 4 or content[:2] != b"\0\0":
-        raise DataError(f"{path} is not an idx file: it starts with {content[:4].hex(' ') or 'nothing'}. {remedy}")
-    if content[2] != _UBYTE or content[3] != dimensions:
+    with readable(path, remedy), _opened(path) as file:
+        head = file.read(header)
+        if len(head) < 4 or head[:2] != b"\0\0":
+            raise DataError(f"{path} is not an idx file: it starts with {head[:4].hex(' ') or 'nothing'}. {remedy}")
+        if head[2] != _UBYTE or head[3] != dimensions:
+            raise DataError(
+                f"{path} holds idx type {head[2]:#04x} with {head[3]} dimensions; expected unsigned bytes "
+                f"({_UBYTE:#04x}) with {dimensions}. Are images and labels swapped?"
+            )
+        if len(head) < header:
+            raise DataError(f"{path} ends within its header. {remedy}")
+        shape = [int.from_bytes(head[4 + 4 * d : 8 + 4 * d], "big") for d in range(dimensions)]
+        check_growth(str(path), size, math.prod(shape))
+        content = bytearray(file.read(math.prod(shape) + 1))  # one more than it announces, to see that there is none
+    if len(content) != math.prod(shape):
+        there = "more" if len(content) > math.prod(shape) else f"{len(content)}"
         raise DataError(
-            f"{path} holds idx type {content[2]:#04x} with {content[3]} dimensions; expected unsigned bytes "
-            f"({_UBYTE:#04x}) with {dimensions}. Are images and labels swapped?"
-        )
-    if len(content) < header:
-        raise DataError(f"{path} ends within its header. {remedy}")
-    shape = [int.from_bytes(content[4 + 4 * d : 8 + 4 * d], "big") for d in range(dimensions)]
-    if len(content) - header != math.prod(shape):
-        raise DataError(
-            f"{path} announces {'x'.join(map(str, shape))} = {math.prod(shape)} bytes "
-            f"but holds {len(content) - header}. {remedy}"
+            f"{path} announces {'x'.join(map(str, shape))} = {math.prod(shape)} bytes but holds {there}. {remedy}"
         )
     if dimensions > 1 and shape[0] and not math.prod(shape):
         raise DataError(f"{path} announces images of {'x'.join(map(str, shape[1:]))} pixels. {remedy}")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8)[header:].view(shape)
+    return (
+        torch.frombuffer(content, dtype=torch.uint8).view(shape) if content else torch.empty(shape, dtype=torch.uint8)
+    )
+
+
+def _opened(path: Path) -> gzip.GzipFile | IO[bytes]:
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if packed else open(path, "rb")
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)

@@ -7,19 +7,18 @@ import hashlib
 import posixpath
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import attrs
 import torch
 
 from genfw import DataError, Split
 from genfw.plugins.validators import within
-from genfw_plugins.datasets._images import ImageDataset, ImageSource, image_source
+from genfw_plugins.datasets._images import Channels, ImageDataset, ImageSource, image_source
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
 class ImageFolder(ImageDataset):
-    """Images (JPEG, PNG, ...) in a folder or a zip archive, at any depth, in the order of their paths.
+    """Images (JPEG, PNG, TIFF, ...) in a folder or a zip archive, at any depth, in the order of their paths.
 
     Which images are in which split: those that ``train`` and ``test`` name. Where only ``test`` is named, ``train`` is
     everything else. Where ``test`` is not named, an image is in it when a hash of its path falls below
@@ -31,7 +30,7 @@ class ImageFolder(ImageDataset):
 
     Arguments:
         root: The folder or the zip archive.
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for grey, 4 for RGBA.
         train: Images of the training split: the start of their paths (``train/``), or a pattern with ``*``.
         test: Images of the test split, likewise.
         test_fraction: Share of the images in the test split where ``test`` does not name them.
@@ -41,7 +40,7 @@ class ImageFolder(ImageDataset):
 
     root: Path
     size: int
-    channels: Literal[1, 3] = 3
+    channels: Channels = 3
     train: str | None = None
     test: str | None = None
     test_fraction: float = attrs.field(default=0.1, validator=within(0, 1, "()"))
@@ -62,7 +61,7 @@ class ImageFolder(ImageDataset):
         if not members:
             raise DataError(
                 f"{self.root} has no images for the split '{name}' (train: {self.train}, test: {self.test}); "
-                "set 'root', 'train' and 'test' to what is there"
+                f"set 'root', 'train' and 'test' to what is there{source.skipped and f' ({source.skipped})'}"
             )
         classes = sorted({each for names in folders.values() for each in names.values()})
         chosen = [image for image in members if self.classes is None or folder[image] in self.classes]

@@ -132,8 +132,37 @@ def test_grey_and_colour_and_odd_modes(tmp_path):
     assert levels(x)[:, 0, 0, 0].tolist() == [76, 255, 255]  # ITU-R 601 luma of red is 76
     x, _ = everything(ImageFolder(root=root, size=4, test="4").split("train"))
     assert levels(x)[:, :, 0, 0].tolist() == [[255, 0, 0], [255, 255, 255], [255, 255, 255]]
-    with pytest.raises(DataError, match=r"image 4.png: it has more than 8 bits"):
-        everything(data.split("test"))
+    assert levels(everything(data.split("test"))[0]).unique().tolist() == [156]  # 40,000 of 65,535
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("TIFF", "RGB"), ("TIFF", "I;16"), ("PNG", "I;16"), ("PNG", "RGBA")])
+def test_what_other_programs_write_is_read(tmp_path, kind, mode):
+    file, colour = io.BytesIO(), {"RGB": (10, 20, 30), "I;16": 20 * 257, "RGBA": (10, 20, 30, 40)}[mode]
+    PIL.Image.new(mode, (8, 8), colour).save(file, kind)
+    root = write_tree(tmp_path / "set", {f"{k}.{kind.lower()}": file.getvalue() for k in "ab"}, archive=False)
+    x, _ = everything(ImageFolder(root=root, size=8, test="b", channels=4).split("train"))
+    expected = {"RGB": [10, 20, 30, 255], "I;16": [20, 20, 20, 255], "RGBA": [10, 20, 30, 40]}[mode]
+    assert levels(x)[0, :, 4, 4].tolist() == expected
+
+
+def test_floats_and_a_background_of_nothing_are_refused(tmp_path):
+    file = io.BytesIO()
+    PIL.Image.new("F", (8, 8), 0.5).save(file, "TIFF")
+    root = write_tree(tmp_path / "set", {"a.tif": file.getvalue(), "b.tif": file.getvalue()}, archive=False)
+    with pytest.raises(DataError, match=r"image a.tif: its numbers are neither 8 nor 16 bits \(mode F\)"):
+        everything(ImageFolder(root=root, size=8, test="b").split("train"))
+    with pytest.raises(ContractError, match="'channels: 4' reads the opacity as it is"):
+        ImageFolder(root=root, size=8, channels=4, background=0)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_files_that_are_no_images_are_counted(tmp_path, archive, caplog):
+    files = {f"{k}.png": flat(k) for k in range(4)} | {"a.heic": b"x", "b.HEIC": b"x", "LICENSE": b"x"}
+    data = ImageFolder(root=write_tree(tmp_path / "set", files, archive=archive), size=8, test="0")
+    data.split("train")
+    assert "3 files are not read as images: 2 .heic, 1 without ending" in caplog.text
+    with pytest.raises(DataError, match=r"no images for the split 'test' .* \(3 files are not read"):
+        ImageFolder(root=data.root, size=8, test="valid/").split("test")
 
 
 def test_a_background_is_behind_transparent_pixels(tmp_path):
@@ -214,15 +243,15 @@ def test_what_is_wrong_with_the_files_is_said(tmp_path):
     with pytest.raises(DataError, match=r"no folder or zip archive at .*nowhere; set 'root'"):
         ImageFolder(root=tmp_path / "nowhere", size=8).split("train")
     (tmp_path / "text.zip").write_text("not a zip")
-    with pytest.raises(DataError, match="can't be read as a zip archive"):
+    with pytest.raises(DataError, match="can't be read: File is not a zip file"):
         ImageFolder(root=tmp_path / "text.zip", size=8).split("train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images for the split 'train'"):
         ImageFolder(root=tmp_path / "empty", size=8).split("train")
     root = write_tree(tmp_path / "broken", {"a.png": flat(3)[:40], "b.jpg": b"hello"}, archive=False)
-    with pytest.raises(DataError, match=r"image a.png is damaged"):
+    with pytest.raises(DataError, match=r"image a.png: it can't be read: .* Is it damaged"):
         everything(ImageFolder(root=root, size=8, train="a", test="b").split("train"))
-    with pytest.raises(DataError, match=r"image b.jpg is damaged"):
+    with pytest.raises(DataError, match=r"image b.jpg: it can't be read: .* Is it damaged"):
         everything(ImageFolder(root=root, size=8, train="a", test="b").split("test"))
 
 
@@ -345,6 +374,7 @@ def test_arrays_in_a_file(tmp_path, form):
         "train": np.arange(60, dtype=np.uint8).reshape(20, 3),
         "label": np.arange(20, dtype=np.int64),
         "other": np.ones((5, 3), np.float64),
+        "few": np.zeros(5, np.int64),
     }
     file = tmp_path / f"rows.{form}"
     np.savez(file, **arrays) if form == "npz" else save_file(arrays, file)
@@ -364,6 +394,8 @@ def test_arrays_in_a_file(tmp_path, form):
     with pytest.raises(DataError, match=r"have shape \(3,\), but 'shape' is \(1, 2\)"):
         TensorFile(file=file, shape=[1, 2]).split("train")
     with pytest.raises(DataError, match="20 rows but 5 labels"):
+        TensorFile(file=file, shape=[3], train_labels="few").split("train")
+    with pytest.raises(DataError, match=r"'other' of .* has shape \(5, 3\); classes are one number each"):
         TensorFile(file=file, shape=[3], train_labels="other").split("train")
     file.write_bytes(b"junk")
     with pytest.raises(DataError, match="can't be read"):
@@ -375,7 +407,74 @@ def test_arrays_in_a_file(tmp_path, form):
 
 def test_pickled_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "rows.npz", train=np.array([{"a": 1}, None], dtype=object))
-    with pytest.raises(DataError, match="allow_pickle"):
+    with pytest.raises(DataError, match="it holds Python objects, and nothing is ever unpickled"):
         TensorFile(file=tmp_path / "rows.npz", shape=[1]).split("train")
-    with pytest.raises(ContractError, match=r"\.npz or a \.safetensors"):
-        TensorFile(file=tmp_path / "rows.pt", shape=[1])
+    with pytest.raises(ContractError, match=r"must end in \.npz, \.npy, \.csv, \.safetensors, \.pt, \.pth; got"):
+        TensorFile(file=tmp_path / "rows.h5", shape=[1])
+
+
+def _write_rows(file, rows):
+    from safetensors.torch import save_file
+
+    match file.name:
+        case "rows.npz":
+            np.savez_compressed(file, train=rows.numpy())
+        case "rows.npy":
+            np.save(file, rows.numpy())
+        case "rows.csv":
+            np.savetxt(file, rows.numpy(), delimiter=",", header="x,y,z")
+        case "names.csv":
+            file.write_text("\ufeffx;y;z\n" + "\n".join(";".join(map(repr, row)) for row in rows.tolist()) + "\n")
+        case "rows.safetensors":
+            save_file({"train": rows}, file)
+        case "rows.pt":
+            torch.save(rows, file)
+        case "rows.pth":
+            torch.save({"train": rows, "epoch": 3}, file, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["rows.npz", "rows.npy", "rows.csv", "names.csv", "rows.safetensors", "rows.pt", "rows.pth"]
+)
+def test_every_kind_of_file_gives_its_rows_and_their_shape(tmp_path, name):
+    rows = torch.randn(20, 3, dtype=torch.float64)
+    _write_rows(tmp_path / name, rows)
+    data = TensorFile(file=tmp_path / name)
+    assert data.data_shape == (3,)
+    read = torch.cat([everything(data.split("train"))[0], everything(data.split("test"))[0]])
+    assert (len(data.split("train")), read.dtype) == (18, torch.float32)
+    assert torch.equal(read, rows.float())
+
+
+def test_columns_of_a_csv_file_become_images(tmp_path):
+    (tmp_path / "a.csv").write_text("\n".join(",".join(str(n) for n in range(8)) for _ in range(4)))
+    x, _ = everything(TensorFile(file=tmp_path / "a.csv", shape=[2, 2, 2]).split("train"))
+    assert x[0].flatten().tolist() == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", "x,y\n1,2\n3,nan\n5,6\n", r"'train' of .*a.csv has 1 values .* nan in row 1, column 1, .*\[1, 3\]"),
+        ("a.csv", "1,2\n3,4,5\n", "columns changed from 2 to 3"),
+        ("a.csv", "1,two\n3,4\n", "both numbers and texts, such as 'two'"),
+        ("a.csv", "x,y\n1,two\n", "could not convert string 'two'"),
+        ("a.csv", "x,y\n", "no data"),
+        ("a.csv", "", "no data"),
+        ("a.npy", "junk", "can't be read"),
+        ("a.pt", "junk", "no checkpoint of torch.save"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_what_is_wrong_with_an_array_is_said(tmp_path, name, content, says):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=says):
+        TensorFile(file=tmp_path / name).split("train")
+
+
+def test_a_lying_header_takes_no_memory(tmp_path):
+    """NumPy asks for as much memory as a header says."""
+    np.save(tmp_path / "a.npy", np.zeros((4, 2)))
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-8])
+    with pytest.raises(DataError, match="the header says 64 bytes of numbers, and 56 are there"):
+        TensorFile(file=tmp_path / "a.npy").split("train")
