@@ -21,7 +21,7 @@ PAGES = [
     ROOT / "benchmarks" / "README.md",
     ROOT / "examples" / "third-party-plugin" / "README.md",
 ]
-FOLDERS = [".ci", ".github", "benchmarks", "cli", "core", "docs", "examples", "plugins", "recipes", "tests"]
+FOLDERS = [".ci", ".github", "benchmarks", "cli", "core", "docs", "examples", "plugins", "recipes", "results", "tests"]
 FILES = [
     path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder, *(ROOT / folder).rglob("*"))
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from genfw_cli.arguments import Checkpoint, Json, Processes, Root, RunName
+from genfw_cli.arguments import Checkpoint, Json, Processes, Root, RunName, Sets
 from genfw_cli.output import number, show_json, table
 from genfw_cli.session import registry_of_run
 
@@ -18,19 +18,20 @@ def command(
     only: Annotated[
         list[str] | None, typer.Option("--only", metavar="METRIC", help="Only this metric; repeatable.")
     ] = None,
+    sets: Sets = None,
     processes: Processes = 1,
     checkpoint: Checkpoint = "best",
     root: Root = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Measure a trained model again, with its recipe's metrics."""
+    """Measure a trained model again, with its recipe's metrics, or with --set evaluate.0.count=500 with others."""
     from genfw.engine import finished
     from genfw.runs.directory import find_run
 
     directory = find_run(run, root)
     registry = registry_of_run(ctx, directory)
     results = finished.evaluate_run(
-        directory, only=only or (), processes=processes, checkpoint=checkpoint, registry=registry
+        directory, only=only or (), processes=processes, checkpoint=checkpoint, registry=registry, sets=sets or ()
     )
     if as_json:
         show_json(results)

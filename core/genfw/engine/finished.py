@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,12 @@ from genfw.runs.directory import RunDirectory
 
 
 def load_run(
-    directory: str | Path, *, checkpoint: str = "best", device: str | None = "cpu", registry: Registry | None = None
+    directory: str | Path,
+    *,
+    checkpoint: str = "best",
+    device: str | None = "cpu",
+    registry: Registry | None = None,
+    sets: Sequence[str] = (),
 ) -> Composition:
     """The parts of a run with its trained weights, ready to sample from.
 
@@ -37,14 +43,17 @@ def load_run(
         checkpoint: ``best``, ``last``, or a checkpoint's name; see :meth:`~genfw.runs.checkpoints.Checkpoints.find`.
         device: Device of the model; ``None`` takes the recipe's accelerator.
         registry: Plugins; the installed ones by default.
+        sets: Overrides ``evaluate...=VALUE`` of the run's recipe; nothing else of a finished run can be changed.
 
     Raises:
-        RunError: There is no such run or checkpoint.
+        RunError: There is no such run or checkpoint, or an override is of another section.
     """
     run_dir = RunDirectory.open(directory)
     if run_dir.weights.is_file():
         return open_saved(run_dir, registry, device)
-    composition = compose_again(run_dir, registry, device)
+    if other := [each for each in sets if not re.match(r"evaluate(\.|=)", each)]:
+        raise RunError(f"a finished run is evaluated as it was trained; '--set' takes 'evaluate...', got {other[0]}")
+    composition = compose_again(run_dir, registry, device, sets)
     # compose_again has moved the model to the device.
     parameter = next(composition.model.parameters(), torch.empty(0))
     load_weights(composition, run_dir, checkpoint, device=str(parameter.device))
@@ -132,6 +141,7 @@ def evaluate_run(
     checkpoint: str = "best",
     device: str | None = None,
     registry: Registry | None = None,
+    sets: Sequence[str] = (),
 ) -> list[Result]:
     """Measure a trained model again, and write its report again.
 
@@ -142,6 +152,7 @@ def evaluate_run(
         checkpoint: See :func:`load_run`.
         device: Device of the model; the recipe's accelerator by default.
         registry: Plugins; the installed ones by default.
+        sets: See :func:`load_run`; the numbers' protocol and settings say what was measured.
 
     Returns:
         The results; none in ``torchrun``'s workers.
@@ -154,7 +165,7 @@ def evaluate_run(
             f"{run_dir.path} is a saved model, and its numbers are those of the run it came from; "
             f"train it again to measure it: genfw run {run_dir.resolved}"
         )
-    composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)
+    composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry, sets=sets)
     with run_dir.lock() if is_first() else contextlib.nullcontext():
         with _opened(composition, run_dir, processes) as evaluation:
             if evaluation is None:
@@ -239,7 +250,12 @@ def local_plugins(recipe: Recipe, registry: Registry) -> list[str]:
 
 
 def compose_again(
-    run_dir: RunDirectory, registry: Registry | None = None, device: str | None = None, *, data: Any = None
+    run_dir: RunDirectory,
+    registry: Registry | None = None,
+    device: str | None = None,
+    sets: Sequence[str] = (),
+    *,
+    data: Any = None,
 ) -> Composition:
     """The parts of a run, from its resolved recipe.
 
@@ -247,9 +263,10 @@ def compose_again(
         run_dir: The run directory.
         registry: Plugins; the installed ones by default.
         device: Device of the components; the recipe's accelerator by default.
+        sets: Overrides ``path=VALUE``.
         data: The data that the run was given in Python.
     """
-    recipe, known = open_recipe(run_dir.resolved, registry=registry)
+    recipe, known = open_recipe(run_dir.resolved, registry=registry, sets=sets)
     return compose(recipe, known, data=data, device=device or str(own_device(accelerator_of(recipe))))
 
 

@@ -93,6 +93,7 @@ class Training:
             prefetch=0 if split.in_memory and fabric.device.type == "cpu" else 2,
         )
         if start is None:
+            progress.began = self.clock.seconds()
             progress.event("stage", f"stage {stage_index} '{name}' begins: {stage.steps} steps")
             with self._synchronised():
                 stage.prepare(lambda step: self._on_device(loader.batch_at(step)))
@@ -116,7 +117,7 @@ class Training:
             with self._synchronised():
                 progress.means.add(stage.step(self._on_device(batch), step))
             progress.step = step + 1
-            last = progress.step == stage.steps
+            last = progress.time_is_up() or progress.step == stage.steps
             logs = last or progress.step % settings.log_every == 0
             saves = last or progress.step % settings.checkpoint_every == 0
             stop_single = self.interrupts.requested and self.fabric.world_size == 1
@@ -136,6 +137,8 @@ class Training:
                 if not saves:
                     progress.save(scheduled=False)
                 raise KeyboardInterrupt
+            if last:  # by its time, before its last step
+                break
         return True
 
     def _synchronised(self) -> AbstractContextManager[None]:

@@ -96,6 +96,7 @@ class StageProgress:
         stage: The stage, set up.
         rows: Rows of the training split.
         step: Completed steps.
+        began: The clock's seconds at the stage's beginning.
     """
 
     composition: Composition
@@ -108,6 +109,7 @@ class StageProgress:
     stage: Stage
     rows: int
     step: int = 0
+    began: float = 0.0
     monitor: Monitor = attrs.field(init=False)
     means: RunningMeans = attrs.field(init=False)
     status_at: float = attrs.field(init=False, default=0.0)
@@ -128,6 +130,15 @@ class StageProgress:
         self.status_at = time.monotonic()
         status = Status("running", self.name, self.step, index=self.stage_index)
         self.run_dir.write_status(status, durable=False)
+
+    def time_is_up(self) -> bool:
+        """Whether the stage's ``seconds`` have passed, by the first process's clock."""
+        seconds = self.stage.seconds
+        if seconds is None:
+            return False
+        spent: float = self.fabric.broadcast((self.clock.seconds() - self.began) / seconds)
+        self.stage.run.spent = min(spent, 1.0)
+        return spent >= 1.0
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -165,6 +176,7 @@ class StageProgress:
             healthy=healthy,
             info={
                 "seconds": self.clock.seconds(),
+                "began": self.began,
                 "sizes": self.run_dir.log_sizes() if self.fabric.global_rank == 0 else {},
                 "threads": torch.get_num_threads(),
                 "rows": self.rows,
@@ -196,6 +208,7 @@ class StageProgress:
         if not reject:
             torch.set_num_threads(checkpoint.info["threads"])
             self.clock.set(checkpoint.info["seconds"])
+            self.began = checkpoint.info.get("began", 0.0)
         if self.fabric.global_rank == 0:
             self.run_dir.truncate(checkpoint.info["sizes"], reject=reject)
             self.observers.rewind(self.stage_index, self.step)

@@ -76,6 +76,8 @@ class Evaluation:
         self.workers: Workers | None = None
         #: Data with a metric's reconstructions, under the metric's name, for later metrics that compare the two.
         self.pairs: dict[str, Pairs] = {}
+        #: Label of the metric at work; its figures are called by it.
+        self.label = ""
         self._samples: dict[int, Samples] = {}
 
     def samples(self, count: int | None = None) -> Samples:
@@ -214,9 +216,12 @@ class Evaluation:
             draw: Fills an empty matplotlib figure.
             size: Width and height in inches.
         """
-        path = f"figures/{_checked(name)}.png"
+        path = f"figures/{self._file(name)}.png"
         save_figure(self.directory / path, draw, size=size)
         return Figure(path, title, caption)
+
+    def _file(self, name: str) -> str:
+        return _checked(f"{name}-{self.label}" if self.label else name)
 
     def picture(
         self,
@@ -232,7 +237,7 @@ class Evaluation:
 
         The caption also says which share of an image's values was cut.
         """
-        path = f"{_checked(folder)}/{_checked(name)}.png"
+        path = f"{_checked(folder)}/{self._file(name)}.png"
         save_samples(self.directory / path, x, columns=columns, title=title)
         cut = Extent.of(x).say_beyond("these images", "and were cut") if is_image(tuple(x.shape[1:])) else ""
         return Figure(path, title, f"{caption} {cut}".strip())

@@ -53,6 +53,7 @@ def measure(evaluation: Evaluation, metrics: Sequence[tuple[str, Metric]], *, on
         if only and name not in only:
             continue
         began = time.perf_counter()
+        evaluation.label = name.partition("@")[2]
         taken, failed = _take(evaluation, name, metric)
         seconds = time.perf_counter() - began
         results.extend(taken)
@@ -102,7 +103,10 @@ def write_samples(
 def _take(evaluation: Evaluation, name: str, metric: Metric) -> tuple[list[Result], bool]:
     try:
         with frozen(evaluation.model), isolated_rng(evaluation.device):
-            return [_finite(result) for result in metric.compute(evaluation)], False
+            taken = [_finite(result) for result in metric.compute(evaluation)]
+            if evaluation.label:
+                taken = [attrs.evolve(result, name=f"{result.name}@{evaluation.label}") for result in taken]
+            return taken, False
     except LostProcessError:
         raise  # not this metric's failure, and the other metrics would fail too
     except Exception as error:

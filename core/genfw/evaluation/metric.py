@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import abc
+import re
 from collections.abc import Sequence
+from typing import Any
 
+import attrs
+
+from genfw.errors import ContractError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.results import Result
 
 
+def _is_label(instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", value):
+        raise ContractError(f"a label is made of letters, digits, '-' and '_', got '{value}'")
+
+
+@attrs.define(kw_only=True, eq=False, slots=False)
 class Metric(abc.ABC):
     """Something to measure after training.
 
@@ -17,7 +28,13 @@ class Metric(abc.ABC):
 
     With several processes only the first one runs ``compute``. The workers draw samples without the metric's doing;
     :meth:`~genfw.evaluation.evaluation.Evaluation.spread` distributes other work.
+
+    Arguments:
+        label: Tells entries of one metric apart: results are called ``auprc@label``, and ``--only`` takes
+            ``anomaly@label``.
     """
+
+    label: str = attrs.field(default="", validator=_is_label)
 
     @abc.abstractmethod
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:

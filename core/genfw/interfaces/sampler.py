@@ -80,3 +80,23 @@ class Sampler(abc.ABC):
 
     def load_state_dict(self, state: StateTree) -> None:
         """Inverse of :meth:`state_dict`."""
+
+
+class Resting(NamedTuple):
+    r"""Chains that stay where they are: position :math:`(B, D)`, and zeros :math:`(B,)` for the potential."""
+
+    position: Tensor
+    potential: Tensor
+
+
+class Rest(Sampler):
+    """No kernel: chains end where they start, and nobody asks for a potential."""
+
+    steps = 0
+
+    def init(self, target: Target, position: Tensor, generator: torch.Generator) -> Resting:
+        return Resting(position, position.new_zeros(len(position)))
+
+    def step(self, target: Target, state: Resting, generator: torch.Generator) -> tuple[Resting, Info]:
+        one = torch.ones_like(state.potential)
+        return state, Info(one, torch.zeros_like(one, dtype=torch.bool))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.interfaces.sampler import Sampler
+from genfw.interfaces.sampler import Rest, Sampler
 from genfw.interfaces.start import Start, StartRequest
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import StateTree
@@ -166,11 +166,18 @@ def chain_protocol(
     """
     written = written or {}
     said = written.get("start") or starts
+    if isinstance(sampler, Rest):
+        sampler = None
     facts: dict[str, Any] = {"sampler": "none" if sampler is None else summarise(written.get("sampler") or sampler)}
     if sampler is not None:
         facts["chain_steps"] = sampler.steps
     start = ", ".join(summarise(each) for each in (said if isinstance(said, Sequence) else [said]))
     return {**facts, "start": start or "fresh draws of the base"}
+
+
+def as_sampler(sampler: Sampler | None) -> Sampler:
+    """A recipe's sampler; :class:`~genfw.interfaces.sampler.Rest` where it is ``null``."""
+    return Rest() if sampler is None else sampler
 
 
 def as_starts(start: Start | list[Start]) -> list[Start]:
@@ -183,12 +190,12 @@ class Chain(Settings):
     """A kernel and where its chains begin.
 
     Arguments:
-        sampler: The kernel, with its number of steps.
+        sampler: The kernel, with its number of steps; with ``null`` chains end where they begin.
         start: Where chains begin; several starts share the chains evenly, in order.
         count: Count of chains in each process; by default its share of the stage's batch.
     """
 
-    sampler: Sampler
+    sampler: Sampler = attrs.field(converter=as_sampler)
     starts: list[Start] = attrs.field(converter=as_starts, alias="start")
     count: int | None = attrs.field(default=None, validator=at_least(1))
 

@@ -14,10 +14,13 @@ space          position            base                                    tilt
 ``data``       x                   none (flat)                             energies on data
 ``joint``      z, x                :math:`-\log p(z) - \log p(x \mid z)`   all energies (VAEBM App. B.1)
 =============  ==================  ======================================  ==============================
+
+Space ``noise-published`` is ``noise`` with the potential of VAEBM's published code, which is not that of the paper.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -25,11 +28,15 @@ import torch
 from torch import Tensor, nn
 
 from genfw.errors import ContractError
+from genfw.interfaces.likelihood import Gaussian
 from genfw.interfaces.target import Target, value_and_grad
 from genfw.interfaces.values import Latent, NoiseGroup, NoiseLayout
 from genfw.models.model import Model
 
-Space = Literal["noise", "prior", "posterior", "data", "joint"]
+Space = Literal["noise", "noise-published", "prior", "posterior", "data", "joint"]
+
+#: Least scale of p(x|z) in the potential of VAEBM's published code: it cuts log sigma at -2.
+_PUBLISHED_SCALE = math.exp(-2.0)
 
 
 class NoiseTarget(Target):
@@ -63,6 +70,37 @@ class NoiseTarget(Target):
 
     def modules(self) -> tuple[nn.Module, ...]:
         return (self.model,)
+
+
+class PublishedNoiseTarget(NoiseTarget):
+    r"""The potential of VAEBM's published code: :math:`U = E(x) - \log p(z) - \log p(x \mid z)` at :math:`\epsilon`.
+
+    The chain moves :math:`\epsilon`, yet the density is that of :math:`(z, x)`: the Jacobian of the map between them is
+    missing, so that narrow laws of prior and decoder weigh more than in Eq. 9. It is here to be compared with
+    :class:`NoiseTarget`. As in that code, the scale of :math:`p(x \mid z)` is at least :math:`e^{-2}` here, and as it
+    is everywhere else.
+
+    References:
+        https://github.com/NVlabs/VAEBM, train_VAEBM.py and distributions.py.
+
+    Arguments:
+        model: The model; it needs a prior with a density and a Gaussian decoder.
+    """
+
+    def tilt(self, position: Tensor) -> Tensor:
+        width = self._latent_width
+        latent = self.model.latent(position[:, :width])
+        assert self.model.prior is not None  # the layout refuses a model without one
+        total = self.model.latent_energy(latent) - self.model.prior.log_prob(latent) - self.base(position)
+        if self.model.data_energies:
+            likelihood = self.model.likelihood(latent)
+            if not isinstance(likelihood, Gaussian):
+                kind = type(likelihood).__name__
+                raise ContractError(f"space 'noise-published' needs a Gaussian likelihood; this decoder's is {kind}")
+            x = likelihood.transform(position[:, width:].unflatten(1, likelihood.noise_shape or (0,)))
+            cut = Gaussian(likelihood.mean, likelihood.scale.clamp_min(_PUBLISHED_SCALE))
+            total = total + self.model.data_energy(x) - cut.log_prob(x)
+        return total
 
 
 class PriorTarget(NoiseTarget):
@@ -233,6 +271,8 @@ def make_target(model: Model, space: Space, x: Tensor | None = None) -> Target:
     match space:
         case "noise":
             return NoiseTarget(model)
+        case "noise-published":
+            return PublishedNoiseTarget(model)
         case "prior":
             return PriorTarget(model)
         case "posterior":

@@ -180,7 +180,7 @@ class _Builder:
                     yield part, bound
 
     def _named(self, built: Mapping[str, Any], section: str) -> list[tuple[str, Any]]:
-        return [(cast(Block, bound).use.rpartition("/")[2], built[part]) for part, bound in self._parts(section)]
+        return [(_name_of(cast(Block, bound)), built[part]) for part, bound in self._parts(section)]
 
     # -- roles and model ----------------------------------------------------------------------------------------------
 
@@ -289,3 +289,9 @@ class _Builder:
             yield
         except (ValueError, ContractError, RuntimeError) as error:
             self.faults.add("GF212", f"{what} can't be composed: {error}", mark)
+
+
+def _name_of(block: Block) -> str:
+    """What a stage, metric or tracker is called: its component's name, and its label where it has one."""
+    name, label = block.use.rpartition("/")[2], block.arguments.get("label")
+    return f"{name}@{label.value}" if isinstance(label, PlainValue) and label.value else name

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from genfw.interfaces.values import Batch, Stateful, StateTree
 from genfw.models.model import Model
-from genfw.plugins.validators import at_least
+from genfw.plugins.validators import at_least, positive
 
 if TYPE_CHECKING:  # `genfw check` imports stages, and is faster without Fabric
     from lightning_fabric import Fabric
@@ -39,6 +39,7 @@ class StageRun:
         generator: Source of the stage's randomness, on ``device``; saved in checkpoints, different in each process.
         dataset_size: Rows in the training split.
         lr_scale: Factor on every learning rate, cut by the health monitor; saved in every checkpoint.
+        spent: Share of the stage's ``seconds`` that has passed; 0 where it has none.
     """
 
     fabric: Fabric
@@ -46,6 +47,7 @@ class StageRun:
     generator: torch.Generator
     dataset_size: int
     lr_scale: float = 1.0
+    spent: float = 0.0
 
     def average(self, value: Tensor) -> Tensor:
         """Mean of a tensor over all processes, without graph; with one process the tensor itself.
@@ -76,8 +78,11 @@ class Stage(abc.ABC):
 
     Arguments:
         model: The composed model.
-        steps: Training steps.
+        steps: Training steps, at most.
         batch: Rows per step over all processes.
+        seconds: Time after which the stage ends, if its steps have not ended before. Learning rates fall by whichever
+            is further. It is for methods that are compared on one budget: the count of steps depends on the machine
+            then, and a resumed run need not be the same bit for bit.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8}
@@ -85,6 +90,7 @@ class Stage(abc.ABC):
     model: Model
     steps: int = attrs.field(validator=at_least(1))
     batch: int = attrs.field(validator=at_least(1))
+    seconds: float | None = attrs.field(default=None, validator=positive)
     #: Set by the engine before :meth:`setup`.
     run: StageRun = attrs.field(init=False)
 
@@ -130,3 +136,7 @@ class Stage(abc.ABC):
         """Inverse of :meth:`state_dict`; called after :meth:`setup`."""
         for name, part in self._parts.items():
             part.load_state_dict(state[name])
+
+
+#: A subclass with a constructor of its own has no time limit.
+Stage.seconds = None

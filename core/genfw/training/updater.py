@@ -96,7 +96,8 @@ class Updater:
             norm: Tensor = torch.linalg.vector_norm(torch.stack([_grad(p).norm() for p in self.parameters]))
             if self.clip is not None:
                 self._clip(self.clip, norm)
-        rate = self.factory.lr * self.factory.factor(step, self.steps) * self.run.lr_scale
+        reached = max(step, int(self.run.spent * self.steps))
+        rate = self.factory.lr * self.factory.factor(reached, self.steps) * self.run.lr_scale
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

@@ -18,8 +18,15 @@ from genfw.randomness import derive_seed
 Resize = Literal["pad", "bilinear"]
 
 
-def pixels_to_float(pixels: Tensor) -> Tensor:
-    """8-bit pixels to float32 in [-1, 1]: 0 becomes -1, 255 becomes 1, ``x / 127.5 - 1``."""
+def pixels_to_float(pixels: Tensor, bits: int = 8) -> Tensor:
+    """8-bit pixels to float32 in [-1, 1]: 0 becomes -1, 255 becomes 1, ``x / 127.5 - 1``.
+
+    Arguments:
+        pixels: uint8.
+        bits: Highest bits that are kept; the highest level they have becomes 1.
+    """
+    if bits < 8:
+        return (pixels >> (8 - bits)).to(torch.float32).div_((2**bits - 1) / 2.0).sub_(1.0)
     return pixels.to(torch.float32).div_(127.5).sub_(1.0)
 
 
@@ -94,7 +101,6 @@ def keep_rows(
     *,
     classes: Sequence[int] | None = None,
     exclude: Sequence[int] | None = None,
-    limit: int | None = None,
     count: int,
 ) -> Tensor:
     """Numbers of the rows that stay, in order.
@@ -103,7 +109,6 @@ def keep_rows(
         labels: Classes, with shape ``(N,)``.
         classes: Classes kept; all where ``None``.
         exclude: Classes left out.
-        limit: Rows kept, from the first.
         count: ``N``.
 
     Raises:
@@ -117,7 +122,7 @@ def keep_rows(
             kept &= torch.isin(labels, torch.tensor(list(classes), dtype=labels.dtype))
         if exclude:
             kept &= ~torch.isin(labels, torch.tensor(list(exclude), dtype=labels.dtype))
-    rows = kept.nonzero().flatten()[:limit]
+    rows = kept.nonzero().flatten()
     if len(rows) == 0:
         present = [] if labels is None else labels.unique().tolist()
         raise DataError(
@@ -139,7 +144,15 @@ class PixelDataset(Dataset):
         flip: Probability of mirroring a training image.
         classes: Classes kept; all where absent.
         exclude: Classes left out of ``train`` and ``test``; their rows are ``held-out-train`` and ``held-out``.
+        splits: ``files``: those that the set comes in. ``zenati``: the splits of published anomaly detection. Train and
+            test files are one set there; of the rows that are not excluded, four fifths, drawn by ``seed``, are
+            ``train`` and the others ``test``; ``held-out`` is every row that is excluded.
+        seed: What draws ``train`` with ``splits: zenati``.
         limit: Rows kept in each split, from the first.
+
+    References:
+        Zenati et al. 2018, "Efficient GAN-based anomaly detection" (arXiv 1802.06222), for ``splits: zenati``; MEG and
+        DAMC (arXiv 2310.03218, Table 3) took them over.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"limit": 512, "download": False}
@@ -152,6 +165,8 @@ class PixelDataset(Dataset):
     flip: float = attrs.field(default=0.0, validator=within(0, 1))
     classes: list[int] | None = None
     exclude: list[int] | None = None
+    splits: Literal["files", "zenati"] = "files"
+    seed: int = 0
     limit: int | None = attrs.field(default=None, validator=at_least(1))
     _opened: dict[str, Split] = attrs.field(factory=dict, init=False, repr=False)
 
@@ -166,19 +181,45 @@ class PixelDataset(Dataset):
 
     def split(self, name: str) -> Split:
         """See :meth:`genfw.interfaces.Dataset.split`; there are also ``held-out`` and ``held-out-train``."""
-        held = {"held-out": "test", "held-out-train": "train"}
-        if name not in (*self.files, *held):
-            raise DataError(f"there is no split '{name}'; there are {', '.join((*self.files, *held))}")
+        zenati = self.splits == "zenati"
+        held = {"held-out": "test"} if zenati else {"held-out": "test", "held-out-train": "train"}
+        files = ("train", "test") if zenati else self.files
+        if name not in (*files, *held):
+            raise DataError(f"there is no split '{name}'; there are {', '.join((*files, *held))}")
         if name not in self._opened:
-            pixels, labels = self.read(held.get(name, name))
-            if labels is not None and len(labels) != len(pixels):
-                raise DataError(f"{len(pixels)} images but {len(labels)} labels; the files do not belong together")
+            pixels, labels = self._pooled() if zenati else self._read(held.get(name, name))
             classes, exclude = (self.exclude or [], None) if name in held else (self.classes, self.exclude)
-            rows = keep_rows(labels, classes=classes, exclude=exclude, limit=self.limit, count=len(pixels))
+            rows = keep_rows(labels, classes=classes, exclude=exclude, count=len(pixels))
+            if zenati and name not in held:
+                rows = self._share(rows, name)
+            rows = rows[: self.limit]
             items = resize_pixels(pixels[rows], self.size, self.resize)
             flip = 0.0 if name in ("test", *held) else self.flip
             self._opened[name] = ArraySplit(items, None if labels is None else labels[rows], flip=flip)
         return self._opened[name]
+
+    def _read(self, name: str) -> tuple[Tensor, Tensor | None]:
+        pixels, labels = self.read(name)
+        if labels is not None and len(labels) != len(pixels):
+            raise DataError(f"{len(pixels)} images but {len(labels)} labels; the files do not belong together")
+        return pixels, labels
+
+    def _pooled(self) -> tuple[Tensor, Tensor]:
+        """Training and test files as one set."""
+        if not self.exclude:
+            raise DataError("'splits: zenati' holds classes out; name them with 'exclude'")
+        parts = [self._read(name) for name in ("train", "test")]
+        labels = [labels for _, labels in parts if labels is not None]
+        if len(labels) < len(parts):
+            raise DataError("'splits: zenati' needs labels, and this data set has none")
+        return torch.cat([pixels for pixels, _ in parts]), torch.cat(labels)
+
+    def _share(self, rows: Tensor, name: str) -> Tensor:
+        """The four fifths of ``rows`` that are ``train``, or the rest, in order."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "zenati"))
+        order = torch.randperm(len(rows), generator=generator)
+        first = len(rows) * 4 // 5
+        return rows[(order[:first] if name == "train" else order[first:]).sort().values]
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)

@@ -18,6 +18,7 @@ from genfw_plugins.datasets.image_folder import ImageFolder
 @attrs.define(kw_only=True, eq=False, slots=False)
 class CelebAHQ(ImageDataset):
     """Faces in high quality, 30,000 RGB images; no labels. A tenth is the test split, chosen by a hash of its names.
+    The split ``all`` has every image; VAEBM's FID is measured against it.
 
     Its images, JPEG or PNG, are shrunk to ``size``. The set is made out of CelebA by its authors' script and has no
     address to fetch it from. Models that were published on it split it in a way of their own (27,000 + 3,000 images).
@@ -36,6 +37,7 @@ class CelebAHQ(ImageDataset):
     root: Path | None = None
     size: int = 256
     crop: None = attrs.field(default=None, init=False)
+    random_crop: bool = attrs.field(default=False, init=False)
 
     def split(self, name: str) -> Split:
         return self._folder.split(name)
@@ -49,5 +51,11 @@ class CelebAHQ(ImageDataset):
             raise absent("CelebA-HQ (celeba-hq or celeba-hq.zip)", [data_home()], remedy)
         size, resample, flip = self.size, self.resample, self.flip
         return ImageFolder(
-            root=root, size=size, resample=resample, flip=flip, limit=self.limit, cache_mib=self.cache_mib
+            root=root,
+            size=size,
+            resample=resample,
+            flip=flip,
+            limit=self.limit,
+            cache_mib=self.cache_mib,
+            bits=self.bits,
         )

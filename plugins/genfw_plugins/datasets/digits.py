@@ -53,9 +53,10 @@ class Digits(Dataset):
         part = slice(None, -tests) if name == "train" else slice(-tests, None)
         items, labels = items[part], labels[part]
         if name == "held-out":
-            rows = keep_rows(labels, classes=self.exclude or [], limit=self.limit, count=len(items))
+            rows = keep_rows(labels, classes=self.exclude or [], count=len(items))
         else:
-            rows = keep_rows(labels, classes=self.classes, exclude=self.exclude, limit=self.limit, count=len(items))
+            rows = keep_rows(labels, classes=self.classes, exclude=self.exclude, count=len(items))
+        rows = rows[: self.limit]
         items = items[rows]
         if self.size != 8:
             items = functional.interpolate(items, size=(self.size, self.size), mode="bilinear", align_corners=False)

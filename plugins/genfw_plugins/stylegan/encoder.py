@@ -37,6 +37,8 @@ class StyleGANEncoder(Encoder):
         scale: What every :math:`s` begins with.
         embedding: Length of the description; absent, the encoder is a posterior.
         weights: What ``genfw import stylegan`` has written, if an encoder was in the file.
+        frozen: Whether the weights, and the statistics of batch norms, stay as they are in every stage. As the encoder
+            of an amortizer it then describes an image by its whitened styles, as DAMC's published inversion does.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"channels_base": 1, "channels_max": 2, "weights": None}
@@ -50,6 +52,7 @@ class StyleGANEncoder(Encoder):
         scale: float = 0.1,
         embedding: int | None = None,
         weights: Path | None = None,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         if len(data_shape) != 3 or data_shape[1] != data_shape[2]:
@@ -72,6 +75,14 @@ class StyleGANEncoder(Encoder):
         self.log_scale = None if prior is None else nn.Parameter(torch.full((outputs,), math.log(scale)))
         if weights is not None:
             load_into(self, weights)
+        self.frozen = frozen
+        if frozen:
+            self.requires_grad_(False).train(False)
+
+    def train(self, mode: bool = True) -> StyleGANEncoder:
+        """Change the mode; a frozen encoder stays in eval mode."""
+        super().train(mode and not self.frozen)
+        return self
 
     def styles(self, x: Tensor) -> Tensor:
         """Styles of images, shaped like the prior's.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -23,6 +23,9 @@ class Amortize(Settings):
         updates: :math:`M`, steps of the optimiser per training step, each on the same chain ends with fresh diffusion
             noise.
         drop_condition: Share of items whose x is hidden, so that the same network learns the unconditional law.
+        hide: When it is drawn whose x that is: anew in each ``update``, or once in a ``step`` for all its updates, as
+            the published code does. ``both``: every item counts twice, with its x and without, as in the published
+            code for MNIST; ``drop_condition`` says nothing then.
         clip: Gradient clipping.
         average: Decay of the average of the amortizer's weights that the stage leaves in the model; 0 keeps none.
     """
@@ -32,6 +35,7 @@ class Amortize(Settings):
     optimizer: OptimizerFactory
     updates: int = attrs.field(default=6, validator=at_least(1))
     drop_condition: float = attrs.field(default=0.2, validator=within(0, 1))
+    hide: Literal["update", "step", "both"] = "update"
     clip: Clip | None = None
     average: float = attrs.field(default=0.0, validator=within(0, 1, "[)"))
 
@@ -68,9 +72,12 @@ class Amortization:
         settings, generator = self.settings, self.run.generator
         self.amortizer.train()
         total = position.new_zeros(())
+        hidden = None
+        if x is not None and settings.hide == "both":
+            hidden = torch.arange(2 * len(x), device=x.device) < len(x)
+            position, x = torch.cat([position, position]), torch.cat([x, x])
         for update in range(settings.updates):
-            hidden = None
-            if x is not None:
+            if x is not None and (settings.hide == "update" or (settings.hide == "step" and not update)):
                 chance = torch.rand(len(x), generator=generator, device=generator.device)
                 hidden = chance < settings.drop_condition
             with self.run.fabric.autocast():

@@ -102,13 +102,16 @@ def initialise_energies(model: Model, fabric: Fabric, batch_at: Callable[[int], 
         energy.initialise(x)
 
 
-def generator_updater(model: Model, factory: OptimizerFactory, run: StageRun, steps: int) -> Updater:
-    """An optimiser over the weights of prior and decoder, those that have any.
+def generator_updater(
+    model: Model, factory: OptimizerFactory, run: StageRun, steps: int, *, prior: bool = True
+) -> Updater:
+    """An optimiser over the weights of prior (unless it stays as it is) and decoder, those that have any.
 
     Raises:
         ContractError: Neither has weights.
     """
-    parts: list[nn.Module] = [part for part in (model.prior, model.decoder) if part is not None]
+    both = (model.prior if prior else None, model.decoder)
+    parts: list[nn.Module] = [part for part in both if part is not None]
     return Updater(parts, factory, run, steps)
 
 

@@ -45,7 +45,9 @@ class Alternating(Stage):
             amortizer for each item begins both its chains, so that it is sampled once in a step.
         amortize: How the amortizer is fitted; needed with one, unless another stage does it.
         l2: Weight of the mean squared energies.
-        clip: Gradient clipping of generator and energy.
+        clip: Gradient clipping of generator and energy. The generator's gradient is that of :math:`-\log p`, which is
+            :math:`1/(2\sigma^2)` times that of the squared error.
+        energy_clip: Gradient clipping of the energy, where it is another.
         average: Decay of the average of the weights of energy and generator that the stage leaves in the model; 0 keeps
             none.
     """
@@ -57,6 +59,7 @@ class Alternating(Stage):
     amortize: Amortize | None = None
     l2: float = attrs.field(default=0.0, validator=at_least(0))
     clip: Clip | None = None
+    energy_clip: Clip | None = None
     average: float = attrs.field(default=0.0, validator=within(0, 1, "[)"))
     share_start: bool = False
 
@@ -84,19 +87,23 @@ class Alternating(Stage):
         model = self.model
         self.generator = nn.ModuleList([part for part in (model.prior, model.decoder) if part is not None])
         self.register("posterior", self.posterior)
-        self.generator_updater = self._updater("generator", self.generator, self.optimizer)
+        self.generator_updater = self._updater("generator", self.generator, self.optimizer, self.clip)
         self.energy_updater: Updater | None = None
         if self.prior is not None:
             self.register("prior", self.prior)
-            self.energy_updater = self._updater("energy", model.energies, self.energy_optimizer)
+            self.energy_updater = self._updater(
+                "energy", model.energies, self.energy_optimizer, self.energy_clip or self.clip
+            )
         self.amortization: Amortization | None = None
         if self.amortize is not None and model.amortizer is not None:
             self.amortization = Amortization(model.amortizer, self.amortize, self)
 
-    def _updater(self, name: str, network: nn.Module, factory: OptimizerFactory | None) -> Updater | None:
+    def _updater(
+        self, name: str, network: nn.Module, factory: OptimizerFactory | None, clip: Clip | None
+    ) -> Updater | None:
         if factory is None:
             return None
-        return self.register(name, Updater([network], factory, self.run, self.steps, self.clip, self.average))
+        return self.register(name, Updater([network], factory, self.run, self.steps, clip, self.average))
 
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         positive = run_chain(self, self.posterior, PosteriorTarget(self.model, batch.x), batch, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
@@ -50,7 +50,8 @@ class Contrastive(Stage):
         batch: Rows per step over all processes; also the number of chains, where ``negatives`` does not say.
         optimizer: How the energies' weights move.
         negatives: Kernel and start of the chains.
-        space: Space the chains run in: ``noise`` (VAEBM), ``data`` (an EBM on x), ``joint`` (VAEBM App. B.1).
+        space: Space the chains run in: ``noise`` (VAEBM), ``data`` (an EBM on x), ``joint`` (VAEBM App. B.1),
+            ``noise-published`` (the potential of VAEBM's code, without the Jacobian; for comparison).
         mean: Score the decoder's mean instead of the data that a position stands for.
         l2: Weight of the mean squared energies, which holds the energies' level and keeps training stable.
         penalty: Weight of the spectral norms, for an energy that offers them.
@@ -59,6 +60,7 @@ class Contrastive(Stage):
         data_noise: Standard deviation of normal noise added to the data.
         init_batches: Batches that an energy with a data-dependent initialisation is shown before the first step.
         generator_optimizer: How the weights of prior and decoder move; they stay as they are where absent.
+        generator_moves: Which of them move: both, or the decoder alone.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 3, "batch": 8, "init_batches": 1}
@@ -74,6 +76,7 @@ class Contrastive(Stage):
     data_noise: float = attrs.field(default=0.0, validator=at_least(0))
     init_batches: int = attrs.field(default=5, validator=at_least(1))
     generator_optimizer: OptimizerFactory | None = None
+    generator_moves: Literal["prior-and-decoder", "decoder"] = "prior-and-decoder"
 
     def __attrs_post_init__(self) -> None:
         model, space = self.model, self.space
@@ -101,7 +104,9 @@ class Contrastive(Stage):
         self.register("negatives", self.negatives)
         self.generator_updater: Updater | None = None
         if self.generator_optimizer is not None:
-            updater = generator_updater(self.model, self.generator_optimizer, self.run, self.steps)
+            updater = generator_updater(
+                self.model, self.generator_optimizer, self.run, self.steps, prior=self.generator_moves != "decoder"
+            )
             self.generator_updater = self.register("generator_updater", updater)
 
     def prepare(self, batch_at: Callable[[int], Batch]) -> None:
@@ -131,7 +136,7 @@ class Contrastive(Stage):
             report["generator/gradient"] = self.generator_updater.update(loss, step)
         self.negatives.after_update(step)
         report["chain/saturation"] = saturation(negative)
-        if self.space != "noise":
+        if not self.space.startswith("noise"):
             # Only noise has a base whose expected square is 1.
             report["chain/drift"] = negative.square().mean() / positive.square().mean().clamp_min(1e-12)
         return report

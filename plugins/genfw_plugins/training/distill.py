@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import attrs
 import torch
 from torch import Tensor
 
 from genfw.errors import ContractError
-from genfw.interfaces.sampler import Info, Sampler
+from genfw.interfaces.sampler import Sampler
 from genfw.interfaces.start import Start
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import Batch
-from genfw.models.chains import Chain, ChainResult
+from genfw.models.chains import Chain, ChainResult, as_sampler
 from genfw.models.distances import directions, sliced_wasserstein
 from genfw.models.freezing import frozen, frozen_for_chain
 from genfw.models.targets import PosteriorTarget, PriorTarget
@@ -25,24 +25,6 @@ from genfw_plugins.training._common import chain_health, run_chain
 
 #: Directions of the watched sliced Wasserstein distance.
 _DIRECTIONS = 64
-
-
-class _Resting(NamedTuple):
-    position: Tensor
-    potential: Tensor
-
-
-class _Rest(Sampler):
-    """No kernel: chains end where they start, and nobody asks for a potential."""
-
-    steps = 0
-
-    def init(self, target: Target, position: Tensor, generator: torch.Generator) -> _Resting:
-        return _Resting(position, position.new_zeros(len(position)))
-
-    def step(self, target: Target, state: _Resting, generator: torch.Generator) -> tuple[_Resting, Info]:
-        one = torch.ones_like(state.potential)
-        return state, Info(one, torch.zeros_like(one, dtype=torch.bool))
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -91,7 +73,7 @@ class Distill(Stage):
                 f"stage 'distill' in space '{space}' needs a model with prior{' and decoder' * (space == 'posterior')}"
             )
         self.amortizer = model.amortizer
-        self.chain = Chain(_Rest() if self.sampler is None else self.sampler, self.start)
+        self.chain = Chain(as_sampler(self.sampler), self.start)
 
     def setup(self) -> None:
         self.register("chain", self.chain)

@@ -37,6 +37,8 @@ class Adam(OptimizerFactory):
     warmup: int = 0
     decay: Decay = "none"
     final: float = 0.0
+    stairs: int = 1
+    least: float = 0.0
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         return type(self).rule(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
@@ -97,6 +99,8 @@ class SGD(OptimizerFactory):
     warmup: int = 0
     decay: Decay = "none"
     final: float = 0.0
+    stairs: int = 1
+    least: float = 0.0
 
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()

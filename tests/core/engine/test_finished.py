@@ -74,6 +74,20 @@ def test_measuring_again_gives_the_same_numbers(finished):
         trained.evaluate_run(finished.directory, checkpoint="stage9-step000000")
 
 
+def test_a_trained_model_is_measured_by_other_settings(recipe):
+    run = engine.run(recipe, root=recipe.parent / "others")
+    before = {one.name: one.value for one in run.results}
+    few = trained.evaluate_run(run.directory, device="cpu", sets=["evaluate.0.count=7"])
+    assert few[0].protocol["count"] == 7
+    assert few[0].value != before["mse"]
+    more = trained.evaluate_run(run.directory, sets=["evaluate=[{use: sample-grid}]"], only=["sample-grid"])
+    assert more[0].name == "sample-grid"
+    # The run itself is as it was: measured without the override it gives the first numbers.
+    assert {one.name: one.value for one in trained.evaluate_run(run.directory, device="cpu")} == before
+    with pytest.raises(RunError, match=r"takes 'evaluate\.\.\.', got train.0.steps=9"):
+        trained.evaluate_run(run.directory, sets=["train.0.steps=9"])
+
+
 def test_a_trained_model_is_loaded_without_its_data(finished, monkeypatch):
     from genfw_plugins.datasets.toy import GaussianGrid
 

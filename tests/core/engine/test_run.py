@@ -14,6 +14,7 @@ import torch
 from genfw.engine import run as engine
 from genfw.engine.finished import load_weights
 from genfw.engine.observers import Observers
+from genfw.engine.recovery import Clock
 from genfw.errors import ContractError, RunError
 from genfw.runs.directory import RunDirectory
 from genfw.training.scalars import RunningMeans
@@ -50,6 +51,30 @@ class Notes(Tracker):
 
     def end(self, status):
         self._note("end", status)
+
+
+def test_a_stage_ends_when_its_time_is_up(tmp_path, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(Clock, "seconds", lambda clock: now)
+
+    def tick(step):
+        nonlocal now
+        now += 1.0
+
+    parts = composition(2)
+    spent = []
+    first, second = (stage for _, stage in parts.stages)
+    first.seconds = 12.5
+    first.hook = lambda step: (tick(step), spent.append(first.run.spent))
+    second.hook = tick
+    go(tmp_path / "run", parts)
+    run = RunDirectory.open(tmp_path / "run")
+    ends = {row["stage"]: row["step"] for row in run.read_metrics()}
+    assert ends == {0: 13, 1: 40}
+    assert spent[:3] == [0.0, 1.0 / 12.5, 2.0 / 12.5]
+    assert [c.step for c in run.checkpoints.all() if c.stage == 0 and c.final] == [13]
+    # The second stage has no limit, though the clock is far beyond the first one's.
+    assert run.status().state == "finished"
 
 
 def test_a_run_leaves_everything_behind(tmp_path):

@@ -100,6 +100,21 @@ def saved(evaluation):
     return json.loads((evaluation.directory / "evaluation.json").read_text())
 
 
+def test_a_label_tells_entries_of_one_metric_apart(evaluation):
+    class Drawing(Metric):
+        def compute(self, evaluation):
+            return [Result("size", 1.0, figures=[evaluation.figure("size", "", "", lambda canvas: None)])]
+
+    measure(evaluation, [("drawing", Drawing()), ("drawing@again", Drawing(label="again"))])
+    first, second = saved(evaluation)["results"]
+    assert (first["name"], second["name"]) == ("size", "size@again")
+    assert [each["figures"][0]["path"] for each in (first, second)] == ["figures/size.png", "figures/size-again.png"]
+    measure(evaluation, [("drawing", Drawing()), ("drawing@again", Drawing(label="again"))], only=["drawing@again"])
+    assert [each["name"] for each in saved(evaluation)["results"]] == ["size", "size@again"]
+    with pytest.raises(ContractError, match="made of letters, digits, '-' and '_', got 'a/b'"):
+        Drawing(label="a/b")
+
+
 def test_every_number_stands_beside_the_papers(evaluation):
     result = Result("mse", 0.02, "", evaluation.protocol(count=50), 0.001, "lower", "a note")
     measure(evaluation, [("reconstruction", Fixed(result, Result("other", 1.5)))])

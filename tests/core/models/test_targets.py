@@ -19,6 +19,7 @@ from genfw.models.targets import (
     NoiseTarget,
     PosteriorTarget,
     PriorTarget,
+    PublishedNoiseTarget,
     make_target,
 )
 
@@ -95,6 +96,7 @@ def targets():
     model = build(*BOTH)
     return {
         "noise": NoiseTarget(model),
+        "noise-published": PublishedNoiseTarget(model),
         "prior": PriorTarget(model),
         "posterior": PosteriorTarget(model, X),
         "data": DataTarget(Model(energy=BOTH[0], data_shape=(2,))),
@@ -103,7 +105,7 @@ def targets():
     }
 
 
-@pytest.mark.parametrize("name", ["noise", "prior", "posterior", "data", "joint", "tempered"])
+@pytest.mark.parametrize("name", ["noise", "noise-published", "prior", "posterior", "data", "joint", "tempered"])
 def test_gradient_equals_finite_differences(name):
     target = targets()[name]
     position = positions(target)
@@ -116,7 +118,7 @@ def test_gradient_equals_finite_differences(name):
         torch.testing.assert_close(gradient[:, column], slope.detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["noise", "prior", "posterior", "data", "joint", "tempered"])
+@pytest.mark.parametrize("name", ["noise", "noise-published", "prior", "posterior", "data", "joint", "tempered"])
 def test_potential_is_base_plus_tilt_and_leaves_no_graph(name):
     target = targets()[name]
     position = positions(target)
@@ -164,8 +166,29 @@ def test_noise_and_joint_space_hold_the_same_law():
     expected = -0.5 * eps.shape[1] * math.log(2 * math.pi)
     torch.testing.assert_close(difference, torch.full_like(difference, expected))
     # The published potential leaves the Jacobian out; the law it samples differs as soon as a scale varies with z.
-    published = noise.potential(eps) - joint.potential(zx)
-    assert published.std() > 0.1
+    published = PublishedNoiseTarget(model).potential(eps)
+    torch.testing.assert_close(published, joint.potential(zx))
+    assert (noise.potential(eps) - published).std() > 0.1
+
+
+def test_the_published_potential_cuts_the_scale_of_the_likelihood_at_its_least():
+    class Narrow(CurvedDecoder):
+        def forward(self, latent):
+            return Gaussian(super().forward(latent).mean, 0.05)
+
+    torch.manual_seed(0)
+    model = Model(AffinePrior(), Narrow(), energy=[*BOTH])
+    target = PublishedNoiseTarget(model)
+    eps = positions(target)
+    width = model.latent_layout.size
+    latent = model.latent(eps[:, :width])
+    likelihood = model.likelihood(latent)
+    x = likelihood.transform(eps[:, width:])
+    cut = torch.distributions.Normal(likelihood.mean, math.exp(-2.0)).log_prob(x).sum(1)
+    energies = model.data_energy(x) + model.latent_energy(latent)
+    torch.testing.assert_close(target.potential(eps), energies - model.prior.log_prob(latent) - cut)
+    with pytest.raises(ContractError, match="needs a Gaussian likelihood; this decoder's is Deterministic"):
+        make_target(build(*BOTH, noise=False), "noise-published").potential(eps[:, :width])
 
 
 def test_posterior_is_bayes_rule_up_to_a_constant_of_x():

@@ -47,6 +47,17 @@ def test_a_step_is_the_rate_times_schedule_times_health_cut():
     assert layer.weight.item() == pytest.approx(start - 3.0 * 0.1 * 0.25 * 0.5)
 
 
+def test_the_rate_follows_steps_or_time_whichever_is_further():
+    layer = nn.Linear(1, 1, bias=False)
+    run = stage_run()
+    updater = Updater([layer], SGD(lr=1.0, decay="linear", final=0.0), run, 101)
+    for step, spent, factor in ((50, 0.2, 0.5), (50, 0.75, 0.25)):
+        run.spent = spent
+        start = layer.weight.item()
+        updater.update(layer.weight.sum(), step)
+        assert start - layer.weight.item() == pytest.approx(factor, rel=1e-2)
+
+
 def test_clip_by_norm_bounds_the_step_and_reports_the_norm_before():
     layer = nn.Linear(2, 1, bias=False)
     updater = Updater([layer], SGD(lr=1.0), stage_run(), 10, Clip(norm=0.5))

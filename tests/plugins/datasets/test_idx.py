@@ -116,6 +116,26 @@ def test_shrinking_filters_and_rounds_as_pillow_does():
     assert abs(ours.mean() - images.mean()) < 0.25
 
 
+def test_the_splits_of_zenati_hold_every_image_of_a_class_out(tmp_path):
+    write_mnist(tmp_path, train=50, test=20)
+    data = IdxImages(root=tmp_path, exclude=[1], splits="zenati", flip=0.5)
+    train, test, held = (everything(data.split(name)) for name in ("train", "test", "held-out"))
+    # All 70 images; 7 of them are ones, and four fifths of the other 63 train.
+    assert [len(part[1]) for part in (train, test, held)] == [50, 13, 7]
+    assert set(held[1].tolist()) == {1}
+    assert not {1} & set(torch.cat([train[1], test[1]]).tolist())
+    whole = torch.cat([everything(IdxImages(root=tmp_path).split(name))[0] for name in ("train", "test")])
+    again = torch.cat([train[0], test[0], held[0]])
+    key = (whole.flatten(1) * torch.arange(784.0)).sum(1).sort().values
+    assert torch.equal((again.flatten(1) * torch.arange(784.0)).sum(1).sort().values, key)
+    other = IdxImages(root=tmp_path, exclude=[1], splits="zenati", seed=1).split("train")
+    assert not torch.equal(everything(other)[0], train[0])
+    with pytest.raises(DataError, match="there are train, test, held-out"):
+        data.split("held-out-train")
+    with pytest.raises(DataError, match="name them with 'exclude'"):
+        IdxImages(root=tmp_path, splits="zenati").split("train")
+
+
 def test_classes_are_kept_and_held_out(tmp_path):
     write_mnist(tmp_path, train=50, test=20)
     assert set(everything(IdxImages(root=tmp_path, classes=[3, 5]).split("train"))[1].tolist()) == {3, 5}

@@ -27,6 +27,11 @@ REAL = {
 }
 
 
+def png(pixels):
+    """An image of (H, W, 1) as a file."""
+    return encoded(pixels[:, :, 0])
+
+
 def everything(split):
     return split.get(torch.arange(len(split)))
 
@@ -84,6 +89,51 @@ def test_the_drawn_split_depends_on_names_alone(tmp_path):
     assert set(test.names) <= set(again.names)
     archived = ImageFolder(root=write_tree(tmp_path / "zipped", files, archive=True), size=8, test_fraction=0.2)
     assert archived.split("test").names == test.names
+
+
+def test_a_file_may_name_the_test_images(tmp_path):
+    files = {f"{k:03}.png": flat(k) for k in range(20)}
+    root = write_tree(tmp_path / "many", files, archive=True)
+    names = tmp_path / "test.txt"
+    names.write_text("003.png\n\n017.png\n")
+    data = ImageFolder(root=root, size=8, test_file=names)
+    assert list(data.split("test").names) == ["003.png", "017.png"]
+    assert len(data.split("train")) == 18
+    assert not {"003.png", "017.png"} & set(data.split("train").names)
+    assert list(data.split("all").names) == sorted(files)
+    names.write_text("003.png\n900.png\n")
+    with pytest.raises(DataError, match=r"no image 900\.png, which .* names \(1 are absent\)"):
+        ImageFolder(root=root, size=8, test_file=names).split("test")
+    with pytest.raises(DataError, match="keep one"):
+        ImageFolder(root=root, size=8, test_file=names, test="0*").split("test")
+    with pytest.raises(DataError, match=r"'test_file' .* can't be read"):
+        ImageFolder(root=root, size=8, test_file=tmp_path / "absent").split("test")
+
+
+def test_a_random_crop_is_one_of_the_squares_along_the_longer_side(tmp_path):
+    ramp = np.repeat(np.arange(24, dtype=np.uint8)[None, :, None] * 10, 8, axis=0)
+    root = write_tree(tmp_path / "wide", {"train/a.png": png(ramp), "test/a.png": png(ramp)}, archive=False)
+    data = ImageFolder(root=root, size=8, channels=1, random_crop=True)
+    generator = torch.Generator().manual_seed(0)
+    train, index = data.split("train"), torch.zeros(200, dtype=torch.int64)
+    x = levels(train.get(index, generator=generator)[0])
+    assert {int(first) // 10 for first in x[:, 0, 0, 0]} == set(range(17))
+    assert (x.diff(dim=-1) == 10).all()
+    # Whoever looks at the data sees the centre, as in the test split.
+    assert torch.equal(train.get(index[:1])[0], data.split("test").get(index[:1])[0])
+    tall = write_tree(tmp_path / "tall", {"a.png": png(np.zeros((48, 16, 1), np.uint8))}, archive=False)
+    split = ImageFolder(root=tall, size=8, channels=1, random_crop=True, test="b").split("train")
+    assert split.get(index[:1], generator=generator)[0].shape == (1, 1, 8, 8)
+    with pytest.raises(ContractError, match="random_crop chooses the square"):
+        ImageFolder(root=root, size=8, crop=4, random_crop=True)
+
+
+def test_five_bits_are_32_levels_from_end_to_end(tmp_path):
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    root = write_tree(tmp_path / "ramp", {"a.png": png(ramp)}, archive=False)
+    x = ImageFolder(root=root, size=16, channels=1, bits=5, test="b").split("train").get(torch.tensor([0]))[0]
+    expected = torch.arange(256).div(8, rounding_mode="floor") / 31 * 2 - 1
+    torch.testing.assert_close(x.flatten(), expected.float())
 
 
 def test_classes_and_limit(tmp_path):

@@ -212,6 +212,24 @@ class TestReplay:
         other.store(request(), draws[1] * 0.0)
         assert not torch.equal(start.state_dict()["buffer"], other.state_dict()["buffer"])
 
+    def test_first_in_is_first_out_and_ends_stay_where_chains_go_on(self) -> None:
+        start, rng = ReplayStart(size=10, probability=1.0, fresh=Marked(-1.0), order="fifo"), generator()
+        assert (start.draw(request(rng=rng, count=4)) == -1.0).all()  # nothing is stored yet
+        for number in range(5):
+            start.store(request(count=4), torch.full((4, 3), float(number)))
+            drawn = start.draw(request(rng=rng, count=4))
+            # The last ten ends of 4, 8, ..., 20; a chain goes on from any of them, and takes none away.
+            known = [end // 4 for end in range(4 * number + 4)][-10:]
+            buffer = start.state_dict()["buffer"][:, 0]
+            assert sorted(buffer[: len(known)].tolist()) == known
+            assert set(drawn[:, 0].tolist()) <= set(map(float, known))
+        other = ReplayStart(size=10, probability=1.0, order="fifo")
+        other.load_state_dict(copy.deepcopy(start.state_dict()))
+        for kept in (start, other):
+            kept.draw(request(rng=generator(1), count=4))
+            kept.store(request(count=4), torch.full((4, 3), 9.0))
+        assert torch.equal(start.state_dict()["buffer"], other.state_dict()["buffer"])
+
     def test_refuses_what_it_would_get_wrong(self, model) -> None:
         x = torch.zeros(6, 2, 2)
         with pytest.raises(ContractError, match="'warm'"):

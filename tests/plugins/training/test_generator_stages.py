@@ -99,6 +99,15 @@ def test_contrastive_with_a_generator_optimizer_brings_the_generator_to_the_mode
         after = float(kl_divergence(marginal(decoder), fixed))
     assert {"generator/loss", "generator/gradient"} <= rows[0].keys()
     assert after < 0.8 * before
+    # The prior may stay while the decoder moves.
+    prior = StandardNormal(2)
+    prior.scale = torch.nn.Parameter(torch.ones(()))
+    moved = Model(prior, decoder, energy=energy)
+    stage = Contrastive(
+        model=moved, steps=1, batch=8, generator_optimizer=SGD(lr=0.05), generator_moves="decoder", **arguments
+    )
+    train(stage, torch.randn(20, 2))
+    assert stage.generator_updater.parameters == list(decoder.parameters())
     # Without it the generator stays to the bit.
     model, decoder, _ = linear_model()
     train(Contrastive(model=model, steps=3, batch=32, **arguments), torch.randn(200, 2))

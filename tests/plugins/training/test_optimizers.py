@@ -54,6 +54,18 @@ def test_decay_falls_from_one_to_final(decay, warmup):
     assert factors[50] == pytest.approx(middle)
 
 
+def test_a_rate_falls_in_stairs_and_not_below_the_least():
+    # DAMC: 0.99 every 1,000 of 200,000 steps, at least 1e-5.
+    factory = Adam(lr=2e-4, decay="exponential", final=0.99**200, stairs=1_000, least=1e-5)
+    for step in (0, 999, 1_000, 1_999, 57_300, 199_999):
+        assert 2e-4 * factory.factor(step, 200_000) == pytest.approx(2e-4 * 0.99 ** (step // 1_000), rel=1e-4)
+    floored = Adam(lr=2e-5, decay="exponential", final=0.134, least=1e-5)
+    assert 2e-5 * floored.factor(199_999, 200_000) == pytest.approx(1e-5)
+    warm = Adam(warmup=7, decay="linear", stairs=50)
+    assert [warm.factor(step, 107) for step in (6, 7, 56)] == [1.0, 1.0, 1.0]
+    assert warm.factor(57, 107) < 1.0
+
+
 def test_weight_decay_of_adamw_is_apart_from_the_gradient():
     coupled, apart = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     for weight, kind in ((coupled, Adam), (apart, AdamW)):
@@ -81,6 +93,7 @@ def test_adam_settings_reach_torch():
         (lambda: Adam(weight_decay=-1.0), "weight_decay"),
         (lambda: SGD(momentum=1.0), r"momentum must lie in \[0, 1\), got 1\.0"),
         (lambda: SGD(nesterov=True), "set momentum"),
+        (lambda: SGD(stairs=0), "stairs must be at least 1, got 0"),
         (lambda: SGD(decay="exponential"), r"needs final above 0, got 0\.0"),
     ],
 )

@@ -1,6 +1,7 @@
 """Stages climb the likelihood they say they climb: on models whose answer is known."""
 
 import copy
+import itertools
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from genfw.models.model import Model
 from genfw.models.targets import NoiseTarget
 from genfw.training.loader import Loader
 from genfw.training.stage import StageRun
+from genfw.training.updater import Clip
 from genfw_plugins.basics.decoder import MLPDecoder
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
@@ -27,7 +29,7 @@ from genfw_plugins.training._common import saturation
 from genfw_plugins.training.alternating import Alternating, Amortize
 from genfw_plugins.training.contrastive import Contrastive
 from genfw_plugins.training.elbo import ELBO
-from genfw_plugins.training.optimizers import Adam
+from genfw_plugins.training.optimizers import SGD, Adam
 from stage_parts import CHAIN, DATA, LATENT, Fabric, LinearDecoder, Tilt, tiny, train
 
 
@@ -212,6 +214,61 @@ def test_amortizer_learns_where_posterior_chains_end():
     # Posterior mean of z is 0.8 x, averaged over x: 1.2.
     assert abs(amortizer.mean.item() - 1.2) < 0.1
     assert float(rows[-1]["amortizer/loss"]) < float(rows[0]["amortizer/loss"])
+
+
+@pytest.mark.parametrize("hide", ["update", "step", "both"])
+def test_whose_x_is_hidden(hide):
+    seen = []
+
+    class Watching(GaussianAmortizer):
+        def loss(self, position, x, *, generator, hidden=None):
+            seen.append(hidden)
+            assert len(x) == len(position)
+            return super().loss(position, x, generator=generator, hidden=hidden)
+
+    amortizer = Watching(1)
+    stage = Alternating(
+        model=Model(StandardNormal(1), LinearDecoder(1, 1, 0.5), amortizer=amortizer),
+        steps=2,
+        batch=100,
+        posterior=CHAIN,
+        amortize=Amortize(optimizer=Adam(lr=0.01), updates=3, drop_condition=0.3, hide=hide),
+    )
+    train(stage, torch.randn(200, 1))
+    assert len(seen) == 6
+    same = [torch.equal(a, b) for a, b in itertools.pairwise(seen)]
+    if hide == "both":
+        assert all(len(each) == 200 and int(each.sum()) == 100 for each in seen)
+        return
+    assert same == {"update": [False] * 5, "step": [True, True, False, True, True]}[hide]
+    assert 0.1 < torch.cat(seen).double().mean() < 0.5
+
+
+def test_energy_and_generator_may_be_clipped_apart():
+    def moved(**clips):
+        torch.manual_seed(0)
+        model = tiny(Tilt(2, "latent"), encoder=False)
+        parts = [*model.energies.parameters()], [*model.decoder.parameters()]
+        before = [[p.detach().clone() for p in part] for part in parts]
+        stage = Alternating(
+            model=model,
+            steps=1,
+            batch=50,
+            optimizer=SGD(lr=1.0),
+            energy_optimizer=SGD(lr=1.0),
+            posterior=CHAIN,
+            prior=CHAIN,
+            **clips,
+        )
+        train(stage, 3.0 + torch.randn(50, 2))
+        return [
+            math.sqrt(sum(float((p.detach() - q).square().sum()) for p, q in zip(part, old, strict=True)))
+            for part, old in zip(parts, before, strict=True)
+        ]
+
+    assert moved(clip=Clip(norm=1e-3)) == pytest.approx([1e-3, 1e-3], rel=1e-2)
+    energy, generator = moved(clip=Clip(norm=2e-3), energy_clip=Clip(norm=1e-3))
+    assert (energy, generator) == (pytest.approx(1e-3, rel=1e-2), pytest.approx(2e-3, rel=1e-2))
 
 
 def test_vi_lebm_learns_the_latent_tilt():

@@ -26,6 +26,9 @@ class ReplayStart(Start):
     With :math:`p = 1` and as many slots as chains, the chains are persistent (PCD). Chains beyond :math:`N` begin
     fresh and are not kept.
 
+    With ``order: fifo`` nobody owns a slot, as in VAEBM's published code: the ends of all chains are added to the
+    buffer, where the oldest leave it, and a chain that goes on begins in any end, which stays.
+
     Arguments:
         size: Slots :math:`N`, in each process.
         probability: :math:`p`, the share of chains that go on from the buffer once the schedule is through.
@@ -34,6 +37,7 @@ class ReplayStart(Start):
             each time, as VAEBM's published code does with ``x``. All groups where absent.
         storage: Precision of the buffer.
         fresh: Where chains begin that do not go on; draws of the base where absent.
+        order: What leaves the buffer: the chain's own last state (``own``), or the oldest state (``fifo``).
 
     References:
         T. Tieleman, Training restricted Boltzmann machines using approximations to the likelihood gradient, 2008;
@@ -48,9 +52,11 @@ class ReplayStart(Start):
     groups: list[str] | None = None
     storage: Literal["float32", "bfloat16"] = "float32"
     fresh: Start = attrs.field(default=None, converter=or_noise)
+    order: Literal["own", "fifo"] = "own"
     _buffer: Tensor | None = attrs.field(default=None, init=False)
     _filled: Tensor | None = attrs.field(default=None, init=False)
     _slots: Tensor | None = attrs.field(default=None, init=False)
+    _next: int = attrs.field(default=0, init=False)
 
     def probability_at(self, step: int) -> float:
         """:math:`p_t`."""
@@ -71,8 +77,13 @@ class ReplayStart(Start):
         columns, width = self._columns(request.target.layout, fresh.device)
         buffer, filled = self._allocate(width, fresh.device)
         generator = request.generator
-        # Slots without repetition, so that no two chains write to one.
-        slots = torch.randperm(self.size, generator=generator, device=fresh.device)[: request.count]
+        if self.order == "fifo":
+            # Filled from the first slot on; any end may begin several chains.
+            known = max(int(filled.sum()), 1)
+            slots = torch.randint(known, (min(request.count, self.size),), generator=generator, device=fresh.device)
+        else:
+            # Slots without repetition, so that no two chains write to one.
+            slots = torch.randperm(self.size, generator=generator, device=fresh.device)[: request.count]
         coin = torch.rand(slots.shape, generator=generator, device=fresh.device)
         replayed = (coin < self.probability_at(request.step)) & filled[slots]
         position = fresh.clone()
@@ -86,6 +97,9 @@ class ReplayStart(Start):
         if slots is None or self._buffer is None or self._filled is None or position.shape[0] != request.count:
             raise ContractError("replay: positions to store do not match those drawn")
         columns, _ = self._columns(request.target.layout, position.device)
+        if self.order == "fifo":
+            slots = (self._next + torch.arange(len(slots), device=slots.device)) % self.size
+            self._next = (self._next + len(slots)) % self.size
         self._buffer[slots] = position[: slots.numel(), columns].to(_STORAGE[self.storage])
         self._filled[slots] = True
         self._slots = None
@@ -123,7 +137,7 @@ class ReplayStart(Start):
 
     def state_dict(self) -> StateTree:
         """The buffer, which slots are filled, and the state of ``fresh``."""
-        state: StateTree = {"fresh": self.fresh.state_dict()}
+        state: StateTree = {"fresh": self.fresh.state_dict(), "next": self._next}
         if self._buffer is not None and self._filled is not None:
             state |= {"buffer": self._buffer, "filled": self._filled}
         return state
@@ -131,6 +145,7 @@ class ReplayStart(Start):
     def load_state_dict(self, state: StateTree) -> None:
         """Inverse of :meth:`state_dict`."""
         self.fresh.load_state_dict(state["fresh"])
+        self._next = state.get("next", 0)
         self._buffer = state["buffer"].clone() if "buffer" in state else None
         self._filled = state["filled"].clone() if "filled" in state else None
 

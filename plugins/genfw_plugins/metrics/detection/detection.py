@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -21,19 +23,35 @@ class Detection:
         auprc: Area under the precision-recall curve, as average precision (no interpolation).
         auroc: Area under the ROC curve.
         fpr95: Share of inliers called outliers where at least 95 % of the outliers are found.
+        auprc_at: The first number at other shares of outliers, by share.
     """
 
     auprc: float
     auroc: float
     fpr95: float
+    auprc_at: Mapping[float, float] = attrs.field(factory=dict)
 
 
-def detect(inliers: Tensor, outliers: Tensor) -> Detection:
+def least_auprc(prevalence: float) -> float:
+    r"""AUPRC where all outliers are ranked last, of very many items: :math:`1 + \frac{1 - \pi}{\pi} \log(1 - \pi)`.
+
+    References:
+        Boyd et al. 2012, "Unachievable region in precision-recall space" (arXiv 1206.4667), Theorem 2.
+
+    Arguments:
+        prevalence: :math:`\pi`, the share of outliers, in (0, 1).
+    """
+    return 1.0 + (1.0 - prevalence) / prevalence * math.log1p(-prevalence)
+
+
+def detect(inliers: Tensor, outliers: Tensor, prevalences: Sequence[float] = ()) -> Detection:
     r"""Rank outliers above inliers by a score that is high for outliers.
 
     Arguments:
         inliers: Scores of inliers, with shape :math:`(N,)`.
         outliers: Scores of outliers, with shape :math:`(M,)`.
+        prevalences: Other shares of outliers that ``auprc`` is given at: each outlier then weighs
+            :math:`\pi / (1 - \pi) \cdot N / M` inliers.
 
     Raises:
         ContractError: A set is empty, or a score is not a number.
@@ -51,10 +69,18 @@ def detect(inliers: Tensor, outliers: Tensor) -> Detection:
     values = scores.clamp(-torch.finfo(torch.float64).max, torch.finfo(torch.float64).max).numpy()
     truth = np.concatenate([np.zeros(len(inliers), dtype=int), np.ones(len(outliers), dtype=int)])
     false_rate, true_rate, _ = roc_curve(truth, values, drop_intermediate=False)
+    odds = len(inliers) / len(outliers)
+    weighed = {
+        each: float(
+            average_precision_score(truth, values, sample_weight=np.where(truth, each / (1.0 - each) * odds, 1.0))
+        )
+        for each in prevalences
+    }
     return Detection(
         float(average_precision_score(truth, values)),
         float(roc_auc_score(truth, values)),
         float(false_rate[np.argmax(true_rate >= 0.95)]),
+        weighed,
     )
 
 

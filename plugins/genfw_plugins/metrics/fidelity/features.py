@@ -47,13 +47,14 @@ def extract(
 
     def make() -> dict[str, Tensor]:
         path = _path(evaluation, f"features-{name}") if keep else None
-        return _kept(path, lambda: _extract(evaluation, extractor, pixels, batch))
+        return _kept(path, lambda: extract_batches(evaluation, extractor, pixels, batch))
 
     found: dict[str, Tensor] = remembered(evaluation, ("features", name), make)
     return found
 
 
-def _extract(evaluation: Evaluation, extractor: Extractor, pixels: Pixels, batch: int) -> dict[str, Tensor]:
+def extract_batches(evaluation: Evaluation, extractor: Extractor, pixels: Pixels, batch: int) -> dict[str, Tensor]:
+    """Features of images, layer -> (N, F), remembered nowhere; see :func:`extract`."""
     # As torch-fidelity's own loop, but into memory that is laid out beforehand: a tensor kept for each batch, between
     # those that are given back, leaves the heap in pieces, and memory grows by far more than the features.
     found: dict[str, Tensor] = {}

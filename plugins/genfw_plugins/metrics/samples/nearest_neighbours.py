@@ -15,8 +15,10 @@ from genfw.evaluation.extent import Extent
 from genfw.evaluation.pictures import is_image
 from genfw.plugins.validators import at_least
 from genfw_plugins.metrics.common.classifier import Classifier
-from genfw_plugins.metrics.common.pixels import check_data, join_notes
+from genfw_plugins.metrics.common.pixels import TensorPixels, check_data, join_notes
 from genfw_plugins.metrics.common.sets import draw_index
+from genfw_plugins.metrics.fidelity.extractors import Features, make_extractor
+from genfw_plugins.metrics.fidelity.features import extract_batches
 
 #: Items described at once.
 _BATCH = 1000
@@ -49,7 +51,7 @@ def nearest(x: Tensor, split: Split, index: Tensor, count: int, describe: Descri
     return distances, rows
 
 
-_Space = Literal["pixels", "classifier"]
+_Space = Literal["pixels", "classifier", "inception"]
 
 
 def _or_pixels(spaces: list[_Space] | None) -> list[_Space]:
@@ -62,19 +64,22 @@ class NearestNeighbours(Metric):
 
     ``nn-ratio`` is the median distance from a sample to its nearest training item over that from a test item to its
     own: about 1 where samples are as new as test items, towards 0 where they are copies. Distances are Euclidean,
-    between pixels or between features of a small classifier of the data, trained on the way.
+    between pixels, between features of a small classifier of the data, trained on the way, or between those of
+    Inception's last pooling.
 
     References:
         VAEBM (Xiao et al., 2021), App. I.
 
     Arguments:
-        spaces: What distances are taken between: ``pixels``, ``classifier``.
+        spaces: What distances are taken between: ``pixels``, ``classifier``, ``inception``.
         samples: Samples that are measured.
         rows: Training items looked at; all where absent.
         neighbours: Neighbours shown of each sample.
         show: Samples shown.
-        crop: Side of the centred square that pixels are compared on; the whole image where absent.
+        crop: Side of the centred square that pixels are compared on, and that Inception sees; the whole image where
+            absent.
         classifier: How the classifier is trained: ``steps``, ``width``, ``seed``.
+        inception: Where Inception's weights are: ``weights``, ``sha256``; see metric ``fid``.
     """
 
     smoke: ClassVar[dict[str, Any]] = {"samples": 16, "rows": 32, "neighbours": 3, "show": 4}
@@ -86,6 +91,7 @@ class NearestNeighbours(Metric):
     show: int = attrs.field(default=8, validator=at_least(0))
     crop: int | None = attrs.field(default=None, validator=at_least(1))
     classifier: Classifier = attrs.field(default=Classifier())
+    inception: Features = attrs.field(default=Features())
 
     def __attrs_post_init__(self) -> None:
         if self.rows is not None and self.rows < self.neighbours:
@@ -132,21 +138,34 @@ class NearestNeighbours(Metric):
         return self.show > 0 and is_image(tuple(x.shape[1:]))
 
     def _describe(self, evaluation: Evaluation, data: Dataset, space: str) -> tuple[Describe, dict[str, Any]]:
+        cut, facts = self._square(evaluation, tuple(data.data_shape))
         if space == "pixels":
-            crop = self.crop
-            if crop is None:
-                return (lambda x: x.flatten(1).float()), {}
-            shape = tuple(data.data_shape)
-            if evaluation.smoke:  # images may be smaller there
-                crop = min(crop, *shape[1:])
-            if len(shape) != 3 or crop > min(shape[1:]):
-                raise ContractError(f"a square of {crop} can't be cut out of items of shape {shape}")
-            top, left = (shape[1] - crop) // 2, (shape[2] - crop) // 2
-            return (lambda x: x[..., top : top + crop, left : left + crop].flatten(1).float()), {"crop": crop}
+            return (lambda x: cut(x).flatten(1).float()), facts
+        if space == "inception":
+            extractor = make_extractor(evaluation, self.inception, cut(torch.zeros(1, *data.data_shape)).shape[1:])
+            layer = extractor.layer("fid", self.inception.layer)
+
+            def features(x: Tensor) -> Tensor:
+                found = extract_batches(evaluation, extractor, TensorPixels(cut(x)), self.inception.batch)
+                return found[layer].flatten(1).float()
+
+            return features, {**facts, **extractor.facts, "layer": layer}
         device = evaluation.device
         classifier = self.classifier.train(evaluation, data)
         facts = {"classifier": classifier.digest[:16], "classifier_accuracy": round(classifier.accuracy, 6)}
         return (lambda x: classifier.features(x.to(device)).cpu().float()), facts
+
+    def _square(self, evaluation: Evaluation, shape: tuple[int, ...]) -> tuple[Describe, dict[str, Any]]:
+        """What cuts the compared square out of images, and what is to be said of it."""
+        crop = self.crop
+        if crop is None:
+            return (lambda x: x), {}
+        if evaluation.smoke:  # images may be smaller there
+            crop = min(crop, *shape[1:])
+        if len(shape) != 3 or crop > min(shape[1:]):
+            raise ContractError(f"a square of {crop} can't be cut out of items of shape {shape}")
+        top, left = (shape[1] - crop) // 2, (shape[2] - crop) // 2
+        return (lambda x: x[..., top : top + crop, left : left + crop]), {"crop": crop}
 
     def _figure(self, evaluation: Evaluation, split: Split, x: Tensor, rows: Tensor, space: str) -> Figure:
         shown = min(self.show, len(x))

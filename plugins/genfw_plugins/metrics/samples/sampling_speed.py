@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import attrs
 import torch
 
-from genfw import Evaluation, Metric, Result
-from genfw.models.sampling import SampleSettings, draw_samples
+from genfw import Chain, Evaluation, Metric, PosteriorTarget, Result
+from genfw.models.sampling import SampleSettings, draw_samples, preserved, synchronise
 from genfw.plugins.validators import at_least
 from genfw.randomness import derive_seed
 
@@ -24,15 +25,22 @@ class SamplingSpeed(Metric):
     One batch is drawn to warm up, then ``repeats`` batches are timed; the median counts. Times hold for this machine
     alone; ``chain-cost``, a ratio of two times of one run, travels better.
 
+    With ``posterior`` a chain of the posterior is timed too, from its start to its end, one item of ``test`` a chain.
+
+    References:
+        VAEBM (arXiv 2010.00654), section 5.5; DAMC (arXiv 2310.03218), section 4.1, in batches of 64.
+
     Arguments:
         batch: Samples in a batch; the recipe's ``sample.batch`` where absent.
         repeats: Batches that are timed.
+        posterior: Posterior chain that is timed.
     """
 
     smoke: ClassVar[dict[str, Any]] = {"batch": 8, "repeats": 1}
 
     batch: int | None = attrs.field(default=None, validator=at_least(1))
     repeats: int = attrs.field(default=3, validator=at_least(1))
+    posterior: Chain | None = None
 
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         settings = evaluation.settings
@@ -49,6 +57,8 @@ class SamplingSpeed(Metric):
             Result("samples-per-second", batch / seconds, "1/s", protocol, better="higher"),
             Result("seconds-per-batch", seconds, "s", protocol, better="lower", note=f"For {batch} samples."),
         ]
+        if self.posterior is not None:
+            results.append(self._time_posterior(evaluation, self.posterior, batch, protocol))
         if settings.sampler is None or evaluation.model.decoder is None:
             return results
         plain = SampleSettings(space=settings.space, batch=settings.batch, mean=settings.mean)
@@ -68,6 +78,23 @@ class SamplingSpeed(Metric):
             drawn = draw_samples(evaluation.model, settings, batch, seed=seed, device=evaluation.device)
             times.append(drawn.seconds)
         return statistics.median(times[1:])
+
+    def _time_posterior(self, evaluation: Evaluation, chain: Chain, batch: int, protocol: Mapping[str, Any]) -> Result:
+        rows = evaluation.rows("test", batch)
+        x, index = rows.x.to(evaluation.device), rows.index.to(evaluation.device)
+        times = []
+        with preserved(chain):
+            for number in range(self.repeats + 1):
+                generator = evaluation.generator(f"posterior-speed-{number}")
+                synchronise(evaluation.device)
+                began = time.perf_counter()
+                chain.run(PosteriorTarget(evaluation.model, x), len(x), generator=generator, x=x, index=index)
+                synchronise(evaluation.device)
+                times.append(time.perf_counter() - began)
+        note = f"Posterior chains of {len(x)} items, their starts included."
+        facts = {**protocol, **chain.protocol(), "items": len(x)}
+        seconds = statistics.median(times[1:])
+        return Result("posterior-seconds-per-batch", seconds, "s", facts, better="lower", note=note)
 
     @staticmethod
     def _hardware(evaluation: Evaluation) -> str:

@@ -20,7 +20,7 @@ from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.starts.encoder import EncoderStart
 from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.metrics.detection.anomaly import Anomaly
-from genfw_plugins.metrics.detection.detection import detect, draw_scores
+from genfw_plugins.metrics.detection.detection import detect, draw_scores, least_auprc
 
 SHAPE = (1, 2, 2)
 SIGMA = 0.5
@@ -114,6 +114,8 @@ SCORES = {
     "log-joint": lambda x: 0.125 * x.square().sum(1) + x[:, 0] + 0.5 * x.square().sum(1) / (4 * SIGMA**2),
     "reconstruction": lambda x: 0.25 * x.square().sum(1),
     "energy": lambda x: 0.125 * x.square().sum(1) + x[:, 0],
+    "tilt": lambda x: x[:, 0],
+    "prior": lambda x: 0.125 * x.square().sum(1),
     "elbo": lambda x: 0.5 * x.square().sum(1) / (4 * SIGMA**2) + 3.0 + x[:, 0],
 }
 
@@ -127,8 +129,8 @@ def test_every_score_is_its_formula(tmp_path):
         assert results[f"auprc{ending}"].value == pytest.approx(auprc, abs=1e-6)
         assert results[f"auroc{ending}"].value == pytest.approx(auroc, abs=1e-6)
         assert results[f"auprc{ending}"].error == 0.0  # nothing is drawn
-    assert len(results) == 12
-    assert "Chance: 0.250" in results["auprc"].note
+    assert len(results) == 18
+    assert "Chance: 0.250. Least possible: 0.137." in results["auprc"].note
     assert (tmp_path / results["auprc"].figures[0].path).stat().st_size > 1000
     assert results["auprc"].protocol["inliers"] == "test (150)"
 
@@ -140,6 +142,35 @@ def test_the_published_weight_of_the_squared_error(tmp_path):
     assert results["auprc"].value == pytest.approx(auprc, abs=1e-6)
     assert auprc != pytest.approx(by_hand(SCORES["log-joint"])[0], abs=1e-3)
     assert results["auprc"].protocol["error_weight"] == 1.0
+
+
+def test_without_a_sampler_the_start_itself_is_scored(tmp_path):
+    chain = Chain(None, EncoderStart(encoder=Half()))
+    results = take(Anomaly(chain=chain, trials=1), tmp_path, Model(Normal(), Scaled(), None, Tilt()))
+    assert results["auprc"].value == pytest.approx(by_hand(SCORES["log-joint"])[0], abs=1e-6)
+    assert results["auprc"].protocol["sampler"] == "none"
+
+
+def test_auprc_at_another_prevalence_is_that_of_repeated_items(tmp_path):
+    low, high = torch.randn(60), 0.5 + torch.randn(20)
+    half, own = detect(low, high, (0.5, 0.25)).auprc_at.values()
+    assert half == pytest.approx(detect(low, high.repeat(3)).auprc)
+    assert own == pytest.approx(detect(low, high).auprc)
+    model = Model(Normal(), Scaled(), Half(), Tilt())
+    results = take(Anomaly(scores=("elbo", "prior"), prevalence=(0.5,), trials=1), tmp_path, model)
+    data = HeldOut().x
+    scores = [SCORES["prior"](data[name].flatten(1)) for name in ("test", "held-out")]
+    assert results["auprc-at-0.5-prior"].value == pytest.approx(detect(scores[0], scores[1].repeat(3)).auprc, abs=1e-6)
+    assert "Chance: 0.500" in results["auprc-at-0.5"].note
+
+
+@pytest.mark.parametrize("prevalence", [0.1, 0.388])
+def test_the_least_auprc_is_that_of_outliers_ranked_last(prevalence):
+    # The limits of the published splits: 0.225 for digit 1, held out by Zenati et al.
+    outliers = round(20_000 * prevalence)
+    worst = detect(torch.ones(20_000 - outliers), torch.linspace(-1, 0, outliers)).auprc
+    assert least_auprc(prevalence) == pytest.approx(worst, abs=1e-4)
+    assert least_auprc(0.388) == pytest.approx(0.225, abs=1e-3)
 
 
 def test_noiseless_steps_from_the_encoder_walk_to_the_centre_of_the_posterior(tmp_path):
@@ -178,6 +209,9 @@ def test_weights_of_the_last_checkpoints_are_taken_in_turn_and_put_back(tmp_path
     results = take(Anomaly(scores=("elbo",), trials=2, checkpoints=3), tmp_path, model)
     assert results["auprc"].value == pytest.approx(sum(expected[1:]) / 3)
     assert "over 6 trials" in results["auprc"].note
+    best = results["auprc-best-checkpoint"]
+    assert best.value == pytest.approx(max(expected[1:]))
+    assert "Chosen by the test set" in best.note
     assert results["auprc"].protocol["weights"] == "stage0-step000001, stage0-step000002, stage0-step000003"
     assert model.decoder.scale.item() == 7.0
 

@@ -21,6 +21,7 @@ from genfw_plugins.datasets.toy import GaussianGrid
 from genfw_plugins.metrics.common.classifier import Classifier
 from genfw_plugins.metrics.common.sets import draw_index, take_rows
 from genfw_plugins.metrics.detection.ood import OutOfDistribution, derive, score_items
+from genfw_plugins.metrics.fidelity.extractors import Features
 from genfw_plugins.metrics.samples.modes import Modes, divergence
 from genfw_plugins.metrics.samples.nearest_neighbours import NearestNeighbours, nearest
 
@@ -353,6 +354,17 @@ def test_neighbours_between_features(tmp_path, bars, monkeypatch):
     assert results["nn-distance-classifier"].value > 0
     assert results["nn-distance-classifier"].protocol["rows"] == 100
     assert results["nn-distance-classifier"].protocol["classifier_accuracy"] == 1.0
+
+
+def test_neighbours_between_features_of_an_extractor(tmp_path, bars):
+    # The weights of Inception are not here; a random network stands in for it.
+    copies = bars.x[:3]
+    metric = NearestNeighbours(spaces=["inception"], samples=3, neighbours=2, inception=Features(extractor="random"))
+    results = take(metric, Drawn(tmp_path, copies, bars))
+    assert results["nn-distance-inception"].value == pytest.approx(0.0, abs=1e-5)
+    assert results["nn-distance-inception"].protocol["extractor"] == "random"
+    others = take(metric, Drawn(tmp_path, -copies, bars))
+    assert others["nn-distance-inception"].value > 0.01
 
 
 def test_neighbours_refuse(tmp_path, bars):

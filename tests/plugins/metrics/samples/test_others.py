@@ -18,6 +18,7 @@ from genfw.interfaces.values import Latent
 from genfw.models.chains import Chain
 from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings
+from genfw.runs.directory import RunDirectory
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.mala import MALA
 from genfw_plugins.mcmc.starts.noise import NoiseStart
@@ -25,6 +26,7 @@ from genfw_plugins.metrics.chains.chain_diagnostics import ChainDiagnostics
 from genfw_plugins.metrics.samples.reconstruction import Reconstruction
 from genfw_plugins.metrics.samples.sample_grid import SampleGrid
 from genfw_plugins.metrics.samples.sampling_speed import SamplingSpeed
+from genfw_plugins.metrics.samples.training_cost import TrainingCost
 
 SHAPE = (1, 4, 4)
 SIGMA = 0.1
@@ -141,6 +143,35 @@ def test_speed_of_generator_and_chain(tmp_path):
     assert {"threads", "hardware", "cores", "repeats"} <= chained["chain-cost"].protocol.keys()
     plain = take(metric, tmp_path, Model(Normal(), Identity()), batch=20)
     assert set(plain) == {"samples-per-second", "seconds-per-batch"}
+
+
+def test_speed_of_posterior_chains_and_what_a_model_costs(tmp_path):
+    model = Model(Normal(), Identity(), energy=Level())
+    chain = Chain(Langevin(step_size=0.01, steps=3), NoiseStart())
+    results = take(SamplingSpeed(repeats=1, posterior=chain), tmp_path, model, batch=20)
+    posterior = results["posterior-seconds-per-batch"]
+    assert posterior.value > 0
+    assert (posterior.protocol["chain_steps"], posterior.protocol["items"]) == (3, 20)
+
+
+def test_training_cost_counts_parameters_and_the_time_of_an_epoch(tmp_path):
+    amortizer = torch.nn.Linear(3, 4)  # 16 parameters
+    amortizer.encoder = torch.nn.Linear(5, 2)  # 12, which describe images
+    decoder = Identity()
+    decoder.weights = torch.nn.Linear(7, 4)  # 32
+    model = Model(Normal(), decoder)
+    model.amortizer = amortizer
+    run = RunDirectory(tmp_path)
+    for step, seconds in ((10, 100.0), (20, 160.0)):
+        run.append_metrics({"stage": 1, "name": "alternating", "step": step, "time": seconds})
+    measured = Evaluation(model, Images(), SampleSettings(), tmp_path, recipe={"train": [{"batch": 9}, {"batch": 4}]})
+    results = {result.name: result for result in TrainingCost().compute(measured)}
+    assert results["parameters"].value == 16 + 12 + 32
+    assert results["amortizer-share"].value == pytest.approx(50.0)
+    images = len(measured.data.split("train"))
+    assert results["minutes-per-epoch"].value == pytest.approx(0.1 * images / 4)
+    bare = {result.name for result in TrainingCost().compute(evaluation(tmp_path / "new", Model(Normal(), Identity())))}
+    assert bare == {"parameters"}
 
 
 def test_grids_of_samples_and_data_have_one_range(tmp_path):

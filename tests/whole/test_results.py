@@ -1,0 +1,33 @@
+"""docs/results.md against the result files: who changes one writes the page anew."""
+
+import json
+import runpy
+
+import pytest
+
+from places import ROOT
+
+SCRIPT = runpy.run_path(str(ROOT / "docs" / "write_results.py"))
+FILES = sorted((ROOT / "results").glob("*.json"))
+
+
+def test_the_page_is_that_of_the_result_files():
+    page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert page == SCRIPT["text"](), "run: python docs/write_results.py"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_result_file_says_what_a_number_needs(file):
+    run = json.loads(file.read_text(encoding="utf-8"))
+    assert file.stem == f"{run['recipe']}-s{run['seed']}"
+    assert run["minutes"] > 0
+    assert all(run[key] for key in ("commit", "date", "hardware", "steps", "numbers"))
+    assert all(number["protocol"] for number in run["numbers"].values())
+
+
+def test_a_cell_is_the_mean_over_seeds_with_its_deviation():
+    seeds = {0: {"numbers": {"fid": 10.0}}, 1: {"numbers": {"fid": 14.0}}, 2: {"numbers": {"mse": 1.0}}}
+    cell = SCRIPT["_cell"]
+    assert cell({"number": "fid", "digits": 1}, seeds) == "12.0 ± 2.8 (2)"
+    assert cell({"number": "mse", "digits": 2}, seeds) == "1.00 (1)"
+    assert cell({"number": "auroc", "digits": 2}, seeds) == ""
