@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from genfw import errors, interfaces
     from genfw.engine.finished import load_run
+    from genfw.engine.fit import Fit, fit
     from genfw.engine.run import RunResult, resume, run
     from genfw.errors import ContractError, DataError
     from genfw.evaluation.evaluation import Evaluation
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         PriorTarget,
         make_target,
     )
+    from genfw.models.wrap import as_decoder, as_energy, as_prior
     from genfw.plugins.component import Component, Settings
     from genfw.plugins.hookspecs import RunInfo, hookimpl
     from genfw.plugins.loading import load_plugins
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
     from genfw.training.stage import Stage, StageRun
     from genfw.training.tracker import Tracker
     from genfw.training.updater import Updater
+    from genfw.weights.hub import from_pretrained, pull, push
     from genfw.weights.saved import save
     from genfw.weights.trained import Trained, load
 
@@ -63,6 +66,7 @@ __version__ = "0.1.0"
 #: Module -> its public names.
 _MODULES = {
     "engine.finished": ("load_run",),
+    "engine.fit": ("Fit", "fit"),
     "engine.run": ("RunResult", "resume", "run"),
     "errors": ("ContractError", "DataError"),
     "evaluation.evaluation": ("Evaluation",),
@@ -90,6 +94,7 @@ _MODULES = {
         "PriorTarget",
         "make_target",
     ),
+    "models.wrap": ("as_decoder", "as_energy", "as_prior"),
     "plugins.component": ("Component", "Settings"),
     "plugins.hookspecs": ("RunInfo", "hookimpl"),
     "plugins.loading": ("load_plugins",),
@@ -101,6 +106,7 @@ _MODULES = {
     "training.stage": ("Stage", "StageRun"),
     "training.tracker": ("Tracker",),
     "training.updater": ("Updater",),
+    "weights.hub": ("from_pretrained", "pull", "push"),
     "weights.saved": ("save",),
     "weights.trained": ("Trained", "load"),
 }
@@ -123,6 +129,7 @@ __all__ = [
     "Energy",
     "Evaluation",
     "Figure",
+    "Fit",
     "FunctionTarget",
     "Gaussian",
     "Info",
@@ -160,8 +167,13 @@ __all__ = [
     "Trained",
     "Updater",
     "__version__",
+    "as_decoder",
+    "as_energy",
+    "as_prior",
     "compose",
     "errors",
+    "fit",
+    "from_pretrained",
     "hookimpl",
     "interfaces",
     "load",
@@ -169,6 +181,8 @@ __all__ = [
     "load_recipe",
     "load_run",
     "make_target",
+    "pull",
+    "push",
     "resume",
     "run",
     "run_chain",

@@ -40,12 +40,14 @@ from genfw.runs.checkpoints import Checkpoint
 from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.environment import describe_environment, differences
 from genfw.runs.files import read_mapping, write_atomically
+from genfw.runs.pages.layout import digits
+from genfw.runs.pages.notebook import Plot, curves_of, html_table, plot_curves
 from genfw.training.tracker import Tracker
 
 _log = logging.getLogger("genfw")
 
 
-@attrs.frozen
+@attrs.frozen(repr=False)
 class RunResult:
     """The outcome of a run.
 
@@ -58,6 +60,35 @@ class RunResult:
     directory: Path
     status: str
     results: tuple[Result, ...]
+
+    def curves(self) -> dict[str, list[Any]]:
+        """The logged rows as columns, for ``pandas.DataFrame``; see :func:`genfw.runs.pages.notebook.curves_of`."""
+        return curves_of(RunDirectory(self.directory).read_metrics())
+
+    def plot(self, *names: str) -> Plot:
+        """Curves over the steps, one panel each.
+
+        Arguments:
+            names: Scalars to draw; by default the first six that change.
+        """
+        return plot_curves(self.curves(), names)
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return [
+            (item.name, f"{digits(item.value, item.error)} {item.unit}".strip())
+            for item in self.results
+            if item.value is not None
+        ]
+
+    def __repr__(self) -> str:
+        numbers = "".join(f"; {name}: {value}" for name, value in self._facts())
+        return f"RunResult({self.status}, {self.directory}{numbers})"
+
+    def _repr_html_(self) -> str:
+        run_dir = RunDirectory(self.directory)
+        pictures = [run_dir.samples / name for name in ("model.png", "samples.png")]
+        picture = next((path.read_bytes() for path in pictures if path.is_file()), b"")
+        return html_table(f"{self.status}: {self.directory}", self._facts(), picture=picture)
 
 
 # -- start and resume -------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 #: Colours that colour-blind readers can tell apart, and that print well (Okabe and Ito, 2008).
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#6b3fa0")
 INK = "#24292f"
 
 _STYLE: dict[str, Any] = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,14 +15,16 @@ from genfw.interfaces.sampler import Rest, Sampler
 from genfw.interfaces.start import Start, StartRequest
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import StateTree
+from genfw.models.arviz import to_arviz
 from genfw.models.freezing import frozen_for_chain
 from genfw.nn.batch_norm import single_process_statistics
 from genfw.plugins.component import Settings
 from genfw.plugins.signature import summarise
 from genfw.plugins.validators import at_least
+from genfw.runs.pages.notebook import Plot, html_table
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class ChainResult:
     r"""The outcome of a batch of chains; nothing here has a graph.
 
@@ -42,6 +45,51 @@ class ChainResult:
     trace: Tensor
     potentials: Tensor
     kept: tuple[int, ...]
+
+    def numpy(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Every tensor as an array, by its name."""
+        tensors = {
+            name: value for name, value in attrs.asdict(self, recurse=False).items() if isinstance(value, Tensor)
+        }
+        return {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+
+    def to_arviz(self, target: Target, *, skip: int = 0) -> Any:
+        """The recorded positions for ArviZ; see :func:`genfw.models.arviz.to_arviz`.
+
+        Arguments:
+            target: The chains' target, which names the groups of a position.
+            skip: Recorded positions to leave out at the beginning, for burn-in.
+        """
+        return to_arviz(self, target, skip=skip)
+
+    def plot(self) -> Plot:
+        """The potential of each chain at the recorded steps; without recorded steps, that of all chains at the end."""
+
+        def draw(figure: Any) -> None:
+            panel = figure.subplots()
+            if self.kept:
+                panel.plot(self.kept, self.potentials.cpu().numpy(), linewidth=0.8, alpha=0.6)
+                panel.set(xlabel="step", ylabel="potential, nats")
+            else:
+                panel.hist(self.potential.cpu().numpy(), bins="auto")
+                panel.set(xlabel="potential, nats", ylabel="chains")
+
+        return Plot(draw)
+
+    def _facts(self) -> dict[str, str]:
+        chains, size = self.position.shape
+        facts = {"chains": str(chains), "numbers in a position": str(size)}
+        if chains:
+            facts["potential"] = f"{float(self.potential.mean()):.4g} nats on average"
+            facts["acceptance"] = f"{float(self.acceptance.mean()):.3g}"
+        facts["recorded"] = f"{len(self.kept)} positions, steps 0 to {self.kept[-1]}" if self.kept else "nothing"
+        return facts
+
+    def __repr__(self) -> str:
+        return f"ChainResult({', '.join(f'{name}: {value}' for name, value in self._facts().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table("ChainResult", self._facts().items())
 
 
 def run_chain(

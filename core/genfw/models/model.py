@@ -20,6 +20,7 @@ from genfw.interfaces.likelihood import Likelihood
 from genfw.interfaces.prior import Prior
 from genfw.interfaces.values import Latent, NoiseLayout, Size
 from genfw.models.freezing import frozen
+from genfw.runs.pages.notebook import html_table
 
 
 class Model(nn.Module):
@@ -53,6 +54,27 @@ class Model(nn.Module):
         self.energies = nn.ModuleList(energies)
         self.amortizer = amortizer
         self._data_shape: Size | None = None if data_shape is None else tuple(data_shape)
+
+    # -- what it shows of itself --------------------------------------------------------------------------------------
+
+    def _facts(self) -> dict[str, str]:
+        parts: dict[str, nn.Module | None] = {"prior": self.prior, "decoder": self.decoder, "encoder": self.encoder}
+        many = len(self.energies) > 1
+        parts |= {f"energy {index + 1}" if many else "energy": part for index, part in enumerate(self.energies)}
+        parts["amortizer"] = self.amortizer
+        facts = {}
+        for role, part in parts.items():
+            if part is not None:
+                count = sum(parameter.numel() for parameter in part.parameters())
+                where = f" on {part.on}" if isinstance(part, Energy) else ""
+                facts[role] = f"{type(part).__name__.lstrip('_')}{where}" + (f", {count:,} weights" if count else "")
+        return facts
+
+    def __repr__(self) -> str:
+        return f"Model({'; '.join(f'{role}: {fact}' for role, fact in self._facts().items())})"
+
+    def _repr_html_(self) -> str:
+        return html_table("Model", self._facts().items())
 
     # -- layouts ------------------------------------------------------------------------------------------------------
 

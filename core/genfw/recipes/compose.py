@@ -24,6 +24,8 @@ from genfw.recipes.check import ROLES, Resolved, check
 from genfw.recipes.faults import FaultList, Mark
 from genfw.recipes.recipe import Recipe, open_recipe, parse_recipe
 from genfw.recipes.yaml_nodes import dump, read_yaml
+from genfw.runs.pages.layout import parts_of
+from genfw.runs.pages.notebook import html_table
 from genfw.training.given import GIVEN, as_data
 from genfw.training.health import HealthSettings
 from genfw.training.settings import EngineSettings
@@ -32,7 +34,7 @@ from genfw.training.synthetic import stand_in
 from genfw.training.tracker import Tracker
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Composition:
     """All objects of a run.
 
@@ -67,6 +69,15 @@ class Composition:
     paper: dict[str, Any]
     smoke: bool
     registry: Registry
+
+    def __repr__(self) -> str:
+        return f"Composition '{self.name}'({'; '.join(f'{role}: {text}' for role, text in self._facts())})"
+
+    def _repr_html_(self) -> str:
+        return html_table(f"Composition '{self.name}'", self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        return parts_of(self.resolved.plain())
 
 
 def compose(

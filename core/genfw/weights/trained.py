@@ -21,6 +21,7 @@ from genfw.randomness import derive_seed
 from genfw.recipes.compose import Composition
 from genfw.runs.cards import Card, find_trained, read_card
 from genfw.runs.directory import RunDirectory
+from genfw.runs.pages.notebook import html_table
 
 
 def load(
@@ -214,4 +215,11 @@ class Trained:
         return self.composition.seed if seed is None else seed
 
     def __repr__(self) -> str:
-        return f"Trained '{self.name}': items of shape {self.model.data_shape}, on {self.device}"
+        return f"Trained '{self.name}'(items of shape {self.model.data_shape}, on {self.device})"
+
+    def _repr_html_(self) -> str:
+        rows: list[tuple[str, object]] = [("items", self.model.data_shape), ("device", self.device)]
+        if self.card is not None:
+            rows = [("what", self.card.description), ("data", self.card.data), *rows]
+            rows += [(number.name, f"{number.value:.4g} {number.unit}".strip()) for number in self.card.numbers]
+        return html_table(f"Trained '{self.name}'", rows)

@@ -1,6 +1,7 @@
 """Models saved, exported, shipped and loaded: the same weights and draws, and nothing of a folder is executed."""
 
 import json
+import runpy
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from genfw_plugins.basics.decoder import MLPDecoder
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mlp_energy.energy import MLPEnergy
+from places import ROOT
 
 RECIPE = {
     "genfw": 1,
@@ -193,3 +195,12 @@ def test_a_shipped_model_is_what_its_card_says(shipped, tmp_path):
 
     page = write_report(shipped.path, tmp_path / "report.html").read_text(encoding="utf-8")
     assert all(name.name in page for name in card.numbers)
+
+
+def test_the_zoo_is_written_from_the_cards():
+    script = runpy.run_path(str(ROOT / "docs" / "write_zoo.py"))
+    page = (ROOT / "docs" / "zoo.md").read_text(encoding="utf-8")
+    assert page == script["text"](), "run: python docs/write_zoo.py"
+    for place, content in script["pictures"]().items():
+        assert (ROOT / "docs" / place).read_bytes() == content, "run: python docs/write_zoo.py"
+        assert place.as_posix() in page

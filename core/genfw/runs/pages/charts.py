@@ -35,12 +35,14 @@ class Line:
         name: The scalar.
         path: SVG path data.
         last: Its last value, as text.
+        points: ``[[step, value], ...]`` as JSON, for readers who hover.
         band: SVG path data of the area around it; empty without.
     """
 
     name: str
     path: str
     last: str
+    points: str
     band: str = ""
 
 
@@ -55,6 +57,8 @@ class Chart:
         y_ticks: Marks along the values.
         cut: Note on outliers beyond the scale; empty without.
         zero: Height of the value 0 where the scale contains it, else ``None``.
+        steps: First and last step of the scale.
+        values: Lowest and highest value of the scale.
     """
 
     title: str
@@ -63,6 +67,8 @@ class Chart:
     y_ticks: tuple[Tick, ...]
     cut: str
     zero: float | None
+    steps: tuple[float, float]
+    values: tuple[float, float]
 
 
 def make_charts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[tuple[str, str]]]:
@@ -159,7 +165,8 @@ def _chart(
     for name, points in series.items():
         area = [*through(edges[name, 1]), *reversed(through(edges[name, -1]))] if name in spreads else []
         band = f"M{'L'.join(area)}Z" if area else ""
-        lines.append(Line(name, "M" + "L".join(through(points)), short(points[-1][1]), band))
+        figures = ",".join(f"[{step:.10g},{value:.6g}]" for step, value in _thinned(points))
+        lines.append(Line(name, "M" + "L".join(through(points)), short(points[-1][1]), f"[{figures}]", band))
     marks = ticks(low, high, 4)
     decimals = _decimals(marks)
     return Chart(
@@ -169,6 +176,8 @@ def _chart(
         y_ticks=tuple(Tick(up(mark), _fixed(mark, decimals)) for mark in marks),
         cut=cut,
         zero=up(0.0) if low < 0.0 < high else None,
+        steps=(first, last),
+        values=(low, high),
     )
 
 

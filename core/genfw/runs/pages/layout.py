@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import math
 import struct
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -34,9 +36,11 @@ def render(template: str, facts: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": digits, "plain": words, "clock": duration}
-    # The style is genfw's own text, and the only one that is not escaped.
-    style = Markup(folder.joinpath("page.css").read_text(encoding="utf-8"))
-    return environment.get_template(template).render(facts | {"style": style})
+    # Style and script are genfw's own texts, and the only ones that are not escaped. By its hash the browser runs this
+    # script and no other.
+    style, script = (Markup(folder.joinpath(name).read_text(encoding="utf-8")) for name in ("page.css", "charts.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(facts | {"style": style, "script": script, "script_hash": digest})
 
 
 @attrs.frozen
@@ -102,3 +106,40 @@ def _dots_per_inch(content: bytes) -> float:
         return 96.0
     across, _, unit = struct.unpack(">IIB", content[offset + 4 : offset + 13])
     return across * 0.0254 if unit == 1 and across else 96.0
+
+
+def parts_of(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A recipe's composition in one line per role, such as ``decoder: mlp, sigma 0.2``."""
+    parts = []
+    for role in ("data", "prior", "decoder", "encoder", "energy", "amortizer", "train", "sample"):
+        block = recipe.get(role)
+        blocks = block if isinstance(block, list) else [block] if isinstance(block, Mapping) else []
+        for index, part in enumerate(blocks):
+            if isinstance(part, Mapping):
+                label = f"{role} {index + 1}" if len(blocks) > 1 else role
+                parts.append((label, _brief(part)))
+    return parts
+
+
+def _brief(block: Mapping[str, Any]) -> str:
+    """A block in a few words: its name and its most telling scalars."""
+    words = [str(block["use"])] if "use" in block else []
+    for key in ("on", "dim", "sigma", "scale", "steps", "batch", "space", "count"):
+        if isinstance(block.get(key), int | float | str) and not isinstance(block.get(key), bool):
+            words.append(f"{key} {block[key]}")
+    hidden = block.get("hidden")
+    if isinstance(hidden, list):
+        words.append(f"hidden {' × '.join(str(width) for width in hidden)}")
+    for key in ("sampler", "start"):
+        words += _inner(key, block.get(key))
+    for chain in ("negatives", "posterior"):
+        inner = block.get(chain)
+        if isinstance(inner, Mapping):
+            words += [word for key in ("sampler", "start") for word in _inner(f"{chain} {key}", inner.get(key))]
+    return ", ".join(words)
+
+
+def _inner(label: str, block: Any) -> list[str]:
+    blocks = block if isinstance(block, list) else [block]
+    names = [str(part["use"]) for part in blocks if isinstance(part, Mapping) and "use" in part]
+    return [f"{label} {' + '.join(names)}"] if names else []

@@ -15,7 +15,7 @@ import attrs
 from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.files import read_mapping, read_text, without_home, write_atomically
 from genfw.runs.pages.charts import HEIGHT, WIDTH, make_charts
-from genfw.runs.pages.layout import Picture, digits, embed, render, words
+from genfw.runs.pages.layout import Picture, digits, embed, parts_of, render, words
 
 #: Most snapshots of training on a page.
 _SNAPSHOTS = 12
@@ -40,8 +40,18 @@ def write_report(directory: str | Path, out: Path | None = None) -> Path:
     run_dir = RunDirectory.open(directory)
     path = run_dir.report if out is None else out
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, without_home(render("report.html.j2", _facts(run_dir))), durable=False)
+    write_atomically(path, report_text(run_dir), durable=False)
     return path
+
+
+def report_text(run_dir: RunDirectory, *, stamp: str | None = None) -> str:
+    """The page's text.
+
+    Arguments:
+        run_dir: The run directory.
+        stamp: On a board, what changes when the run's files do; see :mod:`genfw.runs.pages.board`.
+    """
+    return without_home(render("report.html.j2", _facts(run_dir) | {"stamp": stamp}))
 
 
 def _facts(run_dir: RunDirectory) -> dict[str, Any]:
@@ -63,7 +73,7 @@ def _facts(run_dir: RunDirectory) -> dict[str, Any]:
         "directory": str(run_dir.path),
         "begun": _begun(run_dir.path.name),
         "seconds": _seconds(events, status),
-        "parts": _parts(recipe),
+        "parts": parts_of(recipe),
         "numbers": numbers,
         "headlines": _headlines(numbers),
         "pictures": _pictures(run_dir.path, records),
@@ -114,46 +124,6 @@ def _event(event: Mapping[str, Any]) -> dict[str, Any]:
         "message": str(event.get("message", "")),
         "step": event.get("step"),
     }
-
-
-# -- composition ------------------------------------------------------------------------------------------------------
-
-
-def _parts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The composition in one line per role, such as ``decoder: mlp, sigma 0.2``."""
-    parts = []
-    for role in ("data", "prior", "decoder", "encoder", "energy", "amortizer", "train", "sample"):
-        block = recipe.get(role)
-        blocks = block if isinstance(block, list) else [block] if isinstance(block, Mapping) else []
-        for index, part in enumerate(blocks):
-            if isinstance(part, Mapping):
-                label = f"{role} {index + 1}" if len(blocks) > 1 else role
-                parts.append((label, _brief(part)))
-    return parts
-
-
-def _brief(block: Mapping[str, Any]) -> str:
-    """A block in a few words: its name and its most telling scalars."""
-    words = [str(block["use"])] if "use" in block else []
-    for key in ("on", "dim", "sigma", "scale", "steps", "batch", "space", "count"):
-        if isinstance(block.get(key), int | float | str) and not isinstance(block.get(key), bool):
-            words.append(f"{key} {block[key]}")
-    hidden = block.get("hidden")
-    if isinstance(hidden, list):
-        words.append(f"hidden {' × '.join(str(width) for width in hidden)}")
-    for key in ("sampler", "start"):
-        words += _inner(key, block.get(key))
-    for chain in ("negatives", "posterior"):
-        inner = block.get(chain)
-        if isinstance(inner, Mapping):
-            words += [word for key in ("sampler", "start") for word in _inner(f"{chain} {key}", inner.get(key))]
-    return ", ".join(words)
-
-
-def _inner(label: str, block: Any) -> list[str]:
-    blocks = block if isinstance(block, list) else [block]
-    names = [str(part["use"]) for part in blocks if isinstance(part, Mapping) and "use" in part]
-    return [f"{label} {' + '.join(names)}"] if names else []
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,96 @@
+"""Training a model made by hand: the same weights as a run, curves, callbacks, and no files left."""
+
+import tempfile
+
+import pytest
+import torch
+from torch import nn
+
+import genfw
+from genfw.errors import ContractError, DivergenceError
+from genfw_plugins.basics.decoder import MLPDecoder
+from genfw_plugins.basics.encoder import MLPEncoder
+from genfw_plugins.basics.prior import StandardNormal
+from genfw_plugins.mcmc.langevin import Langevin
+from genfw_plugins.mcmc.starts.noise import NoiseStart
+from genfw_plugins.training.contrastive import Contrastive
+from genfw_plugins.training.elbo import ELBO
+from genfw_plugins.training.optimizers import Adam
+
+RECIPE = {
+    "genfw": 1,
+    "name": "same",
+    "prior": {"use": "standard-normal", "dim": 2},
+    "decoder": {"use": "mlp", "hidden": [4], "sigma": 0.3},
+    "encoder": {"use": "mlp", "hidden": [4]},
+    "train": [{"use": "elbo", "steps": 6, "batch": 4, "optimizer": {"use": "adam", "lr": 1e-2}}],
+    "engine": {"log_every": 2},
+}
+X = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+
+
+def vae():
+    prior = StandardNormal(2)
+    decoder = MLPDecoder((2,), genfw.Model(prior).latent_layout, hidden=(4,), sigma=0.3)
+    return genfw.Model(prior, decoder, MLPEncoder(prior, (2,), hidden=(4,)))
+
+
+def elbo(model, steps=6):
+    return ELBO(model=model, steps=steps, batch=4, optimizer=Adam(lr=1e-2))
+
+
+def test_it_trains_as_a_run_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    run = genfw.run(RECIPE, data=X, root=tmp_path / "runs")
+    model = genfw.compose(RECIPE, data=X).model
+    seen = []
+    done = genfw.fit(model, X, [elbo(model)], callbacks=[seen.append], engine={"log_every": 2}, progress=False)
+    trained = genfw.load_run(run.directory).model
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), trained.parameters(), strict=True))
+    ours, theirs = done.curves(), run.curves()
+    assert ours["step"] == [2, 4, 6]
+    assert {name: ours[name] for name in ours if name not in ("time", "name")} == {
+        name: theirs[name] for name in theirs if name not in ("time", "name")
+    }
+    assert [row["step"] for row in seen] == [2, 4, 6]
+    assert done.events[0][0] == "stage"
+    assert list((tmp_path / "temporary").glob("genfw*")) == []
+
+
+def test_stages_follow_each_other_on_a_plain_module(capsys):
+    model = vae()
+    net = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 1))
+    tilted = genfw.Model(model.prior, model.decoder, model.encoder, genfw.as_energy(net, on="data"))
+    before = [parameter.clone() for parameter in net.parameters()]
+    chain = genfw.Chain(sampler=Langevin(step_size=1e-2, steps=2), start=NoiseStart())
+    second = Contrastive(model=tilted, steps=3, batch=4, optimizer=Adam(lr=1e-2), negatives=chain)
+    done = genfw.fit(tilted, genfw.TensorData(X), [elbo(tilted), second], engine={"log_every": 3})
+    assert done.curves()["stage"] == [0, 0, 1]
+    assert any((a != b).any() for a, b in zip(before, net.parameters(), strict=True))
+    assert "100%" in capsys.readouterr().err
+    assert "Fit(" in repr(done)
+    assert done.plot()._repr_png_().startswith(b"\x89PNG")
+    pandas = pytest.importorskip("pandas")
+    assert len(pandas.DataFrame(done.curves())) == 3
+
+
+def test_what_can_not_be_fitted_is_refused():
+    model = vae()
+    with pytest.raises(ContractError, match="stages is empty"):
+        genfw.fit(model, X, [])
+    with pytest.raises(ContractError, match="trains another model"):
+        genfw.fit(model, X, [elbo(vae())])
+
+
+def test_the_monitor_watches():
+    model = vae()
+    with pytest.raises(DivergenceError, match="stopped at step"):
+        genfw.fit(
+            model,
+            X,
+            [ELBO(model=model, steps=4, batch=4, optimizer=Adam(lr=1e15))],
+            engine={"log_every": 1},
+            health={"action": "stop"},
+            progress=False,
+        )
