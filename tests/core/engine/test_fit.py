@@ -1,5 +1,6 @@
 """Training a model made by hand: the same weights as a run, curves, callbacks, and no files left."""
 
+import re
 import tempfile
 
 import pytest
@@ -16,6 +17,7 @@ from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.training.contrastive import Contrastive
 from genfw_plugins.training.elbo import ELBO
 from genfw_plugins.training.optimizers import Adam
+from places import ROOT
 
 RECIPE = {
     "genfw": 1,
@@ -94,3 +96,16 @@ def test_the_monitor_watches():
             health={"action": "stop"},
             progress=False,
         )
+
+
+def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, flags=re.M | re.S)
+    assert len(blocks) == 3
+    names = {}
+    exec("\n".join(blocks), names)
+    assert names["fit"].curves()["stage"][-1] == 1
+    assert names["picture"]._repr_png_()
+    assert set(names["inference"].posterior.data_vars) == {"z.0", "x"}
