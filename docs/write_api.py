@@ -24,7 +24,7 @@ ROOMS = {
     "training": "Interfaces of training",
     "evaluation": "Interfaces of evaluation",
     "plugins": "Plugins",
-    "weights": "Weights",
+    "weights": "Trained models and weights",
     "errors": "Errors",
 }
 #: Packages whose own public names have a section each.
