@@ -11,6 +11,7 @@ from genfw.plugins import load_plugins
 from genfw.recipes.check import check
 from genfw.recipes.find import shipped_names
 from genfw.recipes.recipe import load_recipe
+from genfw.recipes.schema import SCHEMA_URL
 from places import ROOT
 
 FOLDER = ROOT / "recipes"
@@ -83,3 +84,10 @@ def test_its_resolved_form_resolves_to_itself(name, registry, tmp_path):
     (tmp_path / "resolved.yaml").write_text(resolved.dump())
     again = check(load_recipe(tmp_path / "resolved.yaml"), registry)
     assert again.plain() == resolved.plain()
+
+
+def test_every_recipe_names_the_schema_that_editors_read():
+    head = f"# yaml-language-server: $schema={SCHEMA_URL}\n"
+    files = sorted(FOLDER.rglob("*.yaml"))
+    assert files
+    assert [path.name for path in files if not path.read_text(encoding="utf-8").startswith(head)] == []

@@ -41,6 +41,7 @@ def command(
         for component in registry_of(ctx).components
         if kind in (None, component.kind) and set(tag or ()) <= set(component.tags) and _has(component, search.lower())
     ]
+    found.sort(key=lambda component: (list(KINDS).index(component.kind), component.name))
     if as_json:
         show_json(found)
         return
@@ -56,6 +57,7 @@ def command(
             for component in found
         ],
         empty="no component fits; 'genfw list' shows them all",
+        grouped=True,
     )
 
 
@@ -70,7 +72,23 @@ def _list_recipes(ctx: typer.Context, text: str, as_json: bool) -> None:
     if as_json:
         show_json(found)
     else:
-        table(["recipe", "what it is"], [(recipe.name, recipe.description) for recipe in found], empty="no recipe fits")
+        table(
+            ["recipe", "data", "run to its end", "what it is"],
+            [
+                (
+                    recipe.name,
+                    recipe.data,
+                    "-" if recipe.hours is None else f"{_span(recipe.hours)}, {recipe.hardware}",
+                    recipe.description,
+                )
+                for recipe in found
+            ],
+            empty="no recipe fits",
+        )
+
+
+def _span(hours: float) -> str:
+    return f"{hours:.2g} h" if hours >= 1 else f"{max(round(hours * 60), 1)} min"
 
 
 def _has(component: Component, text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -79,11 +80,17 @@ class ShippedRecipe:
         name: Its name on the command line.
         description: The first line of its description.
         path: Its file.
+        data: Name of its data set, also where a recipe below it says so; empty where it has none.
+        hardware: What a run to the end ran on; empty where nobody has run it to the end.
+        hours: What that took.
     """
 
     name: str
     description: str
     path: Path
+    data: str = ""
+    hardware: str = ""
+    hours: float | None = None
 
 
 def shipped_recipes(search: Iterable[Path]) -> Iterator[ShippedRecipe]:
@@ -93,11 +100,39 @@ def shipped_recipes(search: Iterable[Path]) -> Iterator[ShippedRecipe]:
         search: The folders of :meth:`~genfw.plugins.registry.Registry.recipe_dirs`; the first with a name decides.
     """
     found: dict[str, Path] = {}
+    search = tuple(search)
     for root in search:
         for name, path in _named(root):
             found.setdefault(name, path)
     for name, path in sorted(found.items()):
-        node = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path), FaultList())
-        description = node.child("description") if node is not None and node.is_map else None
-        text = description.value if description is not None and isinstance(description.value, str) else ""
-        yield ShippedRecipe(name, text.strip().partition("\n")[0], path)
+        own = _read(path)
+        tried = own.get("tried")
+        tried = tried if isinstance(tried, dict) else {}
+        hours = tried.get("hours")
+        yield ShippedRecipe(
+            name,
+            str(own.get("description") or "").strip().partition("\n")[0],
+            path,
+            _data_of(path, search),
+            str(tried.get("hardware") or ""),
+            float(hours) if isinstance(hours, (int, float)) else None,
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    node = read_yaml(path.read_text(encoding="utf-8", errors="replace"), str(path), FaultList())
+    return node.plain() if node is not None and node.is_map else {}
+
+
+def _data_of(path: Path, search: Sequence[Path], above: tuple[Path, ...] = ()) -> str:
+    """The data set's name in a recipe, or in the last of those it extends that has one."""
+    own = _read(path)
+    data = own.get("data")
+    if isinstance(data, dict) and data.get("use"):
+        return str(data["use"])
+    below = own.get("extends") or []
+    for name in reversed([below] if isinstance(below, str) else below):
+        parent = locate(str(name), path.parent, search)
+        if isinstance(parent, Path) and parent not in above and (found := _data_of(parent, search, (*above, path))):
+            return found
+    return ""

@@ -12,7 +12,7 @@ from genfw.recipes.faults import FaultList, Mark
 from genfw.recipes.yaml_nodes import BAD, DEPTH, LIMIT, Node, is_position, read_yaml
 
 #: Sections without component: an override there must match something that is written.
-_FREE = frozenset({"vars", "paper", "requires", "plugins", "components"})
+_FREE = frozenset({"vars", "paper", "requires", "plugins", "components", "tried"})
 _REFERENCE = re.compile(r"\$\{\s*([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\s*\}")
 
 

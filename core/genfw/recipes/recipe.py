@@ -6,6 +6,7 @@ binder checks values against components later.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ SECTIONS: dict[str, str] = {
     "genfw": "int",
     "name": "str",
     "description": "str",
+    "tried": "map",
     "extends": "names",
     "seed": "int",
     "smoke": "bool",
@@ -61,7 +63,7 @@ _FORMS: dict[str, str] = {
 }
 
 #: Sections that ``extends`` does not inherit.
-_OWN = ("name", "description")
+_OWN = ("name", "description", "tried")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -327,8 +329,19 @@ def _check_sections(root: Node, faults: FaultList) -> None:
             faults.add(
                 "GF109", f"the name '{node.value}' can't name a folder: use letters, digits, '-', '_', '.'", node.mark
             )
+        elif key == "tried":
+            _check_tried(node, faults)
         elif key == "seed" and isinstance(node.value, int) and not 0 <= node.value < 2**63:
             faults.add("GF109", f"'seed' is a whole number from 0 to 2^63 - 1, got {node.value}", node.mark)
+
+
+def _check_tried(node: Node, faults: FaultList) -> None:
+    plain = node.plain() if node.is_map else {}
+    hours = plain.get("hours")
+    real = isinstance(hours, (int, float)) and not isinstance(hours, bool) and 0 < hours < math.inf
+    if plain and (set(plain) != {"hardware", "hours"} or not isinstance(plain["hardware"], str) or not real):
+        form = "{hardware: TEXT, hours: NUMBER}, what a run to the end took"
+        faults.add("GF109", f"'tried' is {form}, got {plain}", node.mark)
 
 
 def _fits(node: Node, form: str) -> bool:

@@ -22,6 +22,9 @@ from genfw.recipes.recipe import FORMAT, SECTIONS
 
 Schema = dict[str, Any]
 
+#: Where the documentation site has the schema of the built-in components.
+SCHEMA_URL = "https://genfw.github.io/genfw/recipe.schema.json"
+
 _NUMBER = "^[-+]?[0-9]+(_[0-9]+)+$"
 _TEXTS: Schema = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
 _SECTIONS: Mapping[str, Schema] = {
@@ -30,6 +33,13 @@ _SECTIONS: Mapping[str, Schema] = {
     "description": {
         "type": "string",
         "description": "What it is; `genfw list --recipes` shows its first line.",
+    },
+    "tried": {
+        "type": "object",
+        "properties": {"hardware": {"type": "string"}, "hours": {"type": "number", "exclusiveMinimum": 0}},
+        "required": ["hardware", "hours"],
+        "additionalProperties": False,
+        "description": "What a run to the end took; absent where nobody has run it to the end.",
     },
     "extends": {**_TEXTS, "description": "Recipes below this one: files, or names of shipped recipes."},
     "seed": {"type": "integer", "minimum": 0, "maximum": 2**63 - 1, "description": "Source of all randomness."},
@@ -77,7 +87,7 @@ def export(registry: Registry) -> Schema:
         definitions.update(_Definitions(registry, variant == "part").all())
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "https://genfw.dev/recipe.schema.json",
+        "$id": SCHEMA_URL,
         "title": "genfw recipe",
         "type": "object",
         "if": {"required": ["extends"]},

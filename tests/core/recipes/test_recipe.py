@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from genfw.errors import RecipeError, did_you_mean
 from genfw.recipes.faults import CODES
-from genfw.recipes.find import find_recipe, shipped_names
+from genfw.recipes.find import find_recipe, shipped_names, shipped_recipes
 from genfw.recipes.recipe import load_recipe, parse_recipe
 from genfw.recipes.yaml_nodes import dump
 from places import ROOT
@@ -441,3 +441,21 @@ def test_reading_imports_no_torch():
 
     code = "import sys, genfw.recipes.recipe, genfw.plugins.signature; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_a_run_took_belongs_to_one_recipe(tmp_path):
+    (tmp_path / "below.yaml").write_text("tried: {hardware: one core, hours: 0.5}\nseed: 3\n")
+    (tmp_path / "above.yaml").write_text("extends: below\n")
+    assert load_recipe(tmp_path / "below.yaml").plain()["tried"] == {"hardware": "one core", "hours": 0.5}
+    assert load_recipe(tmp_path / "above.yaml").plain() == {"seed": 3}
+    below, above = sorted(shipped_recipes([tmp_path]), key=lambda recipe: recipe.hours is None)
+    assert (below.name, below.hardware, below.hours) == ("below", "one core", 0.5)
+    assert (above.name, above.hardware, above.hours) == ("above", "", None)
+
+
+@pytest.mark.parametrize(
+    "value", ["{hours: 1}", "{hardware: one core, hours: 0}", "{hardware: 3, hours: 1}", "{hardware: x, hours: long}"]
+)
+def test_a_malformed_claim_of_a_run_is_a_fault(value):
+    with pytest.raises(RecipeError, match=r"GF109.*'tried' is \{hardware: TEXT, hours: NUMBER\}"):
+        parse_recipe(f"tried: {value}\n")
