@@ -27,13 +27,14 @@ def visible(text: object) -> str:
     return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found.group())[1:-1], str(text))
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "") -> None:
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = "", *, grouped: bool = False) -> None:
     """Print rows: aligned under headings on a terminal; in a pipe one line each, with tabs between cells, no headings.
 
     Arguments:
         columns: Headings.
         rows: Cells, one per heading in each row.
         empty: Message on stderr if there are no rows.
+        grouped: On a terminal, rows with the same first cell are a group that shows it once.
     """
     if not rows:
         note(empty)
@@ -47,8 +48,13 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = ""
         for index, column in enumerate(columns):
             # The first column names the row: other columns wrap instead.
             drawn.add_column(column, overflow="fold", no_wrap=index == 0)
+        group: str | None = None
         for row in rows:
-            drawn.add_row(*(Text(visible(cell)) for cell in row))
+            if grouped and group not in (None, row[0]):
+                drawn.add_section()
+            cells = ["", *row[1:]] if grouped and group == row[0] else row
+            drawn.add_row(*(Text(visible(cell)) for cell in cells))
+            group = row[0]
         Console().print(drawn)
     else:
         lines("\t".join(" ".join(cell.split()) for cell in row) for row in rows)
@@ -78,7 +84,12 @@ def write(text: str, out: Path | None) -> None:
         print(text, end="")
     else:
         out.write_text(text, encoding="utf-8")
-        print(out)
+        wrote(out)
+
+
+def wrote(path: Path | str) -> None:
+    """Print the path of what a command has written, in full, so that it holds in every folder."""
+    print(visible(Path(path).absolute()))
 
 
 def show_json(value: Any) -> None:
@@ -104,10 +115,34 @@ def plain(value: Any) -> Any:
 
 
 def unmarked(text: str) -> str:
-    """A docstring without roles and quotes; formulas stay."""
+    """A docstring without roles and quotes, its formulas in plain characters."""
+    text = re.sub(r":math:`([^`]*)`", lambda found: formula(found[1]), text)
     text = re.sub(r":[\w:]+:`~?([^`<]*?)(?: <[^`]*>)?`", r"\1", text)
-    text = re.sub(r"^( *)\.\. math::[ \n]*", r"\1    ", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^( *)\.\. math::\s*((?:.*\S.*(?:\n|$))+)",
+        lambda found: f"{found[1]}    {formula(' '.join(found[2].split()))}\n",
+        text,
+        flags=re.MULTILINE,
+    )
     return text.replace("``", "").replace("::\n", ":\n")
+
+
+_GROUP = r"\{((?:[^{}]|\{[^{}]*\})*)\}"
+
+
+def formula(latex: str) -> str:
+    r"""A formula for a terminal: ``e^{-E(x)} / \sqrt{2}`` becomes ``e^(-E(x)) / √(2)``."""
+    from pylatexenc.latex2text import LatexNodes2Text
+
+    # Without braces it would be open how far a fraction or a power reaches.
+    latex = re.sub(rf"\\[td]?frac\s*{_GROUP}\s*{_GROUP}", lambda it: f"{_closed(it[1])}/{_closed(it[2])} ", latex)
+    latex = re.sub(rf"([_^]){_GROUP}", lambda it: f"{it[1]}{{{_closed(it[2])}}}", latex)
+    text = LatexNodes2Text(math_mode="text").latex_to_text(rf"\({latex}\)")
+    return " ".join(re.sub(r"([←→∼≈∝=])", r" \1 ", text).split())
+
+
+def _closed(latex: str) -> str:
+    return latex if re.fullmatch(r"\\?\w+|\\(?:text|mathrm)\{\w+\}", latex) else f"({latex})"
 
 
 def number(value: float | None, error: float | None = None) -> str:

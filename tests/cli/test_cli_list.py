@@ -4,6 +4,8 @@ import json
 
 import yaml
 
+from genfw.plugins.component import KINDS
+
 
 def test_piped_rows_have_four_cells_and_no_heading(call):
     said = call("list")
@@ -49,10 +51,23 @@ def test_json_has_every_field(call):
     assert normal["target"].endswith(":StandardNormal")
 
 
-def test_recipes_are_listed_with_their_description(call):
-    rows = {row[0]: row[1] for row in call("list", "--recipes").rows}
-    assert rows["quickstart"]
-    assert json.loads(call("list", "--recipes", "--search", "quickstart", "--json").out)[0]["name"] == "quickstart"
+def test_components_come_by_kind_and_then_by_name(call, terminal):
+    found = [(component["kind"], component["name"]) for component in json.loads(call("list", "--json").out)]
+    assert found == sorted(found, key=lambda each: (list(KINDS).index(each[0]), each[1]))
+    shown = call("list").out.splitlines()
+    assert sum(line.split()[:1] == ["sampler"] for line in shown) == 1, "a terminal shows a kind once"
+
+
+def test_recipes_are_listed_with_data_and_what_a_run_to_the_end_took(call):
+    rows = {row[0]: row[1:] for row in call("list", "--recipes").rows}
+    data, tried, words = rows["quickstart"]
+    assert data == "gaussian-grid"
+    assert tried == "2 min, two cores of a shared AMD EPYC"
+    assert words.startswith("VAEBM on 25 Gaussians")
+    # The data are those of a recipe two below; nobody has run this one to its end.
+    assert rows["damc-cifar10-lebm"][:2] == ["cifar10", "-"]
+    (found,) = json.loads(call("list", "--recipes", "--search", "quickstart", "--json").out)
+    assert (found["name"], found["hours"]) == ("quickstart", 0.04)
 
 
 def test_show_gives_signature_reference_and_provider(call):
@@ -63,6 +78,13 @@ def test_show_gives_signature_reference_and_provider(call):
     assert "genfw 0.1.0 (built-in" in said.out
     assert "Roberts & Tweedie" in said.out
     assert ":math:" not in said.out
+
+
+def test_show_puts_the_parameters_that_matter_first(call):
+    said = call("show", "stage/elbo")
+    before, after = said.out.split("Further parameters:")
+    assert "\nbeta\t" in before
+    assert "\nfree_bits\t" in after
 
 
 def test_a_recipe_is_shown_with_the_head_of_its_file(call, write):

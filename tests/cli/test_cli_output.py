@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from genfw_cli.output import heading, lines, note, number, plain, show_json, table, unmarked
+from genfw_cli.output import formula, heading, lines, note, number, plain, show_json, table, unmarked
 
 
 @attrs.frozen
@@ -90,3 +91,29 @@ def test_a_run_goes_on_when_nobody_reads_stderr(tiny, tmp_path):
         said = json.loads(run.stdout.read())
     assert run.returncode == 0
     assert said["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("latex", "plain"),
+    [
+        (r"|\epsilon|^2/2", "|ϵ|^2/2"),
+        (r"e^{-E(x)} q(x)", "e^(-E(x)) q(x)"),
+        (r"\tfrac{a + b}{2}\, x", "(a + b)/2 x"),
+        (r"x \leftarrow x - h \nabla U + \sqrt{2h}\, \xi", "x ← x - h ∇ U + √(2h) ξ"),
+        (r"z_{<g}", "z_(<g)"),
+    ],
+)
+def test_formulas_read_without_latex(latex, plain):
+    assert formula(latex) == plain
+    assert unmarked(f"A :math:`{latex}`.") == f"A {plain}."
+
+
+def test_no_formula_of_a_component_is_left_in_latex():
+    from genfw.plugins import load_plugins
+    from genfw.plugins.help import component_help
+
+    registry = load_plugins(enabled=False)
+    shown = [component_help(component, registry) for component in registry.components]
+    described = [text for each in shown for text in (each.doc, *(setting.description for setting in each.settings))]
+    texts = [unmarked(text) for text in described]
+    assert [text for text in texts if re.search(r"\\[a-zA-Z]{2}|:math:", text)] == []

@@ -9,6 +9,7 @@ import pytest
 from genfw.plugins import load_plugins
 from genfw.plugins.component import Component
 from genfw.plugins.registry import Registry
+from genfw.plugins.signature import parameters
 from places import ROOT
 from registry_check import problems_of
 
@@ -146,3 +147,12 @@ def test_every_built_in_component_is_what_registry_yaml_says():
 def test_the_page_in_docs_is_up_to_date():
     page = (ROOT / "docs" / "components.md").read_text(encoding="utf-8")
     assert page == page_of(), "run: python docs/write_components.py"
+
+
+def test_three_to_five_arguments_of_a_large_component_matter_first():
+    registry = load_plugins(enabled=False)
+    for component in registry.components:
+        cls = registry.load_class(component, check_needs=False)
+        own = [parameter.name for parameter in parameters(cls) if not parameter.injected]
+        assert set(component.primary) <= set(own), component.name
+        assert len(own) <= 5 or 3 <= len(component.primary) <= 5, f"{component.kind}/{component.name}: {own}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,7 +15,7 @@ from genfw_cli.output import heading, lines, show_json, table, unmarked
 from genfw_cli.session import open_recipe, registry_of
 
 if TYPE_CHECKING:
-    from genfw.plugins.help import ComponentHelp
+    from genfw.plugins.help import ComponentHelp, Setting
 
 
 def command(
@@ -71,18 +72,28 @@ def _show_component(shown: ComponentHelp) -> None:
     ]
     lines(f"{name}: {value}" for name, value in facts if value)
     print()
-    table(
-        ["parameter", "type", "default", "what it is"],
-        [
-            (
-                setting.name,
-                setting.type,
-                "must be given" if setting.required else setting.default,
-                unmarked(setting.description),
-            )
-            for setting in shown.settings
-        ],
-    )
+    primary = [setting for setting in shown.settings if setting.primary]
+    others = [setting for setting in shown.settings if not setting.primary]
+    _settings_table(primary)
+    if primary and others:
+        print("\nFurther parameters:\n")
+    _settings_table(others)
+
+
+def _settings_table(settings: Sequence[Setting]) -> None:
+    if settings:
+        table(
+            ["parameter", "type", "default", "what it is"],
+            [
+                (
+                    setting.name,
+                    setting.type,
+                    "must be given" if setting.required else setting.default,
+                    unmarked(setting.description),
+                )
+                for setting in settings
+            ],
+        )
 
 
 def _show_recipe(ctx: typer.Context, name: str, fill: bool, origin: bool, as_json: bool) -> None:
@@ -95,7 +106,8 @@ def _show_recipe(ctx: typer.Context, name: str, fill: bool, origin: bool, as_jso
             show_json(recipe.plain())
         else:
             # The file's head says what was run to the end, and what it cost.
-            lines(itertools.takewhile(lambda line: line.startswith("#"), recipe.text.splitlines()))
+            head = itertools.takewhile(lambda line: line.startswith("#"), recipe.text.splitlines())
+            lines(line for line in head if not line.startswith("# yaml-language-server:"))
             print(dump(recipe.plain()), end="")
         return
     resolved = check(recipe, registry)

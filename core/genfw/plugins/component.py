@@ -62,6 +62,7 @@ class Component:
         tags: Free words to search by.
         aliases: Further names it answers to.
         status: ``stable``, ``experimental`` or ``deprecated``.
+        primary: Arguments of its constructor that matter first, three to five; all where empty.
         needs: Packages beyond genfw's own that it imports -> how to install them.
         provider: Distribution that supplies it; filled by the loader.
         plugin: Entry point that supplies it; filled by the loader.
@@ -80,6 +81,7 @@ class Component:
     status: str = attrs.field(
         default="stable", validator=attrs.validators.in_(("stable", "experimental", "deprecated"))
     )
+    primary: tuple[str, ...] = attrs.field(default=(), converter=_words)
     needs: Mapping[str, str] = attrs.field(factory=dict)
     provider: str = ""
     plugin: str = ""

@@ -38,6 +38,7 @@ class Setting:
         description: Its description in the class's docstring.
         required: Whether a recipe must set it.
         injected: Whether genfw fills it in and no recipe can set it.
+        primary: Whether it is one of those that matter first.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Setting:
     description: str
     required: bool
     injected: bool = False
+    primary: bool = False
 
 
 @attrs.frozen
@@ -114,7 +116,14 @@ def component_help(component: Component, registry: Registry) -> ComponentHelp:
     cls = registry.load_class(component, check_needs=False)
     doc = inspect.cleandoc(cls.__doc__ or "")
     head = re.split(r"^(?:Arguments|Args|Parameters):$", doc, maxsplit=1, flags=re.MULTILINE)[0]
-    return ComponentHelp(component, head.strip(), tuple(_settings(cls)))
+    settings = [attrs.evolve(setting, primary=_is_primary(setting, component.primary)) for setting in _settings(cls)]
+    # Stable: within both groups the order is the constructor's.
+    return ComponentHelp(component, head.strip(), tuple(sorted(settings, key=lambda setting: not setting.primary)))
+
+
+def _is_primary(setting: Setting, primary: tuple[str, ...]) -> bool:
+    head, nested, _ = setting.name.partition(".")
+    return not setting.injected and (not primary or head in primary or (setting.required and not nested))
 
 
 def _settings(cls: type, prefix: str = "", above: tuple[type, ...] = ()) -> Iterator[Setting]:
