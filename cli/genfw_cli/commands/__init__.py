@@ -32,6 +32,7 @@ NAMES = (
     "pull",
     "list",
     "show",
+    "init",
     "check",
     "schema",
     "import",
