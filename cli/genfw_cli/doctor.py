@@ -71,6 +71,15 @@ def examine(registry: Registry, directory: Path | str = ".") -> tuple[Finding, .
     return (*_program(), *_packages(), *_torch(), *_plugins(registry), *_data(), *_disk(Path(directory)))
 
 
+def verdict(faults: int, warnings: int) -> str:
+    """The findings in one sentence."""
+    if faults:
+        return f"verdict: genfw will fail on this machine until {'this is' if faults == 1 else 'these are'} mended"
+    if warnings:
+        return f"verdict: genfw works here; {warnings} warning{'s' if warnings > 1 else ''} above"
+    return "verdict: genfw works here"
+
+
 def _program() -> Iterator[Finding]:
     yield Finding("genfw", "version", __version__)
     yield Finding("genfw", "installed at", str(Path(__file__).parent))

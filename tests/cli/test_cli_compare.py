@@ -1,6 +1,7 @@
 """`compare`, and `report` of several runs."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -84,4 +85,4 @@ def test_a_sweep_is_compared_by_its_settings(call, tiny, tmp_path):
     ]
     facts = json.loads(call("compare", "many", "--json").out)
     assert [(mean["count"], mean["rank"]) for mean in facts["rows"][0]["means"]] == [(2, 2), (2, 1)]
-    assert call("report", "many").out == "many/report.html\n"
+    assert call("report", "many").out == f"{Path('many/report.html').absolute()}\n"

@@ -97,7 +97,7 @@ def test_sample_writes_where_it_says(call, done, tmp_path):
     folder = Path(said.out.strip())
     assert folder.is_relative_to(done["run"])
     assert {path.suffix for path in folder.iterdir()} >= {".png", ".safetensors"}
-    assert call("sample", "latest", "--count", 3, "--out", "mine").out == "mine\n"
+    assert call("sample", "latest", "--count", 3, "--out", "mine").out == f"{tmp_path / 'mine'}\n"
     assert (tmp_path / "mine").is_dir()
     for part in ("0/2", "3/2", "two"):
         wrong = call("sample", "latest", "--share", part)

@@ -9,7 +9,7 @@ from genfw.plugins.component import Component
 from genfw.plugins.help import component_help, components_named
 from genfw.plugins.registry import BrokenPlugin, PluginRecord, Registry
 from genfw.recipes.find import shipped_recipes
-from genfw_cli.doctor import examine
+from genfw_cli.doctor import examine, verdict
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +115,9 @@ def test_shipped_recipes_have_descriptions_and_unreadable_ones_a_name(tmp_path):
         ("a", "First line."),
         ("b", ""),
     ]
+
+
+def test_the_verdict_is_one_sentence():
+    assert verdict(0, 0) == "verdict: genfw works here"
+    assert verdict(0, 2) == "verdict: genfw works here; 2 warnings above"
+    assert verdict(1, 2) == "verdict: genfw will fail on this machine until this is mended"

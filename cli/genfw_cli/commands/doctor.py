@@ -21,7 +21,7 @@ def command(
 
     Examines versions, devices, plugins, data folders and disk. Exits with 5 if something will fail.
     """
-    from genfw_cli.doctor import examine
+    from genfw_cli.doctor import examine, verdict
 
     findings = examine(registry_of(ctx), root)
     faults = [finding for finding in findings if finding.level == "fault"]
@@ -34,5 +34,7 @@ def command(
             for item in findings
             if item.hint and item.level != "ok"
         )
+        warnings = sum(finding.level == "warning" for finding in findings)
+        print(verdict(len(faults), warnings))
     if faults:
         raise typer.Exit(5)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from genfw_cli.arguments import Checkpoint, Out, Root, RunName
+from genfw_cli.output import wrote
 from genfw_cli.session import registry_of_run
 
 
@@ -34,7 +35,7 @@ def command(
     directory = find_run(run, root)
     registry = registry_of_run(ctx, directory)
     usual = Path(name or registry_name(directory))
-    print(export_run(directory, out or usual, name=name, licence=licence, checkpoint=checkpoint, registry=registry))
+    wrote(export_run(directory, out or usual, name=name, licence=licence, checkpoint=checkpoint, registry=registry))
 
 
 def registry_name(directory: Path) -> str:

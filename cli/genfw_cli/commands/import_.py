@@ -9,7 +9,7 @@ import typer
 
 from genfw_cli import complete
 from genfw_cli.arguments import Json, Out
-from genfw_cli.output import note, show_json, table
+from genfw_cli.output import note, show_json, table, wrote
 from genfw_cli.session import registry_of
 
 
@@ -60,7 +60,7 @@ def command(
     if as_json:
         show_json(done)
         return
-    print(done.weights)
+    wrote(done.weights)
     content = done.content
     note(f"{content['tensors']} tensors, {content['parameters']:,} numbers; card: {done.card}")
     if content["unused"]:

@@ -9,7 +9,7 @@ import typer
 
 from genfw.plugins.component import KINDS
 from genfw_cli import complete
-from genfw_cli.output import note
+from genfw_cli.output import note, wrote
 
 
 def command(
@@ -26,5 +26,5 @@ def command(
     from genfw.plugins.scaffold import new_plugin
 
     folder = new_plugin(kind, name, directory)
-    print(folder)
+    wrote(folder)
     note(f"next: pip install -e {folder}; genfw show {kind}/{name}; genfw verify {kind}/{name}")

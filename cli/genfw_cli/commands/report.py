@@ -9,6 +9,7 @@ import typer
 
 from genfw_cli import complete
 from genfw_cli.arguments import Out, Root
+from genfw_cli.output import wrote
 from genfw_cli.session import find_trained
 
 
@@ -36,7 +37,7 @@ def command(
     if len(runs) == 1 and (sweep := find_sweep(runs[0], root)) is not None:
         from genfw.runs.pages.sweep import write_sweep_report
 
-        print(write_sweep_report(sweep, out))
+        wrote(write_sweep_report(sweep, out))
         return
     found = [find_trained(ctx, run, root)[0] for run in runs]
     if len(found) == 1:
@@ -44,8 +45,8 @@ def command(
         from genfw.runs.pages.report import write_report
 
         saved = RunDirectory(found[0]).weights.is_file()
-        print(write_report(found[0], out or (Path(f"{found[0].name}.html") if saved else None)))
+        wrote(write_report(found[0], out or (Path(f"{found[0].name}.html") if saved else None)))
     else:
         from genfw.runs.pages.comparison import write_comparison
 
-        print(write_comparison(found, out or root / "comparison.html"))
+        wrote(write_comparison(found, out or root / "comparison.html"))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from genfw_cli.arguments import Checkpoint, Processes, Root, TrainedName
+from genfw_cli.output import wrote
 from genfw_cli.session import find_trained
 
 
@@ -49,7 +50,7 @@ def command(
         checkpoint=checkpoint,
         registry=registry,
     )
-    print(folder)
+    wrote(folder)
 
 
 def _share(text: str) -> tuple[int, int]:
