@@ -1,5 +1,6 @@
 """The documentation site: Sphinx over these pages. `.ci/site` builds it, CONTRIBUTING.md says how to see it at home."""
 
+import json
 import os
 import re
 import sys
@@ -7,6 +8,8 @@ from datetime import date
 from pathlib import Path
 
 import genfw
+from genfw.plugins import load_plugins
+from genfw.recipes.schema import export
 
 ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = "https://github.com/genfw/genfw"
@@ -67,6 +70,11 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0b5cad", "color-brand-content": "#0b5cad"},
     "dark_css_variables": {"color-brand-primary": "#7db7f5", "color-brand-content": "#7db7f5"},
 }
+# Editors read the schema of recipes from here.
+html_extra_path = ["_build/schema"]
+SCHEMA = ROOT / "docs" / "_build" / "schema" / "recipe.schema.json"
+SCHEMA.parent.mkdir(parents=True, exist_ok=True)
+SCHEMA.write_text(json.dumps(export(load_plugins(enabled=False)), indent=1), encoding="utf-8")
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

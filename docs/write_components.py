@@ -69,7 +69,7 @@ def settings_text() -> str:
         "",
         "Written by `python docs/write_components.py` from the schema of recipes; do not edit.",
         "",
-        "`genfw schema` prints the same as JSON Schema, for editors.",
+        "[Recipes](recipes.md) makes one from scratch. `genfw schema` prints this page as JSON Schema, for editors.",
         "",
         "| section | form | what it is |",
         "| --- | --- | --- |",
