@@ -107,7 +107,7 @@ def test_broken_plugin_costs_one_line(call, distribution):
     distribution("genfw-broken", "brokenplug", "import nothing_of_this_name\n")
     said = call("list", "prior")
     assert said.code == 0
-    assert said.rows[0][:2] == ["prior", "standard-normal"]
+    assert said.rows[0][:2] == ["prior", "nvae"]
     (line,) = said.err.splitlines()
     assert "genfw-broken:brokenplug 0.3" in line
     assert "nothing_of_this_name" in line
