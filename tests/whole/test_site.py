@@ -62,3 +62,13 @@ def test_the_front_page_is_plain_before_it_is_precise():
 
 def test_genfw_exports_what_it_lists():
     assert set(genfw._EXPORTS) < set(genfw.__all__)
+
+
+def test_broken_links_of_a_built_site_are_found(tmp_path):
+    broken = runpy.run_path(str(DOCS / "check_links.py"))["broken"]
+    (tmp_path / "a.html").write_text('<p id="here"></p><a href="b.html#there">b</a><a href="#here">h</a>')
+    (tmp_path / "b.html").write_text('<p id="there"></p><a href="https://example.org/x">x</a><a href=".">up</a>')
+    (tmp_path / "index.html").write_text("<p></p>")
+    assert list(broken(tmp_path)) == []
+    (tmp_path / "c.html").write_text('<a href="none.html">n</a><img src="none.png"><a href="a.html#none">p</a>')
+    assert list(broken(tmp_path)) == ["c.html: none.html", "c.html: none.png", "c.html: a.html#none"]
