@@ -47,7 +47,7 @@ def test_a_page_on_several_runs_and_a_table_for_a_person(call, runs, tmp_path, t
     said = call("report", *runs, "--out", "other.html")
     assert (tmp_path / "other.html").is_file()
     alone = call("report", runs[0], "--out", "one.html")
-    assert (alone.out, (tmp_path / "one.html").is_file()) == ("one.html\n", True)
+    assert (alone.out, (tmp_path / "one.html").is_file()) == (f"{tmp_path / 'one.html'}\n", True)
     assert "comparison" not in (tmp_path / "one.html").read_text()[:3000]
 
 
