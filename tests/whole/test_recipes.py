@@ -1,11 +1,11 @@
 """Every shipped recipe runs in smoke mode to its report, says what it is, and reads back as it was resolved."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from component_names import named_components
 from genfw.engine import run as engine
 from genfw.plugins import load_plugins
 from genfw.recipes.check import check
@@ -18,24 +18,12 @@ FOLDER = ROOT / "recipes"
 RECIPES = shipped_names([FOLDER])
 
 
-def _names(value: Any, role: str = "") -> Iterator[str]:
-    """Every component that a recipe names, with the place it is named at."""
-    if isinstance(value, dict):
-        if "use" in value:
-            yield f"{role}/{value['use']}"
-        for key, part in value.items():
-            yield from _names(part, key)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _names(part, role)
-
-
 def _smoke_cases() -> list[Any]:
     """All recipes; those that name no component which an earlier one does not name are left to ``-m slow``."""
     seen: set[str] = set()
     cases = []
     for name in RECIPES:
-        new = set(_names(load_recipe(name, search=[FOLDER]).plain())) - seen
+        new = named_components(load_recipe(name, search=[FOLDER]).plain()) - seen
         seen |= new
         cases.append(pytest.param(name, marks=() if new else pytest.mark.slow))
     return cases

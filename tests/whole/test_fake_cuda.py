@@ -1,0 +1,91 @@
+"""Recipes on a pretended CUDA device: tensors stay on it, and inside a chain the host never waits for it.
+
+By default a recipe or two; ``-m slow`` runs one recipe for each component, in fp32 and bf16-mixed (``.ci/fake_cuda``).
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from component_names import named_components
+from fake_cuda.faults import FAULTS
+from fake_cuda.start import unavailable
+from genfw.recipes.find import shipped_names
+from genfw.recipes.recipe import load_recipe
+from places import ROOT
+
+pytestmark = pytest.mark.skipif(unavailable() is not None, reason=str(unavailable()))
+
+FOLDER = ROOT / "recipes"
+#: Run by default.
+CHEAP = ["lebm-digits"]
+#: Together with those above they name every component that a shipped recipe names, the cheapest such recipes there are.
+OTHERS = [
+    "2s-vae-cifar10", "2s-vae-svhn", "abp-celeba64", "abp-celebahq256", "adaptive-ce-celeba64", "damc-fashion",
+    "damc-pinwheel-paper", "ebm-on-x-cifar10-ablation", "inversion-mnist-encoder", "lebm-digits-fidelity",
+    "lebm-mnist-anomaly", "ncp-vae-celeba64", "nvae-mnist-mixture", "rae-celeba64", "vaebm-25gaussians-langevin",
+    "vaebm-celebahq256", "vaebm-celebahq256-cold", "vaebm-cifar10", "vaebm-fashion", "vaebm-lsun64", "vaebm-mnist",
+    "vaebm-stacked-mnist-small", "wgan-cifar10-ablation",
+]  # fmt: skip
+#: Files that may wait in a training step, outside of its chains: each says so, and why.
+MAY_WAIT = {
+    "genfw/nn/spectral.py": "once, to learn whether its vectors are warm",
+    "genfw_plugins/ddpm/amortizer.py": "once for a device, to give it the ratios of a draw",
+    "mcmc/starts/mixture.py": "for the rows that each start is given",
+    "mcmc/starts/warm.py": "for the largest row number, where the recipe does not say it",
+}
+
+
+def call(module, *arguments, folder):
+    """Run a module of the pretended device in a process of its own, without data sets; its lines of JSON."""
+    paths = [str(ROOT / part) for part in ("core", "plugins", "cli", "tests/helpers")]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "GENFW_DATA": str(folder / "nothing"),
+        "HOME": str(folder),
+    }
+    command = [sys.executable, "-m", f"fake_cuda.{module}", *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(outcome):
+    assert outcome["status"] == "finished", f"{outcome.get('error')} at {outcome.get('at')}"
+    assert outcome["failed"] == {}
+    assert outcome["launches"]["step"] > 0
+    waits = {(place, operation, line) for operation, line, place, _ in outcome["waits"]}
+    assert {wait for wait in waits if wait[0] in ("chain", "batch")} == set()
+    in_steps = {wait for wait in waits if wait[0] == "step"}
+    assert {wait for wait in in_steps if wait[2].rpartition(":")[0] not in MAY_WAIT} == set()
+
+
+def test_every_planted_fault_is_found_and_nothing_else(tmp_path):
+    (found,) = call("faults", folder=tmp_path)
+    assert found == FAULTS
+
+
+@pytest.mark.parametrize("recipe", CHEAP)
+def test_a_recipe_runs_without_a_wait_in_its_chains(recipe, tmp_path):
+    (outcome,) = call("recipes", tmp_path / "runs", recipe, folder=tmp_path)
+    check(outcome)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("recipe", [*CHEAP, *OTHERS])
+def test_each_component_runs_in_either_precision(recipe, precision, tmp_path):
+    settings = ["--set", f"engine.precision={precision}"]
+    if precision != "32-true":  # metrics run outside of autocast, the same in either
+        settings += ["--unset", "evaluate"]
+    (outcome,) = call("recipes", tmp_path / "runs", recipe, *settings, folder=tmp_path)
+    check(outcome)
+
+
+def test_the_recipes_name_every_component_that_a_shipped_recipe_names():
+    every = {name: named_components(load_recipe(name, search=[FOLDER]).plain()) for name in shipped_names([FOLDER])}
+    assert set().union(*(every[name] for name in [*CHEAP, *OTHERS])) == set().union(*every.values())
