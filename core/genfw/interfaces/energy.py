@@ -17,7 +17,9 @@ class Energy(Constructed, nn.Module, abc.ABC):
     r"""Energy :math:`E(v)` over latents or data: low where samples should lie, :math:`h \propto p\, e^{-E}`.
 
     A subclass guarantees one number per item, differentiable in ``v``, that does not depend on the other items of the
-    batch in eval mode. It need not be normalised, and genfw does not check that :math:`e^{-E}` has a finite integral.
+    batch in eval mode. Under autocast its end is still computed in full precision
+    (:func:`genfw.nn.precision.apply_in_full`), since losses take small differences of large energies. It need not be
+    normalised, and genfw does not check that :math:`e^{-E}` has a finite integral.
     """
 
     #: What the energy reads: data :math:`(B, *)`, or the flat latent :math:`(B, d)`.

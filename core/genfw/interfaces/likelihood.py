@@ -37,9 +37,8 @@ class Likelihood(abc.ABC):
     def sample(self, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw x given z, with shape ``(B, *)``; no gradient flows through the noise."""
         mean = self.mean
-        noise = torch.randn(
-            mean.shape[0], *(self.noise_shape or ()), generator=generator, device=mean.device, dtype=mean.dtype
-        )
+        shape, dtype = self.noise_shape or (), torch.promote_types(mean.dtype, torch.float32)
+        noise = torch.randn(mean.shape[0], *shape, generator=generator, device=mean.device, dtype=dtype)
         return self.transform(noise)
 
 
@@ -48,12 +47,16 @@ class Gaussian(Likelihood):
 
     Arguments:
         mean: :math:`\mu`, with shape :math:`(B, *)`.
-        scale: :math:`\sigma > 0`, broadcastable against ``mean``.
+        scale: :math:`\sigma > 0`, broadcastable against ``mean``; float32 at least, since bfloat16 would round it.
     """
 
     def __init__(self, mean: Tensor, scale: Tensor | float) -> None:
         self._mean = mean
-        self.scale = torch.as_tensor(scale, dtype=mean.dtype, device=mean.device)
+        dtype = torch.promote_types(mean.dtype, torch.float32)
+        # A fill, not an upload: the host must not wait for the device at each evaluation.
+        self.scale = (
+            scale.to(mean.device, dtype) if isinstance(scale, Tensor) else mean.new_full((), scale, dtype=dtype)
+        )
         self.noise_shape = tuple(mean.shape[1:])
 
     @property

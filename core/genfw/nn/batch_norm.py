@@ -16,6 +16,8 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from genfw.nn.precision import full
+
 
 @contextmanager
 def synchronised(network: nn.Module) -> Iterator[None]:
@@ -123,11 +125,6 @@ def _sum(own: Tensor) -> Tensor:
     return total
 
 
-def _wide(x: Tensor) -> Tensor:
-    """At least float32: half precision is too coarse for sums."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _dims(x: Tensor) -> list[int]:
     """All but the channels."""
     return [0, *range(2, x.ndim)]
@@ -143,7 +140,7 @@ def _statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Every process fills its own row of a table, and the tables are added. Sums of squares would lose the variance of
     values far from 0; and from the same table all processes compute the same bits.
     """
-    variance, mean = torch.var_mean(_wide(x), _dims(x), correction=0)
+    variance, mean = torch.var_mean(full(x), _dims(x), correction=0)
     own = torch.cat([mean, variance, mean.new_full((1,), x.numel() // x.shape[1])])
     table = own.new_zeros(_world(), len(own))
     table[distributed.get_rank()] = own
@@ -187,8 +184,8 @@ class _Normalise(torch.autograd.Function):
         x, weight, mean, variance, count = ctx.saved_tensors
         if torch.is_grad_enabled():  # for a second derivative, in which the statistics depend on x too
             mean, variance, count = _statistics(x)
-        gradient, scale = _wide(gradient), (variance + ctx.eps).rsqrt()
-        unit = (_wide(x) - _channels(mean, x)) * _channels(scale, x)
+        gradient, scale = full(gradient), (variance + ctx.eps).rsqrt()
+        unit = (full(x) - _channels(mean, x)) * _channels(scale, x)
         sums = torch.cat([gradient.sum(_dims(x)), (gradient * unit).sum(_dims(x))])
         to_bias, to_weight = sums.chunk(2)
         to_x = None

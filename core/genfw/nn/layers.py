@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from genfw.errors import ContractError
 from genfw.interfaces.encoder import Posterior
 from genfw.interfaces.prior import Prior
+from genfw.nn.precision import full
 
 Activation = Literal["silu", "relu", "gelu", "leaky-relu", "tanh"]
 
@@ -74,6 +75,7 @@ def normal_posterior(
         generator: Source of that noise.
         temperature: Factor on :math:`\sigma`.
     """
+    mean, log_scale = full(mean), full(log_scale)
     if noise is None:
         noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
     noise = temperature * noise

@@ -62,7 +62,11 @@ class SpectralPenalty(nn.Module):
         self._warm = False
 
     def forward(self) -> Tensor:
-        """The sum of the largest singular values, 0-dim, differentiable in the weights."""
+        """The sum of the largest singular values, 0-dim, differentiable in the weights and in their precision."""
+        with torch.autocast(self.started.device.type, enabled=False):
+            return self._sum()
+
+    def _sum(self) -> Tensor:
         if not self._warm:  # waits for the device once, not at every step
             self._warm = bool(self.started)
         iterations = (self.iterations if self.training else 0) if self._warm else self.warm_up

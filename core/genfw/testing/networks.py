@@ -58,6 +58,15 @@ class EnergySuite(ModuleSuite):
         """A penalty is a differentiable scalar."""
         _check_penalty(self.prepared())
 
+    def test_ends_in_full_precision_under_autocast(self) -> None:
+        """bfloat16 has no room for the gap between energies of data and negatives beside their level."""
+        energy = self.prepared().float()
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            found = energy(self.inputs(energy, 3).float()).dtype
+        assert found == torch.float32, (
+            f"under autocast the energies are {found}; compute the last layer by genfw.nn.precision.apply_in_full"
+        )
+
 
 def _check_penalty(module: Energy | Decoder | Encoder) -> None:
     penalty = module.train().penalty()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from genfw import ContractError, Decoder, Gaussian, Latent, NoiseLayout, Size
 from genfw.nn.layers import Activation, mlp
+from genfw.nn.precision import full
 from genfw.plugins.validators import at_least, positive
 
 
@@ -67,7 +68,7 @@ class MLPDecoder(Decoder):
         return self.data_shape
 
     def forward(self, latent: Latent) -> Gaussian:
-        outputs = self.net(latent.flat())
+        outputs = full(self.net(latent.flat()))
         if self.scale == "per-latent":
             mean, raw = outputs.chunk(2, dim=1)
         else:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from genfw import Amortizer, ContractError, NoiseLayout
 from genfw.nn.layers import Activation, mlp
+from genfw.nn.precision import full
 from genfw.plugins.validators import at_least, positive
 
 
@@ -74,7 +75,7 @@ class LatentVAE(Amortizer):
     def loss(
         self, position: Tensor, x: Tensor | None, *, generator: torch.Generator, hidden: Tensor | None = None
     ) -> Tensor:
-        mean, log_scale = self.encoder(position).chunk(2, dim=1)
+        mean, log_scale = full(self.encoder(position)).chunk(2, dim=1)
         code = mean + log_scale.exp() * self._noise(len(position), self.dim, generator)
         kl = (0.5 * (mean.square() + (2 * log_scale).exp() - 1) - log_scale).sum(1)
         gamma = self.scale

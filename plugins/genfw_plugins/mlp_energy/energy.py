@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from genfw import ContractError, Energy, NoiseLayout, Size
 from genfw.nn.layers import Activation, mlp
 from genfw.nn.manual_grad import MLPByHand, Pullback, closed_form
+from genfw.nn.precision import apply_in_full
 from genfw.nn.spectral import SpectralPenalty
 
 
@@ -61,8 +62,11 @@ class MLPEnergy(Energy):
     def forward(self, v: Tensor) -> Tensor:
         if self._prepared is not None:
             return closed_form(self._by_hand, v)
-        energy: Tensor = self.net(self.input_scale * v.flatten(1)).squeeze(1)
-        return energy
+        h = self.input_scale * v.flatten(1)
+        *layers, head = self.net
+        for layer in layers:
+            h = layer(h)
+        return apply_in_full(head, h).squeeze(1)
 
     def value_and_grad(self, v: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():

@@ -12,10 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genfw import ContractError, Likelihood
-
-
-def _full(value: Tensor) -> Tensor:
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+from genfw.nn.precision import full
 
 
 class Bernoulli(Likelihood):
@@ -28,7 +25,7 @@ class Bernoulli(Likelihood):
     """
 
     def __init__(self, logits: Tensor) -> None:
-        self.logits = _full(logits)
+        self.logits = full(logits)
         self.noise_shape = tuple(logits.shape[1:])
 
     @property
@@ -72,9 +69,9 @@ class LogisticMixture(Likelihood):
             raise ContractError(
                 f"{channels} channels need {channels * (channels - 1) // 2} mixing coefficients, got {mixing.shape[1]}"
             )
-        self.log_weights = F.log_softmax(_full(logits), dim=1)
-        self.means, self.log_scales = _full(means), _full(log_scales).clamp_min(-7.0)
-        self.mixing = _full(mixing)
+        self.log_weights = F.log_softmax(full(logits), dim=1)
+        self.means, self.log_scales = full(means), full(log_scales).clamp_min(-7.0)
+        self.mixing = full(mixing)
         self.levels, self.half = levels, 1.0 / (levels - 1)
         #: Values outside of these count as the lowest and the highest level.
         self.edges = (-1.0 + self.half, 1.0 - self.half)

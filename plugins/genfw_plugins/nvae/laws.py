@@ -8,17 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genfw.nn.precision import full
 from genfw_plugins.nvae.network import Conv
 
 
 def soft_clamp(value: Tensor) -> Tensor:
     r"""Bound a value smoothly to (-5, 5): :math:`5 \tanh(v / 5)`."""
     return 5.0 * torch.tanh(value / 5.0)
-
-
-def _full(value: Tensor) -> Tensor:
-    """Densities are worked out in full precision, whatever the networks run in."""
-    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
 class DiagonalNormal:
@@ -30,7 +26,7 @@ class DiagonalNormal:
     """
 
     def __init__(self, raw_mean: Tensor, raw_log_scale: Tensor) -> None:
-        self.raw_mean, self.raw_log_scale = _full(raw_mean), _full(raw_log_scale)
+        self.raw_mean, self.raw_log_scale = full(raw_mean), full(raw_log_scale)
         self.mean = soft_clamp(self.raw_mean)
         self.scale = soft_clamp(self.raw_log_scale).exp() + 1e-2
 

@@ -331,7 +331,6 @@ class WeightPenalty(nn.Module):
         return torch.stack(factors).sum() if factors else torch.zeros(())
 
     def forward(self) -> Tensor:
-        """Both sums, 0-dim, in the weights' own precision."""
-        with torch.autocast(self.spectral.started.device.type, enabled=False):
-            total: Tensor = self.spectral() + self.batch_norm()
+        """Both sums, 0-dim."""
+        total: Tensor = self.spectral() + self.batch_norm()
         return total

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from genfw import ContractError, Energy, Size
 from genfw.nn.manual_grad import closed_form
+from genfw.nn.precision import apply_in_full
 from genfw.nn.spectral import SpectralPenalty
 from genfw.plugins.validators import at_least, positive
 from genfw_plugins.resnet_energy.for_chain import StillEnergy
@@ -120,8 +121,7 @@ class ResNetEnergy(Energy):
         h = self.act(self.stem(x))
         for block in self.blocks:
             h = block(h)
-        energy: Tensor = self.head(h.sum(dim=(2, 3))).squeeze(1)
-        return energy
+        return apply_in_full(lambda features: self.head(features.sum(dim=(2, 3))), h).squeeze(1)
 
     @contextmanager
     def for_chain(self) -> Iterator[None]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from genfw.nn.precision import apply_in_full, full
 from genfw_plugins.stylegan.layers import SLOPE, ScaledLinear, channels_at, sides_up_to
 
 
@@ -71,8 +72,7 @@ class Critic(nn.Module):
         for block in self.blocks:
             x = block(x)
         group = next(size for size in (4, 3, 2, 1) if len(x) % size == 0)
-        spread = x.unflatten(0, (group, -1)).var(0, correction=0).add(1e-8).sqrt().mean((1, 2, 3))
+        spread = full(x).unflatten(0, (group, -1)).var(0, correction=0).add(1e-8).sqrt().mean((1, 2, 3))
         plane = spread.repeat(group)[:, None, None, None].expand(-1, 1, *x.shape[2:])
         x = self.last(torch.cat([x, plane], dim=1)).flatten(1)
-        score: Tensor = self.score(functional.leaky_relu(self.hidden(x), SLOPE))
-        return score.squeeze(1)
+        return apply_in_full(self.score, functional.leaky_relu(self.hidden(x), SLOPE)).squeeze(1)

@@ -7,6 +7,7 @@ import math
 from torch import Tensor, nn
 
 from genfw.interfaces.likelihood import Likelihood
+from genfw.nn.precision import full
 
 
 def feature_error(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -17,7 +18,7 @@ def feature_error(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         x: Images, with shape :math:`(B, C, H, W)`.
         y: Images of the same shape.
     """
-    error: Tensor = (network(x) - network(y)).square().flatten(1).mean(1)
+    error: Tensor = (full(network(x)) - full(network(y))).square().flatten(1).mean(1)
     return error
 
 
