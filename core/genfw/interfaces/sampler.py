@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -51,6 +51,9 @@ class Sampler(abc.ABC):
 
     #: Moves in one chain by default.
     steps: int
+    #: Whether a chain is the same list of operations each time, so that it can be recorded
+    #: (:mod:`genfw.models.recording`): nothing but :meth:`state_dict` may change from one chain to the next.
+    recordable: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> Any:

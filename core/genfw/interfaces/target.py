@@ -41,6 +41,18 @@ class Target(abc.ABC):
         """The networks the potential is made of."""
         return ()
 
+    def conditions(self) -> tuple[Tensor, ...] | None:
+        """Tensors that the potential reads beside positions and weights, such as the data of a posterior.
+
+        ``None``, the default, says nothing of them: chains on such a target are never recorded
+        (:mod:`genfw.models.recording`).
+        """
+        return None
+
+    def given(self, *conditions: Tensor) -> Target:
+        """The same target with other :meth:`conditions`, of the same shapes."""
+        return self
+
     def base(self, position: Tensor) -> Tensor:
         r""":math:`|\epsilon|^2 / 2`, with shape :math:`(B,)`; the normalising constant is left out."""
         return 0.5 * position.square().sum(1)

@@ -15,8 +15,9 @@ from genfw.interfaces.sampler import Rest, Sampler
 from genfw.interfaces.start import Start, StartRequest
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import StateTree
+from genfw.models import recording
 from genfw.models.arviz import to_arviz
-from genfw.models.freezing import frozen_for_chain
+from genfw.models.freezing import frozen_for_chain, is_frozen_for_chain
 from genfw.nn.batch_norm import single_process_statistics
 from genfw.plugins.component import Settings
 from genfw.plugins.signature import summarise
@@ -120,7 +121,19 @@ def run_chain(
     count = sampler.steps if steps is None else steps
     if position.ndim != 2 or position.shape[1] != target.layout.size:
         raise ContractError(f"chains need positions of shape (B, {target.layout.size}), got {tuple(position.shape)}")
-    start = position.detach()
+    recordings = None if is_frozen_for_chain() else recording.active()
+
+    def whole(target: Target, sampler: Sampler, position: Tensor, generator: torch.Generator) -> ChainResult:
+        return _run(target, sampler, position.detach(), generator, count, keep_every)
+
+    if recordings is None:
+        return whole(target, sampler, position, generator)
+    return recordings.run(whole, target, sampler, position, generator, count, keep_every)
+
+
+def _run(
+    target: Target, sampler: Sampler, start: Tensor, generator: torch.Generator, count: int, keep_every: int
+) -> ChainResult:
     trace: list[Tensor] = []
     potentials: list[Tensor] = []
     kept: list[int] = []

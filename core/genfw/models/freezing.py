@@ -34,13 +34,32 @@ def frozen(*modules: nn.Module | None) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
+#: How many blocks of :func:`frozen_for_chain` this process is in.
+_depth = 0
+
+
+@contextmanager
+def _counted() -> Iterator[None]:
+    global _depth
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+
+
+def is_frozen_for_chain() -> bool:
+    """Whether a block of :func:`frozen_for_chain` is open: what depends on weights is then computed already."""
+    return _depth > 0
+
+
 @contextmanager
 def frozen_for_chain(*modules: nn.Module | None) -> Iterator[None]:
     """:func:`frozen` for the length of a chain, where what depends only on weights is computed once.
 
     This covers parametrised weights (weight norm, spectral norm) and the ``for_chain`` of energies and decoders.
     """
-    with frozen(*modules), parametrize.cached(), ExitStack() as stack:
+    with frozen(*modules), parametrize.cached(), _counted(), ExitStack() as stack:
         for module in modules:
             for part in () if module is None else module.modules():
                 if isinstance(part, Energy | Decoder):

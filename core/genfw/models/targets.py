@@ -54,6 +54,9 @@ class NoiseTarget(Target):
         self.layout = model.noise_layout if model.data_energies else model.latent_layout
         self._latent_width = model.latent_layout.size
 
+    def conditions(self) -> tuple[Tensor, ...]:
+        return ()
+
     def tilt(self, position: Tensor) -> Tensor:
         if not self.model.energies:  # decoding for a zero tilt would cost as much as sampling
             return position.new_zeros(len(position))
@@ -138,6 +141,12 @@ class PosteriorTarget(NoiseTarget):
         self.layout = model.latent_layout
         self.x = x
 
+    def conditions(self) -> tuple[Tensor, ...]:
+        return (self.x,)
+
+    def given(self, *conditions: Tensor) -> PosteriorTarget:
+        return PosteriorTarget(self.model, *conditions)
+
     def tilt(self, position: Tensor) -> Tensor:
         if position.shape[0] % self.x.shape[0]:
             raise ContractError(
@@ -166,6 +175,9 @@ class DataTarget(Target):
             raise ContractError("space 'data' needs an energy on data")
         self.model = model
         self.layout = NoiseLayout.of(x=model.data_shape)
+
+    def conditions(self) -> tuple[Tensor, ...]:
+        return ()
 
     def tilt(self, position: Tensor) -> Tensor:
         return self.model.data_energy(position.unflatten(1, self.model.data_shape))
@@ -203,6 +215,9 @@ class JointTarget(Target):
     def _parts(self, position: Tensor) -> tuple[Latent, Tensor]:
         blocks = self.layout.split(position)
         return Latent(tuple(blocks[name] for name in self.layout.names[:-1])), blocks["x"]
+
+    def conditions(self) -> tuple[Tensor, ...]:
+        return ()
 
     def tilt(self, position: Tensor) -> Tensor:
         latent, x = self._parts(position)

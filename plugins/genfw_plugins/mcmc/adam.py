@@ -44,6 +44,7 @@ class AdamMode(Sampler):
         eps: :math:`\delta`.
     """
 
+    recordable: ClassVar[bool] = True
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
     lr: float = attrs.field(validator=positive)

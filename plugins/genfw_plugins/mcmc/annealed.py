@@ -61,6 +61,7 @@ class AnnealedLangevin(Sampler):
         gradients of the data distribution, 2019.
     """
 
+    recordable: ClassVar[bool] = True
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
     step_size: float = attrs.field(validator=positive)

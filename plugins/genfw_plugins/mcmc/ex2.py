@@ -71,6 +71,11 @@ class Ex2(Sampler):
     def __attrs_post_init__(self) -> None:
         self.move = GlobalMove(self.candidates, self.chunk)
 
+    @property
+    def recordable(self) -> bool:  # type: ignore[override]
+        """As the local kernel is."""
+        return self.local.recordable
+
     def init(self, target: Target, position: Tensor, generator: torch.Generator) -> Ex2State:
         """See :meth:`Sampler.init`.
 

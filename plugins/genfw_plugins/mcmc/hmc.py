@@ -73,6 +73,7 @@ class HMC(AdaptiveSampler):
         algorithm, 2013.
     """
 
+    recordable: ClassVar[bool] = True
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2, "leapfrog_steps": 2}
 
     step_size: float = 0.1

@@ -97,6 +97,7 @@ class ISIR(Sampler):
         particle Gibbs samplers, 2018; S. Samsonov et al., Local-Global MCMC kernels: the best of both worlds, 2022.
     """
 
+    recordable: ClassVar[bool] = True
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2, "candidates": 4}
 
     candidates: int = 8

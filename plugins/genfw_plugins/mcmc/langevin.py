@@ -54,6 +54,7 @@ class Langevin(Sampler):
         2019, for ``clip`` and ``bounds``.
     """
 
+    recordable: ClassVar[bool] = True
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
     step_size: float = attrs.field(validator=positive)

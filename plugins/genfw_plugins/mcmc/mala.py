@@ -74,6 +74,7 @@ class MALA(AdaptiveSampler):
         G. O. Roberts and J. S. Rosenthal, Optimal scaling of discrete approximations to Langevin diffusions, 1998.
     """
 
+    recordable: ClassVar[bool] = True
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
     step_size: float = 0.1
