@@ -16,6 +16,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 
 from genfw import randomness
 from genfw.errors import RunError
+from genfw.models.recording import Recordings, recorded
 from genfw.training.settings import EngineSettings
 
 
@@ -71,6 +72,8 @@ def first_device(accelerator: str, rank: int = 0) -> torch.device:
         RunError: This machine has no such accelerator.
     """
     if accelerator in ("auto", "cuda") and torch.cuda.is_available():
+        # Deterministic kernels need it, and cuBLAS reads it at a process's first product, which composing may take.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         return torch.device("cuda", rank)
     if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
         return torch.device("mps")
@@ -149,21 +152,30 @@ def release() -> None:
 
 
 @contextlib.contextmanager
-def tuned(settings: EngineSettings) -> Iterator[None]:
-    """Inside the block this process has the recipe's threads, determinism and default type; afterwards all of these and
-    the random states are restored.
+def tuned(settings: EngineSettings, device: torch.device | None = None) -> Iterator[None]:
+    """Inside the block this process has the recipe's threads, determinism, TF32, default type and recordings of chains;
+    afterwards all of these and the random states are restored.
+
+    Arguments:
+        settings: The recipe's ``engine:`` section.
+        device: The device of this process; by default :func:`own_device`.
     """
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     deterministic, warns = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    with randomness.isolated_rng(first_device(settings.accelerator)):
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    fast = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    recordings = Recordings() if settings.capture == "auto" else None
+    own = own_device(settings.accelerator) if device is None else device
+    with randomness.isolated_rng(own), recorded(recordings):
         try:
             if settings.threads:
                 torch.set_num_threads(settings.threads)
+            matmul.allow_tf32 = cudnn.allow_tf32 = settings.tf32
+            cudnn.benchmark = settings.cudnn_benchmark
             if settings.deterministic:
-                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 torch.use_deterministic_algorithms(True, warn_only=True)
             if settings.precision == "64-true":
                 torch.set_default_dtype(torch.float64)
@@ -172,3 +184,4 @@ def tuned(settings: EngineSettings) -> Iterator[None]:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic, warn_only=warns)
             torch.set_default_dtype(dtype)
+            matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = fast

@@ -6,6 +6,7 @@ import contextlib
 import time
 from contextlib import AbstractContextManager
 
+import attrs
 import torch
 from lightning_fabric import Fabric
 
@@ -90,7 +91,9 @@ class Training:
             rank=fabric.global_rank,
             world=fabric.world_size,
             # For rows in memory a thread is slower than reading them, unless a device computes meanwhile.
-            prefetch=0 if split.in_memory and fabric.device.type == "cpu" else 2,
+            prefetch=0 if split.in_memory and fabric.device.type == "cpu" else 1 + self.settings.readers,
+            readers=self.settings.readers,
+            pinned=fabric.device.type == "cuda",
         )
         if start is None:
             progress.began = self.clock.seconds()
@@ -146,12 +149,8 @@ class Training:
         return synchronised(self.model) if self.settings.sync_batch_norm else contextlib.nullcontext()
 
     def _on_device(self, batch: Batch) -> Batch:
-        device = self.fabric.device
-        x = batch.x.double() if self.settings.precision == "64-true" else batch.x
-        if device.type == "cuda":  # copies from pinned memory overlap with the computation
-            label = None if batch.label is None else batch.label.pin_memory().to(device, non_blocking=True)
-            return Batch(x.pin_memory().to(device, non_blocking=True), batch.index.to(device), label)
-        return Batch(x, batch.index, batch.label).to(device)
+        moved = batch.to(self.fabric.device)
+        return attrs.evolve(moved, x=moved.x.double()) if self.settings.precision == "64-true" else moved
 
     # -- rows and health ----------------------------------------------------------------------------------------------
 

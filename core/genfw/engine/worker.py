@@ -43,7 +43,7 @@ def main(order: str) -> None:
         composition = compose(recipe, registry, device=device)
     composition.engine.accelerator = given["accelerator"]
     start = None if given["checkpoint"] is None else run_dir.checkpoints.find(given["checkpoint"])
-    with tuned(composition.engine):
+    with tuned(composition.engine, device):
         socket.create_connection(("127.0.0.1", given["ready_port"])).close()  # see WorkerProcesses.wait_until_ready
         fabric = make_fabric(composition.engine, rank=rank, world=world, port=given["port"])
         try:

@@ -165,9 +165,17 @@ class Batch:
         return self.x.shape[0]
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch on another device."""
-        label = None if self.label is None else self.label.to(device)
-        return Batch(self.x.to(device), self.index.to(device), label)
+        """The same batch on another device; the host does not wait for the copy of a batch in pinned memory."""
+
+        def moved(part: Tensor) -> Tensor:
+            return part.to(device, non_blocking=part.is_pinned())
+
+        return Batch(moved(self.x), moved(self.index), None if self.label is None else moved(self.label))
+
+    def pinned(self) -> Batch:
+        """The same batch in pinned memory."""
+        label = None if self.label is None else self.label.pin_memory()
+        return Batch(self.x.pin_memory(), self.index.pin_memory(), label)
 
 
 class Stateful(Protocol):

@@ -26,11 +26,22 @@ class Loader:
         seed: Source of the order and of augmentation.
         rank: Rank of this process.
         world: Count of processes; must divide ``batch``.
-        prefetch: Batches to read ahead in a background thread; 0 reads on demand.
+        prefetch: Batches to read ahead in background threads; 0 reads on demand.
+        readers: Background threads, which read a batch each.
+        pinned: Pin the batches' memory, so that copies to a CUDA device need not be waited for.
     """
 
     def __init__(
-        self, split: Split, batch: int, seed: int, *, rank: int = 0, world: int = 1, prefetch: int = 0
+        self,
+        split: Split,
+        batch: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        prefetch: int = 0,
+        readers: int = 1,
+        pinned: bool = False,
     ) -> None:
         if batch < 1 or batch % world:
             raise ContractError(f"a batch of {batch} rows can't be shared by {world} processes")
@@ -38,6 +49,7 @@ class Loader:
             raise DataError("the data set's split is empty")
         self.split, self.batch, self.seed = split, batch, seed
         self.rank, self.world, self.prefetch = rank, world, prefetch
+        self.readers, self.pinned = readers, pinned
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.long))
 
     def rows(self, step: int) -> Tensor:
@@ -66,7 +78,8 @@ class Loader:
     def _read(self, step: int, rows: Tensor) -> Batch:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "augment", step, self.rank))
         x, label = self.split.get(rows, generator=generator)
-        return Batch(x, rows, label)
+        batch = Batch(x, rows, label)
+        return batch.pinned() if self.pinned else batch
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         """``(step, batch)`` for the steps from ``start`` to ``stop - 1``; reads ahead where ``prefetch`` says so."""
@@ -74,7 +87,7 @@ class Loader:
             for step in range(start, stop):
                 yield step, self.batch_at(step)
             return
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(self.readers) as pool:
             waiting: list[tuple[int, Future[Batch]]] = []
             try:
                 for step in range(start, stop):

@@ -56,8 +56,8 @@ class RunningMeans:
         Returns:
             The means, in order of the scalars' first appearance, and whether any process set its flag.
         """
-        parts = [torch.cat([total, total.new_tensor([float(count)])]) for total, count in self._sums.values()]
-        flat = torch.cat([*parts, torch.tensor([float(flag)], device=self.device, dtype=torch.get_default_dtype())])
+        parts = [torch.cat([total, total.new_full((1,), float(count))]) for total, count in self._sums.values()]
+        flat = torch.cat([*parts, torch.full((1,), float(flag), device=self.device, dtype=torch.get_default_dtype())])
         if fabric.world_size > 1:
             flat = torch.as_tensor(fabric.all_reduce(flat, reduce_op="mean"))
         numbers: list[float] = flat.tolist()

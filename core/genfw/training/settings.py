@@ -31,8 +31,16 @@ class EngineSettings(Settings):
         checkpoint_every: Steps between checkpoints; the last step of a stage always has one.
         keep: Newest healthy checkpoints to keep, at least 2 (one to resume from, one to roll back to).
         threads: Threads per process for torch on the CPU; 0 leaves the choice to torch.
+        readers: Threads of each process that read and decode batches ahead; rows in memory of a run on the CPU are read
+            without any.
         snapshot_every: Steps between sample grids drawn during training; 0 draws none.
         deterministic: Whether torch uses deterministic kernels.
+        capture: Whether chains on CUDA are recorded at their second run as one CUDA graph and replayed from then on
+            (``auto``), or run step by step (``off``). Elsewhere they always run step by step.
+        tf32: Whether products and convolutions of float32 on CUDA round their factors to TF32's 10 digits, which is
+            several times faster. torch alone would do so in convolutions.
+        cudnn_benchmark: Whether cuDNN times its algorithms for every new shape and takes the fastest; two runs may then
+            differ in the last bits.
         sync_batch_norm: With several processes, batch norms take their statistics over the rows of all of them, as one
             process with the whole batch does. With ``false`` each process uses its own rows, as in some published
             training; a plugin's stage that calls its networks in another order in each process needs it.
@@ -47,6 +55,10 @@ class EngineSettings(Settings):
     checkpoint_every: int = attrs.field(default=500, validator=at_least(1))
     keep: int = attrs.field(default=3, validator=at_least(2))
     threads: int = attrs.field(default=0, validator=within(0, _MOST))
+    readers: int = attrs.field(default=1, validator=within(1, 64))
     snapshot_every: int = attrs.field(default=0, validator=at_least(0))
     deterministic: bool = False
+    capture: Literal["auto", "off"] = "auto"
+    tf32: bool = False
+    cudnn_benchmark: bool = False
     sync_batch_norm: bool = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 import torch
@@ -90,12 +90,14 @@ class Updater:
         # Gradients only for these parameters, whatever else the loss depends on.
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+            parameter.grad = torch.zeros_like(parameter) if gradient is None else _laid_out(gradient, parameter)
         self._average_over_processes()
         with torch.no_grad():
-            norm: Tensor = torch.linalg.vector_norm(torch.stack([_grad(p).norm() for p in self.parameters]))
+            # Lists of tensors, not loops over them: a few kernels for all parameters.
+            laid_out = [_grad(parameter) for parameter in self.parameters]
+            norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(laid_out)))
             if self.clip is not None:
-                self._clip(self.clip, norm)
+                self._clip(self.clip, laid_out, norm)
         reached = max(step, int(self.run.spent * self.steps))
         rate = self.factory.lr * self.factory.factor(reached, self.steps) * self.run.lr_scale
         for group in self.optimizer.param_groups:
@@ -105,21 +107,25 @@ class Updater:
             self.average.update()
         return norm
 
-    def _clip(self, clip: Clip, norm: Tensor) -> None:
+    def _clip(self, clip: Clip, gradients: list[Tensor], norm: Tensor) -> None:
         if clip.norm is not None:
-            factor = (clip.norm / (norm + 1e-6)).clamp(max=1.0)
-            for parameter in self.parameters:
-                _grad(parameter).mul_(factor)
-        if clip.sigmas is not None:
-            for parameter in self.parameters:
-                state = self.optimizer.state.get(parameter)
-                if not state or "exp_avg_sq" not in state:
-                    continue
-                beta2 = self.optimizer.param_groups[0]["betas"][1]
-                correction = 1.0 - beta2 ** torch.as_tensor(state["step"], device=parameter.device)
-                limit = clip.sigmas * (state["exp_avg_sq"] / correction).sqrt() + clip.offset
-                gradient = _grad(parameter)
-                gradient.copy_(torch.minimum(torch.maximum(gradient, -limit), limit))
+            torch._foreach_mul_(gradients, (clip.norm / (norm + 1e-6)).clamp(max=1.0))
+        states = [self.optimizer.state.get(parameter) or {} for parameter in self.parameters]
+        if clip.sigmas is None or "exp_avg_sq" not in states[0]:
+            return
+        # Every update moves all parameters, so that all have taken the same number of steps.
+        correction = 1.0 - self.optimizer.param_groups[0]["betas"][1] ** torch.as_tensor(states[0]["step"])
+        limits = torch._foreach_div(
+            [state["exp_avg_sq"] for state in states],
+            # A count that the optimiser keeps on the host is a number; one on the device stays there.
+            correction if correction.device.type != "cpu" else correction.item(),
+        )
+        torch._foreach_sqrt_(limits)
+        torch._foreach_mul_(limits, clip.sigmas)
+        torch._foreach_add_(limits, clip.offset)
+        torch._foreach_minimum_(gradients, limits)
+        torch._foreach_neg_(limits)
+        torch._foreach_maximum_(gradients, limits)
 
     def _average_over_processes(self) -> None:
         fabric = self.run.fabric
@@ -162,9 +168,40 @@ def _grad(parameter: nn.Parameter) -> Tensor:
     return parameter.grad
 
 
+def _laid_out(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
+    """The gradient in the memory layout of its parameter, which fused kernels take for granted on the CPU."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
+
+
 def _check_decay(decay: float) -> None:
     if not 0.0 <= decay < 1.0:
         raise ContractError(f"the decay of a weight average lies in [0, 1), got {decay}")
+
+
+@torch.no_grad()
+def move_average(
+    average: Mapping[str, Tensor], weights: Mapping[str, Tensor], share: float, moved: Iterable[str]
+) -> None:
+    r"""Move an average by a share of the way to a network's weights, with a few kernels for all of them.
+
+    .. math:: \bar\theta \leftarrow (1 - s)\, \bar\theta + s\,\theta
+
+    Arguments:
+        average: Tensors by name.
+        weights: The network's ``state_dict``, with the same names.
+        share: :math:`s`.
+        moved: Names of the tensors that are averaged; the others are copied.
+    """
+    names = set(moved)
+    for lerped in (True, False):
+        chosen = [name for name in weights if (name in names) == lerped]
+        own, new = [average[name] for name in chosen], [weights[name] for name in chosen]
+        if lerped and chosen:
+            torch._foreach_lerp_(own, new, share)
+        elif chosen:
+            torch._foreach_copy_(own, new)
 
 
 class WeightAverage:
@@ -187,12 +224,8 @@ class WeightAverage:
     def update(self) -> None:
         """Move the average towards the network's weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        parameters = dict(self.network.named_parameters())
-        for name, value in self.network.state_dict().items():
-            if name in parameters:
-                self.average[name].lerp_(value, 1.0 - decay)
-            else:
-                self.average[name].copy_(value)
+        parameters = [name for name, _ in self.network.named_parameters(remove_duplicate=False)]
+        move_average(self.average, self.network.state_dict(), 1.0 - decay, parameters)
         self.updates += 1
 
     def apply(self) -> None:

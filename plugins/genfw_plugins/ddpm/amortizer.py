@@ -73,6 +73,9 @@ class DDPM(Amortizer):
         self.size, self.steps, self.solver = latent_layout.size, steps, solver
         self.variance, self.guidance, self.precision = variance, guidance, draw_precision
         self.schedule = CosineSchedule(*log_snr)
+        self._log_snr = self.schedule.grid(steps, even=solver != "ancestral")
+        #: The same on the device and in the precision of the last draw.
+        self._ratios = self._log_snr
         self.encoder = encoder
         with frozen(encoder), torch.no_grad():
             context = encoder.embed(torch.zeros(1, *data_shape)).shape[1]
@@ -125,9 +128,11 @@ class DDPM(Amortizer):
         return torch.randn(count, self.size, generator=generator, device=like.device, dtype=like.dtype)
 
     def _walk(self, count: int, context: Tensor, hidden: Tensor | None, generator: torch.Generator) -> Tensor:
-        log_snr = self.schedule.grid(self.steps, even=self.solver != "ancestral")
         dtype = torch.bfloat16 if self.precision == "bf16" else None
-        time = self.network.of_time(log_snr.to(self.network.frequencies))
+        like, log_snr = self.network.frequencies, self._log_snr
+        if self._ratios.device != like.device or self._ratios.dtype != like.dtype:
+            self._ratios = log_snr.to(like)
+        time = self.network.of_time(self._ratios)
         given = Walk(self.network, time, context, dtype)
         null = None if hidden is None else Walk(self.network, time, hidden, dtype)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from genfw import ContractError, Info, Target
+from genfw.nn.precision import constants
 from genfw.plugins.validators import positive
 from genfw_plugins.mcmc.adaptation import AdaptiveSampler, StepSize, StepState
 from genfw_plugins.mcmc.mala import log_ratio, propose
@@ -99,6 +100,7 @@ class TemperedLangevin(AdaptiveSampler):
         tempering, 2022.
     """
 
+    recordable: ClassVar[bool] = True
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 2}
 
     step_size: float = 0.1
@@ -128,7 +130,7 @@ class TemperedLangevin(AdaptiveSampler):
         levels = len(self.betas)
         once = Replicas.at(target, position)
         replicas = Replicas(*(part.repeat(levels, *(1 for _ in part.shape[1:])) for part in once))
-        beta = torch.tensor(self.betas, dtype=position.dtype, device=position.device)
+        beta = constants(self.betas, position)
         return TemperedState(replicas, beta, self._step_size.begin(position), 0)
 
     def step(self, target: Target, state: TemperedState, generator: torch.Generator) -> tuple[TemperedState, Info]:

@@ -28,13 +28,14 @@ def forget_folded(model: Model) -> None:
 
 
 @contextmanager
-def _measuring(model: Model) -> Iterator[None]:
-    """Have every batch that goes through count once in the statistics, and put modes back afterwards."""
+def _measuring(model: Model, number: int) -> Iterator[None]:
+    """Have the batch of that number, from 0, count as much as each before it, and put modes back afterwards."""
     norms = batch_norms(model)
     before = [(layer.training, layer.momentum) for layer in norms]
     try:
         for layer in norms:
-            layer.momentum = None  # the plain mean over batches
+            # The plain mean over batches. ``momentum = None`` would have the host wait for a count on the device.
+            layer.momentum = 1.0 / (number + 1)
             layer.train()
         yield
     finally:
@@ -68,8 +69,8 @@ def readjust_batch_norm(
     """
     for layer in batch_norms(model):
         layer.reset_running_stats()
-    with _measuring(model):
-        for _ in range(draws):
+    for number in range(draws):
+        with _measuring(model, number):
             _draw(model, temperature, batch, generator)
 
 
@@ -102,6 +103,6 @@ class ReadjustBatchNorm(Stage):
         if step == 0:
             for layer in batch_norms(self.model):
                 layer.reset_running_stats()
-        with _measuring(self.model):
+        with _measuring(self.model, step):
             x = _draw(self.model, self.temperature, len(batch), self.run.generator)
         return {"pixel/mean": x.mean(), "pixel/scale": x.std()}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genfw import Batch, Chain, ContractError, Latent, OptimizerFactory, PriorTarget, Stage, Updater
+from genfw.nn.precision import constants
 from genfw.plugins.validators import at_least, positive, within
 from genfw.training.updater import Clip
 from genfw_plugins.training._common import chain_health, energy_health, need, noisy, penalised, run_chain
@@ -33,7 +34,7 @@ def balance_weights(sizes: Tensor, latent: Latent) -> Tensor:
     """
     shapes = [tuple(group.shape[1:]) for group in latent.groups]
     counts = Counter(shapes)
-    alpha = sizes.new_tensor([math.prod(shape) / counts[shape] for shape in shapes])
+    alpha = constants([math.prod(shape) / counts[shape] for shape in shapes], sizes)
     gamma = (sizes + 0.01) / alpha
     return gamma / gamma.mean()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 import torch
@@ -12,6 +12,9 @@ from torch import nn
 from genfw.errors import ContractError
 from genfw.plugins.validators import at_least, positive, within
 from genfw.training.optimizer import Decay, OptimizerFactory
+
+#: Devices on which torch's fused kernels are taken.
+_FUSED = ("cpu", "cuda")
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -40,8 +43,20 @@ class Adam(OptimizerFactory):
     stairs: int = 1
     least: float = 0.0
 
+    #: Whether torch has the rule as one kernel for all parameters.
+    fused: ClassVar[bool] = True
+
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return type(self).rule(parameters, lr=self.lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+        parameters = list(parameters)
+        settings: dict[str, Any] = {
+            "lr": self.lr,
+            "betas": self.betas,
+            "eps": self.eps,
+            "weight_decay": self.weight_decay,
+        }
+        if self.fused and all(parameter.device.type in _FUSED for parameter in parameters):
+            settings["fused"] = True
+        return type(self).rule(parameters, **settings)
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -77,6 +92,7 @@ class Adamax(Adam):
     """
 
     rule = torch.optim.Adamax
+    fused = False
 
     lr: float = attrs.field(default=2e-3, validator=positive)
 

@@ -176,6 +176,32 @@ def test_precision(precision, dtype, capfd):
     assert capfd.readouterr() == ("", "")  # Fabric keeps quiet
 
 
+def test_tuning_touches_the_process_own_device_alone(monkeypatch):
+    """Saving the random state of cuda:0 would open a context there in every process."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: asked.append(device) or torch.zeros(16))
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: asked.append(device))
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    settings = EngineSettings(accelerator="cuda", tf32=True, cudnn_benchmark=True)
+    with tuned(settings, first_device("cuda", 3)):
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"  # before anything computes
+        assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (True, True, True)
+        with tuned(EngineSettings(accelerator="cuda"), first_device("cuda", 3)):
+            assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == (False, False, False)
+    assert (matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark) == before
+    assert set(asked) == {torch.device("cuda", 3)}
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    asked.clear()
+    with tuned(settings):
+        pass
+    assert set(asked) == {torch.device("cuda", 2)}
+
+
 def test_workers_are_not_left_behind(tmp_path):
     with pytest.raises(ZeroDivisionError), WorkerProcesses(tmp_path, 2) as workers:
         raise ZeroDivisionError

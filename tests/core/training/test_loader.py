@@ -46,8 +46,9 @@ def test_processes_share_a_batch_without_overlap():
         assert torch.equal(torch.cat([part.rows(step) for part in parts]), whole.rows(step))
 
 
-def test_reading_ahead_changes_nothing_and_can_be_left_early():
-    plain, ahead = Loader(Rows(10), 4, seed=1), Loader(Rows(10), 4, seed=1, prefetch=3)
+@pytest.mark.parametrize("readers", [1, 3])
+def test_reading_ahead_changes_nothing_and_can_be_left_early(readers):
+    plain, ahead = Loader(Rows(10), 4, seed=1), Loader(Rows(10), 4, seed=1, prefetch=3, readers=readers)
     for (i, a), (j, b) in zip(plain.batches(2, 9), ahead.batches(2, 9), strict=True):
         assert i == j
         assert torch.equal(a.x, b.x)

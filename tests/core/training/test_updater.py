@@ -76,6 +76,36 @@ def test_clip_by_sigmas_clamps_each_element_by_the_second_moment():
     torch.testing.assert_close(layer.weight.grad, torch.tensor([[3.1, -0.4]]))
 
 
+def test_a_gradient_is_laid_out_as_its_parameter():
+    """Fused kernels read both in the order of memory."""
+    steps = []
+    for fused in (False, True):
+        layer = nn.Linear(3, 2, bias=False)
+        with torch.no_grad():
+            layer.weight.copy_(torch.arange(6.0).view(2, 3))
+        factory = Adam(lr=0.1)
+        factory.build = lambda parameters, fused=fused: torch.optim.Adam(parameters, lr=0.1, fused=fused)
+        updater = Updater([layer], factory, stage_run(), 10, Clip(sigmas=3.0, norm=1.0))
+        for step in range(3):
+            # The gradient of a transposed weight is a transposed view.
+            updater.update((layer.weight.t().contiguous() * torch.arange(6.0).view(3, 2).sin()).sum(), step)
+        assert layer.weight.grad.stride() == layer.weight.stride()
+        steps.append(layer.weight.detach())
+    torch.testing.assert_close(*steps)
+
+
+def test_tied_weights_are_averaged_under_both_names():
+    network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    network[1].weight = network[0].weight
+    average = WeightAverage(network, 0.5)
+    first = network[0].weight.detach().clone()
+    with torch.no_grad():
+        network[0].weight.add_(1.0)
+    average.update()
+    for name in ("0.weight", "1.weight"):
+        torch.testing.assert_close(average.average[name], first + 0.9)
+
+
 def test_nothing_to_train_is_said():
     with pytest.raises(ContractError, match="nothing to train"):
         Updater([nn.ReLU()], SGD(lr=0.1), stage_run(), 1)

@@ -22,7 +22,7 @@ from genfw_plugins.nvae.laws import PairedFlow
 from genfw_plugins.nvae.network import Conv
 from genfw_plugins.nvae.prior import NVAEPrior, spread_groups
 from genfw_plugins.nvae.published import arguments, convert
-from genfw_plugins.nvae.statistics import ReadjustBatchNorm, readjust_batch_norm
+from genfw_plugins.nvae.statistics import ReadjustBatchNorm, batch_norms, readjust_batch_norm
 from genfw_plugins.training.elbo import ELBO, balance_weights
 from genfw_plugins.training.optimizers import Adamax
 from nvae_parts import DTYPE, small_model, small_prior
@@ -393,3 +393,23 @@ def test_foreign_weights_are_refused():
     with pytest.raises(DataError, match=r"the first is 'decoder\.conv\.weight'"):
         convert({"decoder.conv.weight": torch.zeros(1), "stem.bias": torch.zeros(1)})
     assert convert({"stem.weight_normalized": torch.zeros(1)}) == {}
+
+
+def test_statistics_for_a_temperature_are_the_plain_mean_over_batches():
+    model = small_model()
+    norms = batch_norms(model)
+    readjust_batch_norm(model, 0.7, generator=torch.Generator().manual_seed(0), draws=3, batch=4)
+    found = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in norms]
+    generator = torch.Generator().manual_seed(0)
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None  # what torch takes for the plain mean, at the price of a wait for the device
+        layer.train()
+    with torch.no_grad():
+        for _ in range(3):
+            noise = model.latent_layout.draw(4, generator=generator, dtype=torch.float64)
+            model.likelihood(model.latent(noise, 0.7))
+    for layer, (mean, variance) in zip(norms, found, strict=True):
+        assert torch.equal(layer.running_mean, mean)
+        assert torch.equal(layer.running_var, variance)
+        assert int(layer.num_batches_tracked) == 3

@@ -34,6 +34,36 @@ def test_factory_builds_fresh_optimizers(kind):
     assert not second.state
 
 
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_a_fused_optimizer_goes_on_bit_for_bit_and_an_older_state_unfused(kind):
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 40), nn.Tanh(), nn.Linear(40, 1))
+
+    def step(net, optimizer, number):
+        optimizer.zero_grad()
+        net(torch.randn(7, 3, generator=torch.Generator().manual_seed(number))).square().mean().backward()
+        optimizer.step()
+
+    straight, broken, older = (network() for _ in range(3))
+    first, second = (kind(lr=0.01).build(net.parameters()) for net in (straight, broken))
+    assert first.param_groups[0]["fused"]
+    for number in range(3):
+        step(straight, first, number)
+        step(broken, second, number)
+    resumed = kind(lr=0.01).build(broken.parameters())
+    resumed.load_state_dict(second.state_dict())
+    for number in range(3, 6):
+        step(straight, first, number)
+        step(broken, resumed, number)
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), broken.parameters(), strict=True))
+    # A checkpoint that was written before there were fused optimisers goes on as it was begun.
+    before = kind.rule(older.parameters(), lr=0.01, weight_decay=kind().weight_decay)
+    step(older, before, 0)
+    resumed.load_state_dict(before.state_dict())
+    assert not resumed.param_groups[0]["fused"]
+
+
 @pytest.mark.parametrize("kind", ALL)
 def test_warmup_is_linear_and_reaches_the_peak(kind):
     factory = kind(warmup=4)

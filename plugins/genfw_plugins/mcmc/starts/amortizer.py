@@ -12,6 +12,7 @@ from genfw import Amortizer, ContractError, DataTarget, JointTarget, PosteriorTa
 from genfw.interfaces.values import StateTree
 from genfw.models.freezing import frozen
 from genfw.plugins.validators import positive, within
+from genfw.training.updater import move_average
 from genfw_plugins.mcmc.starts._fill import with_fresh_x
 
 
@@ -67,12 +68,9 @@ class AmortizerStart(Start):
         """See :meth:`Start.after_update`: the copy follows."""
         if self.ema is None or (step + 1) % self.every:
             return
-        own = self._network().state_dict()
-        for name, value in self.amortizer.state_dict().items():
-            if value.is_floating_point():
-                own[name].lerp_(value, self.ema)
-            else:
-                own[name].copy_(value)
+        weights = self.amortizer.state_dict()
+        moved = [name for name, value in weights.items() if value.is_floating_point()]
+        move_average(self._network().state_dict(), weights, self.ema, moved)
 
     def state_dict(self) -> StateTree:
         """The copy's weights."""

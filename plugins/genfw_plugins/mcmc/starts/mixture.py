@@ -8,6 +8,7 @@ from torch import Tensor
 
 from genfw import ContractError, Start, StartRequest
 from genfw.interfaces.values import StateTree
+from genfw.nn.precision import constants
 from genfw.plugins.validators import at_least
 
 
@@ -40,7 +41,8 @@ class MixtureStart(Start):
     def draw(self, request: StartRequest) -> Tensor:
         """See :meth:`Start.draw`; waits for the device once, for the choices."""
         device = request.generator.device
-        weights = torch.tensor(self.weights, device=device)
+        assert self.weights is not None  # even ones are filled in
+        weights = constants(self.weights, torch.empty(0, device=device))
         choice = torch.multinomial(weights, request.count, replacement=True, generator=request.generator)
         self._routes = []
         parts: list[Tensor] = []
