@@ -44,7 +44,7 @@ class Recorder(Protocol):
         """Do what was recorded again, with the values that its inputs have now."""
 
 
-class CudaGraph:
+class CudaGraph(Recorder):
     """A :class:`Recorder` of kernels on a CUDA device.
 
     Arguments:
