@@ -15,7 +15,7 @@ from genfw.randomness import derive_seed
 
 _log = logging.getLogger("genfw")
 
-_SPLITS = ("train", "test", "validation", "held-out")
+_SPLITS = ("train", "test", "validation", "held-out", "all")
 
 
 class Synthetic(Dataset):
@@ -42,7 +42,7 @@ class Synthetic(Dataset):
         return self._shape
 
     def split(self, name: str) -> Split:
-        """Open ``train``, ``test``, ``validation``, or ``held-out`` for classes that a data set may hold out."""
+        """Open ``train``, ``test``, ``validation``, ``all``, or ``held-out`` for classes that a data set may hold out."""
         if name not in _SPLITS:
             raise DataError(f"synthetic data has no split '{name}'; there are {', '.join(_SPLITS)}")
         return _Split(self, name, self.rows if name == "train" else self.rows // 4)
