@@ -42,7 +42,7 @@ class Synthetic(Dataset):
         return self._shape
 
     def split(self, name: str) -> Split:
-        """Open ``train``, ``test``, ``validation``, ``all``, or ``held-out`` for classes that a data set may hold out."""
+        """Open ``train``, ``test``, ``validation``, ``all``, or ``held-out``, which has classes that are held out."""
         if name not in _SPLITS:
             raise DataError(f"synthetic data has no split '{name}'; there are {', '.join(_SPLITS)}")
         return _Split(self, name, self.rows if name == "train" else self.rows // 4)
