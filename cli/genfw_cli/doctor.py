@@ -34,6 +34,7 @@ _PACKAGES = (
     "matplotlib",
     "jinja2",
     "torch-fidelity",
+    "pylatexenc",
 )
 _OPTIONAL = {"tensorboard": "pip install 'genfw[tensorboard]'", "datasets": "pip install 'genfw[huggingface]'"}
 #: Below this, checkpoints of any run may fill the disk.
