@@ -57,15 +57,25 @@ def registry_of_run(ctx: typer.Context, directory: Path) -> Registry:
     return open_recipe(ctx, RunDirectory.open(directory).resolved)[1]
 
 
+def find_directory(ctx: typer.Context, name: str, root: Path) -> Path:
+    """The directory of a run, or the folder of a saved model; for a run no plugin is loaded."""
+    from genfw.errors import RunError
+    from genfw.runs.cards import find_trained
+    from genfw.runs.directory import find_run
+
+    try:
+        return find_run(name, root)
+    except RunError:
+        return find_trained(name, root, registry_of(ctx).model_dirs())
+
+
 def find_trained(ctx: typer.Context, name: str, root: Path) -> tuple[Path, Registry]:
     """The directory of a run or the folder of a saved model, and the registry for it."""
-    from genfw.runs import cards
     from genfw.runs.directory import RunDirectory
 
-    registry = registry_of(ctx)
-    directory = cards.find_trained(name, root, registry.model_dirs())
+    directory = find_directory(ctx, name, root)
     if RunDirectory(directory).weights.is_file():  # of a saved model no Python file is loaded
-        return directory, registry
+        return directory, registry_of(ctx)
     return directory, registry_of_run(ctx, directory)
 
 

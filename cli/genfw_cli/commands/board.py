@@ -10,7 +10,7 @@ import typer
 
 from genfw_cli.arguments import Root, TrainedName
 from genfw_cli.output import note
-from genfw_cli.session import find_trained
+from genfw_cli.session import find_directory
 
 
 def command(
@@ -28,7 +28,7 @@ def command(
     """
     from genfw.runs.pages.board import Board
 
-    board = Board(find_trained(ctx, run, root)[0], port)
+    board = Board(find_directory(ctx, run, root), port)
     print(board.url, flush=True)
     note("Ctrl-C ends it")
     if browser:

@@ -11,6 +11,7 @@ import typer
 from genfw_cli import complete
 from genfw_cli.arguments import Json, Root
 from genfw_cli.output import heading, note, number, show_json, table
+from genfw_cli.session import find_directory
 
 if TYPE_CHECKING:
     from genfw.runs.pages.compare import Comparison, Row
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 
 
 def command(
+    ctx: typer.Context,
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...",
-            help="Run directories, their names, 'latest', or recipes' names for their latest runs; or folders of "
-            "sweeps, whose runs are taken together over their seeds.",
-            autocompletion=complete.runs,
+            metavar="RUN|MODEL...",
+            help="Run directories, their names, 'latest', or recipes' names for their latest runs; saved models; or "
+            "folders of sweeps, whose runs are taken together over their seeds.",
+            autocompletion=complete.trained,
         ),
     ],
     across: Annotated[
@@ -42,7 +44,6 @@ def command(
     sweep you see mean, standard deviation and count over its seeds; a rank with = is shared, the difference being
     within the noise.
     """
-    from genfw.runs.directory import find_run
     from genfw.runs.pages.compare import compare_runs
     from genfw.runs.sweep import find_sweep
 
@@ -51,14 +52,14 @@ def command(
     if sweeps:
         from genfw.runs.pages.seeds import compare_sweeps
 
-        alone = [find_run(name, root) for name, path in found.items() if path is None]
+        alone = [find_directory(ctx, name, root) for name, path in found.items() if path is None]
         seeds = compare_sweeps(sweeps, alone, across=across or ())
         if as_json:
             show_json(seeds)
         else:
             _print_seeds(seeds)
         return
-    comparison = compare_runs([find_run(run, root) for run in runs], across=across or ())
+    comparison = compare_runs([find_directory(ctx, run, root) for run in runs], across=across or ())
     if as_json:
         show_json(comparison)
     else:

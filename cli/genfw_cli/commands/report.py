@@ -10,7 +10,7 @@ import typer
 from genfw_cli import complete
 from genfw_cli.arguments import Out, Root
 from genfw_cli.output import wrote
-from genfw_cli.session import find_trained
+from genfw_cli.session import find_directory
 
 
 def command(
@@ -39,7 +39,7 @@ def command(
 
         wrote(write_sweep_report(sweep, out))
         return
-    found = [find_trained(ctx, run, root)[0] for run in runs]
+    found = [find_directory(ctx, run, root) for run in runs]
     if len(found) == 1:
         from genfw.runs.directory import RunDirectory
         from genfw.runs.pages.report import write_report

@@ -14,6 +14,7 @@ from genfw.plugins import load_plugins
 from genfw.runs.cards import read_card, shipped_models
 from genfw.runs.directory import RunDirectory
 from genfw.weights.saved import export_run
+from genfw_cli.main import main
 from genfw_plugins.basics.decoder import MLPDecoder
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
@@ -166,6 +167,12 @@ def test_damaged_weights_are_refused(tmp_path):
 def test_a_wrong_name_is_told_what_there_is(tmp_path):
     with pytest.raises(RunError, match="Nor is there a shipped model of that name"):
         genfw.load("damc-fashon", root=tmp_path)
+
+
+def test_a_run_is_compared_with_a_shipped_model(trained, capsys):
+    assert main(["compare", str(trained), "damc-fashion"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert {cell for line in lines for cell in line} >= {"tiny", "damc-fashion", "mse", "fid"}
 
 
 # -- what is shipped --------------------------------------------------------------------------------------------------
