@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from genfw_cli.arguments import Out
+from genfw_cli.output import wrote
 
 
 def command(
@@ -25,4 +26,4 @@ def command(
     from genfw.weights.hub import LOCAL, pull
 
     usual = Path(place.removeprefix(LOCAL).rstrip("/").rpartition("/")[2])
-    print(pull(place, out or usual, revision=revision))
+    wrote(pull(place, out or usual, revision=revision))

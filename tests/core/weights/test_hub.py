@@ -75,7 +75,7 @@ def test_the_command_line_does_the_same(trained, server, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     assert main(["push", str(trained), "someone/tiny"]) == 0
     assert main(["pull", "someone/tiny"]) == 0
-    assert capsys.readouterr().out.splitlines() == [f"{server.url}/someone/tiny", "tiny"]
+    assert capsys.readouterr().out.splitlines() == [f"{server.url}/someone/tiny", str(tmp_path / "tiny")]
     same(genfw.load(trained), genfw.load("tiny"))
 
 
