@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "helpers"
 
 from attempts import Tally, in_children
 from genfw.plugins import load_plugins
-from recipe_mutations import MAIN, MUTATIONS, attempt, mutate, mutations, signatures_kept
+from recipe_mutations import MAIN, MUTATIONS, attempt, mutate, mutations
 
 
 def main() -> None:
@@ -42,9 +42,8 @@ def main() -> None:
     tally = Tally()
     seeds = range(given.seed, given.seed + given.count)
     cases = (mutate(given.kind, seed) for seed in seeds) if given.kind else mutations(given.count, given.seed)
-    with signatures_kept():
-        for case, found in in_children(cases, lambda one: attempt(one, registry, composed=given.compose)):
-            tally.add(case.label, found)
+    for case, found in in_children(cases, lambda one: attempt(one, registry, composed=given.compose)):
+        tally.add(case.label, found)
     if given.show:
         tally.show()
     print(tally.summary("mutations", ("internal error", "without position")))

@@ -167,7 +167,7 @@ def _plugins(registry: Registry) -> Iterator[Finding]:
 
 def _data() -> Iterator[Finding]:
     named = os.environ.get("GENFW_DATA")
-    folder = Path(named or "~/.cache/genfw").expanduser()
+    folder = Path(os.path.expanduser(named or "~/.cache/genfw"))
     origin = "GENFW_DATA" if named else "default; GENFW_DATA changes it"
     if folder.is_dir():
         writable = os.access(folder, os.W_OK)

@@ -13,6 +13,9 @@ from typing import ClassVar
 
 import attrs
 
+#: Characters of a line that a fault shows, and faults that a message shows.
+_WIDEST, _SHOWN = 200, 50
+
 
 class GenfwError(Exception):
     """Base of all expected failures; its text is a sentence with a remedy, fit to be shown without a traceback."""
@@ -46,14 +49,24 @@ class Fault:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         text = f"{where}: error[{self.code}]: {self.message}"
         if self.source:
-            text += f"\n    {self.source.rstrip()}\n    {' ' * max(self.column - 1, 0)}^"
+            line, at = _window(self.source.rstrip(), max(self.column - 1, 0))
+            text += f"\n    {line}\n    {' ' * at}^"
         if self.hint:
             text += f"\n    {self.hint}"
         return text
 
 
+def _window(line: str, at: int) -> tuple[str, int]:
+    """The part of a line around one of its columns, and that column in the part."""
+    if len(line) <= _WIDEST:
+        return line, at
+    begin = min(max(at - _WIDEST // 2, 0), len(line) - _WIDEST)
+    before, after = "..." if begin else "", "..." if begin + _WIDEST < len(line) else ""
+    return f"{before}{line[begin : begin + _WIDEST]}{after}", at - begin + len(before)
+
+
 class RecipeError(GenfwError):
-    """A recipe is wrong. Carries every fault that one pass found, in the order of the file."""
+    """A recipe is wrong. Carries every fault that one pass found, in the order of the file; its text has the first."""
 
     exit_code = 3
 
@@ -63,7 +76,10 @@ class RecipeError(GenfwError):
         elif isinstance(faults, Fault):
             faults = [faults]
         self.faults: tuple[Fault, ...] = tuple(faults)
-        super().__init__("\n".join(str(fault) for fault in self.faults))
+        lines = [str(fault) for fault in self.faults[:_SHOWN]]
+        if len(self.faults) > _SHOWN:
+            lines.append(f"... and at least {len(self.faults) - _SHOWN} more faults")
+        super().__init__("\n".join(lines))
 
 
 class PluginError(GenfwError):
@@ -122,6 +138,8 @@ def article(noun: str) -> str:
 
 def closest(word: str, options: Iterable[str]) -> str | None:
     """The option that ``word`` most likely misspells, or ``None``."""
+    if len(word) > 100:  # no name is so long, and the search takes its time
+        return None
     folded = {option.casefold().replace("_", "-"): option for option in options}
     found = difflib.get_close_matches(word.casefold().replace("_", "-"), folded, n=1, cutoff=0.6)
     return folded[found[0]] if found else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import json
@@ -17,7 +16,6 @@ import attrs
 from attempts import Outcome, fresh_folder, judge_error, measured
 from genfw.errors import RecipeError
 from genfw.plugins.registry import Registry
-from genfw.recipes import binder
 from genfw.recipes.check import check
 from genfw.recipes.compose import compose
 from genfw.recipes.faults import FaultList
@@ -515,17 +513,6 @@ def mutations(count: int, seed: int = 0) -> Iterator[Mutated]:
 
 
 # -- what genfw makes of one ------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def signatures_kept() -> Iterator[None]:
-    """Read each class's signature once: thousands of recipes name the same few classes."""
-    own = binder.parameters
-    binder.parameters = functools.cache(own)
-    try:
-        yield
-    finally:
-        binder.parameters = own
 
 
 def attempt(case: Mutated, registry: Registry, *, composed: bool = False) -> Outcome:

@@ -39,7 +39,7 @@ from genfw.recipes.yaml_nodes import dump
 from genfw.runs.checkpoints import Checkpoint
 from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.environment import describe_environment, differences
-from genfw.runs.files import read_mapping, write_atomically
+from genfw.runs.files import read_mapping, read_records, write_atomically
 from genfw.runs.pages.layout import digits
 from genfw.runs.pages.notebook import Plot, curves_of, html_table, plot_curves
 from genfw.training.tracker import Tracker
@@ -237,7 +237,7 @@ def _announce(
     if resumed:
         before = dict(read_mapping(run_dir.environment))
         changed = differences(before, now) if before else []
-        now["before"] = [*before.pop("before", []), before]
+        now["before"] = [*read_records(before.pop("before", None)), before]
     write_atomically(run_dir.environment, json.dumps(now, indent=1, default=str))
     stages = tuple((name, stage.steps) for name, stage in composition.stages)
     plain = composition.resolved.plain()
@@ -345,6 +345,10 @@ def _make_directory(
 
 def _read_results(run_dir: RunDirectory) -> Iterator[Result]:
     names = {field.name for field in attrs.fields(Result)}
-    for record in read_mapping(run_dir.evaluation).get("results") or ():
-        figures = [Figure(**figure) for figure in record.get("figures", ())]
-        yield Result(**{**{key: value for key, value in record.items() if key in names}, "figures": figures})
+    pictured = {field.name for field in attrs.fields(Figure)}
+    for record in read_records(read_mapping(run_dir.evaluation).get("results")):
+        # An earlier evaluation may have left records of any form.
+        found = read_records(record.get("figures"))
+        figures = [Figure(**figure) for figure in found if figure.keys() == pictured]
+        known = {key: value for key, value in record.items() if key in names}
+        yield Result(**{"name": "", "value": None, **known, "figures": figures})

@@ -20,7 +20,7 @@ from genfw.evaluation.results import Result, describe_failure
 from genfw.models.freezing import frozen
 from genfw.randomness import isolated_rng
 from genfw.runs.directory import RunDirectory
-from genfw.runs.files import read_mapping, write_atomically
+from genfw.runs.files import read_mapping, read_records, write_atomically
 from genfw.runs.tensors import save_tensors
 
 #: Begins the part of a number's note about a failed attempt to measure it again.
@@ -156,12 +156,12 @@ def _scalar(value: Any) -> Any:
 
 def _merge(path: Path, records: list[dict[str, Any]], only: Sequence[str]) -> list[dict[str, Any]]:
     """Merge new records with those of an earlier evaluation; earlier numbers survive a failed attempt."""
-    earlier = read_mapping(path).get("results") or []
-    valid = {record["metric"] for record in earlier if record.get("metric") in only and not record.get("failed")}
+    earlier = [dict(record) for record in read_records(read_mapping(path).get("results"))]
+    valid = {str(record["metric"]) for record in earlier if record.get("metric") in only and not record.get("failed")}
     failed = {record["metric"]: record["note"] for record in records if record["failed"] and record["metric"] in valid}
     result = [record for record in earlier if record.get("metric") not in only or record.get("metric") in failed]
     for record in result:
         if record.get("metric") in failed:
-            note = (record.get("note") or "").split(_FAILED)[0].rstrip()
+            note = str(record.get("note") or "").split(_FAILED)[0].rstrip()
             record["note"] = f"{note} {_FAILED}{failed[record['metric']]}".strip()
     return result + [record for record in records if record["metric"] not in failed]

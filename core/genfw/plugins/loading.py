@@ -22,7 +22,7 @@ from typing import Any
 import attrs
 import pluggy
 
-from genfw.errors import PluginError
+from genfw.errors import PluginError, shown
 from genfw.plugins import hookspecs
 from genfw.plugins.component import Component, Importer
 from genfw.plugins.registry import BrokenPlugin, PluginRecord, Registry, canonical, new_manager, one_line, where_raised
@@ -233,10 +233,13 @@ def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[st
 
 
 def _local_source(path: Path) -> _Source:
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        raise PluginError(f"there is no plugin file {path}")
-    text = path.read_bytes()
+    path = Path(os.path.expanduser(path)).resolve()
+    if not os.path.isfile(path):
+        raise PluginError(f"there is no plugin file {shown(str(path), 300)}")
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise PluginError(f"the plugin file {shown(str(path), 300)} can't be read: {error.strerror}") from error
     # The module's name contains a hash of the text: an edited plugin is loaded again, an unchanged one only once.
     import hashlib  # only local plugins need it, and `genfw list` should not wait for it
 

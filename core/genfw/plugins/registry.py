@@ -14,7 +14,7 @@ import attr
 import attrs
 import pluggy
 
-from genfw.errors import NoSuchComponentError, PluginError, article, did_you_mean, quoted
+from genfw.errors import NoSuchComponentError, PluginError, article, did_you_mean, quoted, shown
 from genfw.plugins import hookspecs
 from genfw.plugins.component import KINDS, Component, Importer
 
@@ -128,7 +128,7 @@ class Registry:
             raise NoSuchComponentError("GF215", several)
         other = dict.fromkeys(article(component.kind) for component in self.search(name))
         if other:
-            raise NoSuchComponentError("GF202", f"'{name}' is {' and '.join(other)}, not {article(kind)}")
+            raise NoSuchComponentError("GF202", f"'{shown(name)}' is {' and '.join(other)}, not {article(kind)}")
         raise NoSuchComponentError("GF201", self._unknown(kind, name))
 
     def search(self, name: str) -> tuple[Component, ...]:
@@ -162,14 +162,14 @@ class Registry:
         if found:
             return found
         names = sorted({importer.name for importer in self.importers})
-        raise PluginError(f"there is no importer '{name}'{did_you_mean(name, names)}")
+        raise PluginError(f"there is no importer '{shown(name)}'{did_you_mean(name, names)}")
 
     def _unknown(self, kind: str, name: str) -> str:
         of_kind = [component for component in self.components if component.kind == kind]
         names = [option for component in of_kind for option in (component.name, *component.aliases)]
         if "/" in name:
             names = [_full(component) for component in of_kind]
-        text = f"there is no {kind} '{name}'{did_you_mean(name, names) or f'; no plugin offers any {kind}'}"
+        text = f"there is no {kind} '{shown(name)}'{did_you_mean(name, names) or f'; no plugin offers any {kind}'}"
         if self.broken:
             text += f" (plugins that did not load: {quoted(broken.name for broken in self.broken)})"
         if self.disabled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import sys
@@ -55,6 +56,7 @@ class Parameter:
         return type(None) in alternatives(self.annotation)
 
 
+@functools.cache
 def parameters(cls: type) -> tuple[Parameter, ...]:
     """Parameters of a class's constructor, in order.
 

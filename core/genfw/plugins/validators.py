@@ -51,8 +51,10 @@ class Rule:
             items = value if isinstance(value, list | tuple) else (value,)
             if not all(item is None or self.holds(item) for item in items):
                 raise ContractError(f"{name} must {self.words}, got {value}")
-            if not all(item is None or -LARGEST <= item <= LARGEST for item in items):
+            if not all(item is None or item <= LARGEST for item in items):
                 raise ContractError(f"{name} must be at most {LARGEST:g}, got {value}")
+            if not all(item is None or item >= -LARGEST for item in items):
+                raise ContractError(f"{name} must be at least {-LARGEST:g}, got {value}")
 
 
 def at_least(low: float) -> Rule:

@@ -6,6 +6,7 @@ The only conversion is int to float. Nothing is built here; the result is a tree
 from __future__ import annotations
 
 import math
+import os
 import re
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 import attrs
 
-from genfw.errors import ContractError, NoSuchComponentError, PluginError, article, closest, did_you_mean, quoted
+from genfw.errors import ContractError, NoSuchComponentError, PluginError, article, closest, did_you_mean, quoted, shown
 from genfw.plugins import signature
 from genfw.plugins.component import KINDS, Component, Settings
 from genfw.plugins.registry import Registry
@@ -106,7 +107,7 @@ class Binder:
             return None
         provider, _, bare = name.rpartition("/")
         if re.search(r"[.:]", bare) or "/" in provider:
-            say = f"'{name}' looks like an import path; a recipe names components and runs no code"
+            say = f"'{shown(name)}' looks like an import path; a recipe names components and runs no code"
             hint = f"genfw list {kind}; or offer the class from a plugin file under 'plugins:'"
             self.faults.add("GF207", say, use.mark, hint)
             return None
@@ -134,8 +135,8 @@ class Binder:
     def _no_block(self, node: Node, kind: str, what: str) -> None:
         a_kind = article(kind)
         if isinstance(node.value, str):
-            hint = f"write {{use: {node.value}}}"
-            self.faults.add("GF208", f"{what} must be {a_kind} block, got '{node.value}'", node.mark, hint)
+            hint = f"write {{use: {shown(node.value)}}}"
+            self.faults.add("GF208", f"{what} must be {a_kind} block, got {node.shown()}", node.mark, hint)
         elif not node.is_map:
             self.faults.add(
                 "GF208", f"{what} must be {a_kind} block such as {{use: NAME}}, got {node.shown()}", node.mark
@@ -198,7 +199,7 @@ class Binder:
                 continue
             slips.add(closest(key, [name for name in free if name not in keys]))
             say = did_you_mean(key, free) if free else "; it takes none"
-            self.faults.add("GF203", f"{cls.__name__} has no parameter '{key}'{say}", child.entry_mark, hint)
+            self.faults.add("GF203", f"{cls.__name__} has no parameter '{shown(key)}'{say}", child.entry_mark, hint)
         return slips
 
     def _inject(self, cls: type, parameter: Parameter, scope: Scope, mark: Mark, injected: dict[str, Any]) -> None:
@@ -268,7 +269,7 @@ class Binder:
             if not trial.faults.faults:
                 return bound
             trials.append(trial.faults)
-        self.faults.faults.extend(min(trials, key=len).faults)
+        self.faults.take(min(trials, key=len).faults)
         return None
 
     def _fresh(self) -> Binder:
@@ -331,10 +332,9 @@ class Binder:
         return None
 
     def _path(self, node: Node) -> Path:
-        path = Path(node.value)
         if self.written_paths:
-            return path
-        return (folder(node.copied or node.mark) / path.expanduser()).absolute()
+            return Path(node.value)
+        return folder(node.copied or node.mark).joinpath(os.path.expanduser(node.value)).absolute()
 
     def _ref(self, node: Node, kind: str, scope: Scope, what: str) -> RoleReference | None:
         ref: Node = node.value["ref"]
@@ -354,7 +354,7 @@ class Binder:
             say = f"'{role}' is built later than this part, or is this part itself"
         else:
             there = [name for name, its_kind in scope.roles.items() if its_kind == kind] or list(scope.roles)
-            say = f"the recipe has no part '{role}'{did_you_mean(role, there)}"
+            say = f"the recipe has no part '{shown(role)}'{did_you_mean(role, there)}"
         self.faults.add("GF209", say, ref.mark)
         return None
 

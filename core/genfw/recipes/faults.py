@@ -70,28 +70,49 @@ class Mark:
         return f"{self.file} {self.source}" if self.file in ("--set", "--unset") else f"{self.file}:{self.line}"
 
 
+#: Most faults that are looked for, and most characters of a message.
+_MOST, _LONGEST = 200, 1_000
+
+
 class FaultList:
-    """Collects faults, so that one pass reports them all."""
+    """Collects faults, so that one pass reports them all; the pass ends at the 200th."""
 
     def __init__(self, faults: Sequence[Fault] = ()) -> None:
         self.faults: list[Fault] = list(faults)
+        self._seen = set(self.faults)
 
     def __len__(self) -> int:
         return len(self.faults)
 
     def add(self, code: str, message: str, mark: Mark | None = None, hint: str = "") -> None:
-        """Add a fault, unless the same fault at the same place is there already."""
+        """Add a fault, unless the same fault at the same place is there already.
+
+        Raises:
+            RecipeError: There are so many that nobody looks for more.
+        """
+        message, hint = (
+            text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+            for text in (message, hint)
+        )
         if mark is None:
             fault = Fault(code, message, hint=hint)
         else:
             fault = Fault(code, message, mark.file, mark.line, mark.column, mark.source, hint)
-        if fault not in self.faults:
-            self.faults.append(fault)
+        self.take([fault])
+
+    def take(self, faults: Sequence[Fault]) -> None:
+        """Add faults that another list has collected."""
+        for fault in faults:
+            if fault not in self._seen:
+                self._seen.add(fault)
+                self.faults.append(fault)
+        if len(self.faults) >= _MOST:
+            self.raise_any()
 
     def ordered(self) -> tuple[Fault, ...]:
         """The faults of each file from top to bottom; files in order of their first fault."""
-        files = list(dict.fromkeys(fault.file for fault in self.faults))
-        return tuple(sorted(self.faults, key=lambda fault: (files.index(fault.file), fault.line, fault.column)))
+        files = {file: number for number, file in enumerate(dict.fromkeys(fault.file for fault in self.faults))}
+        return tuple(sorted(self.faults, key=lambda fault: (files[fault.file], fault.line, fault.column)))
 
     def raise_any(self) -> None:
         """Raise the collected faults.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from genfw.errors import Fault, RecipeError, did_you_mean, quoted
+from genfw.errors import Fault, RecipeError, did_you_mean, quoted, shown
 from genfw.recipes.faults import FaultList
 from genfw.recipes.yaml_nodes import read_yaml
 
@@ -28,7 +29,7 @@ def find_recipe(name: str | Path, search: Sequence[Path] = ()) -> Path:
     found = locate(str(name), Path(), search)
     if isinstance(found, Path):
         return found
-    message = found or f"there is no recipe '{name}'{did_you_mean(str(name), shipped_names(search))}"
+    message = found or f"there is no recipe '{shown(str(name))}'{did_you_mean(str(name), shipped_names(search))}"
     raise RecipeError(Fault("GF106", message, hint="genfw list --recipes"))
 
 
@@ -45,12 +46,12 @@ def locate(name: str, base: Path, search: Sequence[Path]) -> Path | str | None:
     for root, shipped in ((base, False), *((folder, True) for folder in search)):
         if not shipped or whole:
             for path in (root / (name + suffix) for suffix in (("",) if whole else ()) + _SUFFIXES):
-                if path.is_file():
+                if os.path.isfile(path):  # Path's own method raises where a name is too long
                     return path
         hits = _below(root, name.removesuffix(".yaml")) if shipped and "/" not in name else []
         if len(hits) > 1:
             names = (path.relative_to(root).with_suffix("").as_posix() for path in hits)
-            return f"'{name}' is the name of {len(hits)} recipes: {quoted(names)}; write one of them in full"
+            return f"'{shown(name)}' is the name of {len(hits)} recipes: {quoted(names)}; write one of them in full"
         if hits:
             return hits[0]
     return None

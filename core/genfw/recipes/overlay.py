@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 
 import attrs
 
-from genfw.errors import did_you_mean
+from genfw.errors import did_you_mean, shown
 from genfw.recipes.faults import FaultList, Mark
 from genfw.recipes.yaml_nodes import BAD, DEPTH, LIMIT, Node, is_position, read_yaml
 
 #: Sections without component: an override there must match something that is written.
 _FREE = frozenset({"vars", "paper", "requires", "plugins", "components", "tried"})
+#: Most steps from a value to what it copies: a copy of a copy of a copy, and the values around each.
+_LONGEST_CHAIN = 210
 _REFERENCE = re.compile(r"\$\{\s*([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\s*\}")
 
 
@@ -59,7 +61,7 @@ def apply_sets(root: Node, sets: Sequence[str], faults: FaultList, notes: list[s
         mark = Mark("--set", 1, 1, text)
         steps = _steps(path)
         if not found or steps is None:
-            faults.add("GF113", f"an override reads path=VALUE, such as train.0.steps=5; got '{text}'", mark)
+            faults.add("GF113", f"an override reads path=VALUE, such as train.0.steps=5; got '{shown(text)}'", mark)
             continue
         value = _value(text, value_text, len(path) + 2, faults)
         if value is None:
@@ -78,7 +80,7 @@ def apply_unsets(root: Node, unsets: Sequence[str], faults: FaultList) -> Node:
         mark = Mark("--unset", 1, 1, text)
         steps = _steps(text)
         if steps is None:
-            faults.add("GF113", f"--unset takes a path such as energy.width, got '{text}'", mark)
+            faults.add("GF113", f"--unset takes a path such as energy.width, got '{shown(text)}'", mark)
         elif root.get(steps) is None:
             faults.add("GF114", _nothing_there(root, steps), mark)
         else:
@@ -180,12 +182,12 @@ def _nothing_there(node: Node, steps: Sequence[str], prefix: Sequence[str] = ())
     for step in steps:
         child = node.child(step)
         if child is None:
-            where = f"'{'.'.join(prefix)}'" if prefix else "the recipe"
+            where = f"'{shown('.'.join(prefix))}'" if prefix else "the recipe"
             if node.is_list:
-                return f"{where} is a list of {len(node.value)}, counted from 0; it has no item '{step}'"
+                return f"{where} is a list of {len(node.value)}, counted from 0; it has no item '{shown(step)}'"
             if not node.is_map:
-                return f"{where} is a single value; there is nothing at '{step}' in it"
-            return f"{where} has no '{step}'{did_you_mean(step, node.steps())}"
+                return f"{where} is a single value; there is nothing at '{shown(step)}' in it"
+            return f"{where} has no '{shown(step)}'{did_you_mean(step, node.steps())}"
         prefix.append(step)
         node = child
     raise AssertionError("the path exists")
@@ -202,40 +204,56 @@ def resolve_references(root: Node, faults: FaultList) -> Node:
 class _References:
     def __init__(self, root: Node, faults: FaultList) -> None:
         self.root, self.faults = root, faults
-        self.count = 0
+        self.count = self.depth = 0
 
-    def resolve(self, node: Node, following: tuple[str, ...]) -> Node:
-        value = node.value
+    def resolve(self, node: Node, following: tuple[str, ...], level: int = 0) -> Node:
         self.count += 1
         if self.count > LIMIT:
             self.faults.add("GF104", f"copies make more than {LIMIT} values", self.root.mark)
             return attrs.evolve(node, value=BAD)
+        if self.depth > _LONGEST_CHAIN or level > DEPTH:
+            say = f"copies of copies nest deeper than {DEPTH} levels, or follow one another {_LONGEST_CHAIN} times"
+            self.faults.add("GF104", say, node.mark)
+            return attrs.evolve(node, value=BAD)
+        self.depth += 1
+        found = self._resolved(node, following, level)
+        self.depth -= 1
+        return found
+
+    def _resolved(self, node: Node, following: tuple[str, ...], level: int) -> Node:
+        value, inside = node.value, level + 1
         if isinstance(value, dict):
-            return attrs.evolve(node, value={key: self.resolve(child, following) for key, child in value.items()})
+            items = {}
+            for key, child in value.items():
+                items[key] = self.resolve(child, following, inside)
+            return attrs.evolve(node, value=items)
         if isinstance(value, tuple):
-            return attrs.evolve(node, value=tuple(self.resolve(child, following) for child in value))
+            copies = []
+            for child in value:
+                copies.append(self.resolve(child, following, inside))
+            return attrs.evolve(node, value=tuple(copies))
         if not isinstance(value, str) or "${" not in value:
             return node
         found = _REFERENCE.fullmatch(value.strip())
         if found is None:
             self.faults.add(
                 "GF112",
-                f"'{value}' is no reference",
+                f"'{shown(value)}' is no reference",
                 node.mark,
                 "${a.b} stands alone and copies a value; there are no expressions",
             )
             return attrs.evolve(node, value=BAD)
-        return self._copy(node, found[1], following)
+        return self._copy(node, found[1], following, level)
 
-    def _copy(self, node: Node, path: str, following: tuple[str, ...]) -> Node:
+    def _copy(self, node: Node, path: str, following: tuple[str, ...], level: int) -> Node:
         target = self.root.get(path.split("."))
         if target is None:
-            self.faults.add("GF110", f"'${{{path}}}': {_nothing_there(self.root, path.split('.'))}", node.mark)
+            self.faults.add("GF110", f"'${{{shown(path)}}}': {_nothing_there(self.root, path.split('.'))}", node.mark)
             return attrs.evolve(node, value=BAD)
         # Following a path again would never end.
         if path in following:
             chain = " -> ".join([*following[following.index(path) :], path])
             self.faults.add("GF111", f"'${{{path}}}' leads back to itself: {chain}", node.mark)
             return attrs.evolve(node, value=BAD)
-        copy = self.resolve(target, (*following, path))
+        copy = self.resolve(target, (*following, path), level)
         return Node(copy.value, node.mark, node.key_mark, copy.copied or target.mark)

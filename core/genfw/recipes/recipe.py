@@ -7,6 +7,7 @@ binder checks values against components later.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import Any
 
 import attrs
 
-from genfw.errors import Fault, did_you_mean
+from genfw.errors import Fault, did_you_mean, shown
 from genfw.plugins.loading import load_plugins
 from genfw.plugins.registry import Registry
 from genfw.recipes.faults import FaultList, Mark
 from genfw.recipes.find import find_recipe, locate, shipped_names
 from genfw.recipes.overlay import apply_sets, apply_unsets, merge, resolve_references
-from genfw.recipes.yaml_nodes import BAD, Node, read_yaml
+from genfw.recipes.yaml_nodes import BAD, LARGEST, Node, read_yaml
 
 #: Version of the format that this genfw reads and writes.
 FORMAT = 1
@@ -64,6 +65,8 @@ _FORMS: dict[str, str] = {
 
 #: Sections that ``extends`` does not inherit.
 _OWN = ("name", "description", "tried")
+#: Most recipes below one, and most of them in one chain.
+_MOST_FILES, _LONGEST_CHAIN = 500, 100
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -132,7 +135,20 @@ def folder(mark: Mark) -> Path:
 
 
 def _plugin_path(item: Node) -> Path:
-    return folder(item.mark) / Path(item.value).expanduser()
+    # Path's own expanduser raises for a user who is not there.
+    return folder(item.mark).joinpath(os.path.expanduser(item.value))
+
+
+def _why_unreadable(path: Path) -> str:
+    """Why a plugin file can't be read; empty where it can."""
+    if not os.path.isfile(path):
+        return "there is none"
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        return str(error.strerror)
+    return ""
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -168,7 +184,7 @@ def open_recipe(
     search = known.recipe_dirs()
     recipe = load_recipe(find_recipe(source, search), sets=sets, unsets=unsets, search=search, strict=False)
     loaded = [Path(plugin.file).resolve() for plugin in known.plugins if plugin.source == "local"]
-    own = [path for path in recipe.plugins if path.is_file() and path.resolve() not in loaded]
+    own = [path for path in recipe.plugins if not _why_unreadable(path) and path.resolve() not in loaded]
     if own and enabled:
         known = load_plugins(local=[*loaded, *own], disable=[*disable, *known.disabled])
     return recipe, known
@@ -217,7 +233,8 @@ def parse_recipe(
 
 def _read_text(path: Path, faults: FaultList) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with open(path, "rb") as file:
+            return file.read(4 * LARGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         faults.add("GF101", f"not UTF-8: byte {error.start} is {error.object[error.start]:#04x}", Mark(str(path), 1, 1))
     except OSError as error:
@@ -247,8 +264,9 @@ def _assemble(
     root = resolve_references(root, faults)
     _check_sections(root, faults)
     for item in _items(root.child("plugins")):
-        if isinstance(item.value, str) and not _plugin_path(item).is_file():
-            faults.add("GF115", f"there is no plugin file '{item.value}' in {folder(item.mark).resolve()}", item.mark)
+        if isinstance(item.value, str) and (why := _why_unreadable(_plugin_path(item))):
+            place = f"the plugin file '{shown(item.value)}' in {folder(item.mark).resolve()}"
+            faults.add("GF115", f"{place} can't be read: {why}", item.mark)
     if strict:
         faults.raise_any()
     return Recipe(root, path, text, faults.ordered(), tuple(notes))
@@ -259,6 +277,8 @@ class _Extender:
 
     def __init__(self, search: Sequence[Path], faults: FaultList, notes: list[str]) -> None:
         self.search, self.faults, self.notes = search, faults, notes
+        #: What each file gives, so that one which several recipes extend is read once.
+        self.known: dict[Path, Node | None] = {}
 
     def read(self, text: str, file: str, path: Path | None, open_files: tuple[Path, ...]) -> Node | None:
         root = read_yaml(text, file, self.faults)
@@ -274,7 +294,11 @@ class _Extender:
         if extends is not None and extends.is_map:
             self.faults.add("GF109", f"'extends' is {_FORMS['names']}", extends.mark)
         below: Node | None = None
-        for item in _items(extends):
+        names = [item.value for item in _items(extends)]
+        for number, item in enumerate(_items(extends)):
+            if item.value in names[:number]:
+                self.faults.add("GF107", f"'extends' names '{shown(item.value)}' twice", item.mark)
+                continue
             parent = self._parent(item, open_files)
             if parent is not None:
                 below = parent if below is None else merge(below, parent, self.notes)
@@ -282,22 +306,31 @@ class _Extender:
 
     def _parent(self, item: Node, open_files: tuple[Path, ...]) -> Node | None:
         if not isinstance(item.value, str):
-            self.faults.add("GF107", f"'extends' takes names of recipes, got {item.value!r}", item.mark)
+            self.faults.add("GF107", f"'extends' takes names of recipes, got {item.shown()}", item.mark)
             return None
         path = locate(item.value, folder(item.mark), self.search)
         if not isinstance(path, Path):
             here = [] if item.mark.file.startswith("<") else folder(item.mark).glob("*.yaml")
             known = [*sorted(path.stem for path in here), *shipped_names(self.search)]
-            message = path or f"there is no recipe '{item.value}'{did_you_mean(item.value, known)}"
+            message = path or f"there is no recipe '{shown(item.value)}'{did_you_mean(item.value, known)}"
             self.faults.add("GF107", message, item.mark)
             return None
         if path.resolve() in open_files:
             chain = " -> ".join(file.name for file in (*open_files, path))
             self.faults.add("GF107", f"'extends' leads back to where it began: {chain}", item.mark)
             return None
+        if path.resolve() not in self.known:
+            if len(open_files) >= _LONGEST_CHAIN or len(self.known) >= _MOST_FILES:
+                say = f"'extends' leads to more than {_LONGEST_CHAIN} recipes in a chain, or {_MOST_FILES} in all"
+                self.faults.add("GF107", say, item.mark)
+                return None
+            self.known[path.resolve()] = self._inherited(path, open_files)
+        return self.known[path.resolve()]
+
+    def _inherited(self, path: Path, open_files: tuple[Path, ...]) -> Node | None:
         local = FaultList()
         text = _read_text(path, local)
-        self.faults.faults.extend(local.faults)
+        self.faults.take(local.faults)
         root = None if local else self.read(text, str(path), path, open_files)
         if root is None:
             return None
@@ -318,21 +351,25 @@ def _check_sections(root: Node, faults: FaultList) -> None:
         form = SECTIONS.get(key)
         if form is None:
             known = [name for name in SECTIONS if name not in ("smoke", "components")]
-            faults.add("GF108", f"recipes have no section '{key}'{did_you_mean(key, known)}", node.entry_mark)
+            faults.add("GF108", f"recipes have no section '{shown(key)}'{did_you_mean(key, known)}", node.entry_mark)
         elif node.value is not None and node.value is not BAD and not _fits(node, form):
             faults.add("GF109", f"'{key}' is {_FORMS[form]}", node.mark)
         elif key == "genfw" and node.value not in (None, BAD, FORMAT):
             faults.add(
-                "GF109", f"format version {node.value} can't be read; this genfw reads version {FORMAT}", node.mark
+                "GF109",
+                f"format version {shown(node.value)} can't be read; this genfw reads version {FORMAT}",
+                node.mark,
             )
         elif key == "name" and isinstance(node.value, str) and not _SAFE_NAME.fullmatch(node.value):
             faults.add(
-                "GF109", f"the name '{node.value}' can't name a folder: use letters, digits, '-', '_', '.'", node.mark
+                "GF109",
+                f"the name '{shown(node.value)}' can't name a folder: use letters, digits, '-', '_', '.'",
+                node.mark,
             )
         elif key == "tried":
             _check_tried(node, faults)
         elif key == "seed" and isinstance(node.value, int) and not 0 <= node.value < 2**63:
-            faults.add("GF109", f"'seed' is a whole number from 0 to 2^63 - 1, got {node.value}", node.mark)
+            faults.add("GF109", f"'seed' is a whole number from 0 to 2^63 - 1, got {node.shown()}", node.mark)
 
 
 def _check_tried(node: Node, faults: FaultList) -> None:
@@ -341,7 +378,7 @@ def _check_tried(node: Node, faults: FaultList) -> None:
     real = isinstance(hours, (int, float)) and not isinstance(hours, bool) and 0 < hours < math.inf
     if plain and (set(plain) != {"hardware", "hours"} or not isinstance(plain["hardware"], str) or not real):
         form = "{hardware: TEXT, hours: NUMBER}, what a run to the end took"
-        faults.add("GF109", f"'tried' is {form}, got {plain}", node.mark)
+        faults.add("GF109", f"'tried' is {form}, got {node.shown()}", node.mark)
 
 
 def _fits(node: Node, form: str) -> bool:

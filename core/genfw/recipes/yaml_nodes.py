@@ -13,11 +13,13 @@ from typing import Any, ClassVar
 import attrs
 import yaml
 
-from genfw.errors import RecipeError
+from genfw.errors import RecipeError, shown
 from genfw.recipes.faults import FaultList, Mark
 
 #: Most values of one recipe, including copies.
 LIMIT = 20_000
+#: Most characters of one file, and most events of its parser: each value has one, and each list or mapping two.
+LARGEST, _EVENTS = 2_000_000, 4 * LIMIT
 #: Most levels of nesting, and steps of a path.
 DEPTH = 40
 #: Most digits of an integer: a longer one is no float, and Python reads or writes none of some thousands.
@@ -112,7 +114,7 @@ class Node:
             case bool():
                 return str(value).lower()
             case str():
-                return f"the string '{value}'"
+                return f"the string '{shown(value)}'"
             case _:
                 return f"{value!r}"
 
@@ -161,6 +163,9 @@ def read_yaml(text: str, file: str, faults: FaultList) -> Node | None:
     Returns:
         The root, or ``None`` if the text can't be read at all; an empty document is an empty mapping.
     """
+    if len(text) > LARGEST:
+        faults.add("GF104", f"larger than {LARGEST:,} characters", Mark(file, 1, 1))
+        return None
     reader = _Reader(text, file, faults)
     try:
         if not reader.screen():
@@ -202,7 +207,9 @@ class _Reader:
     def screen(self) -> bool:
         """Check the events before building a tree: building is recursive, and drops whether a tag was written."""
         depth = 0
-        for event in yaml.parse(self.text, Loader=_Loader):
+        for number, event in enumerate(yaml.parse(self.text, Loader=_Loader)):
+            if number > _EVENTS:
+                raise _TooLargeError(f"more than {LIMIT} values", self.mark(event.start_mark))
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
                 if depth > DEPTH:
@@ -212,9 +219,10 @@ class _Reader:
                 depth -= 1
             tag = getattr(event, "tag", None)
             if tag is not None:
+                written = shown(tag.replace(_TAG, "!!"))
                 self.faults.add(
                     "GF103",
-                    f"the tag '{tag.replace(_TAG, '!!')}' is not read; a recipe's values say their type by themselves",
+                    f"the tag '{written}' is not read; a recipe's values say their type by themselves",
                     self.mark(event.start_mark),
                     "quote a value to make it a string",
                 )
@@ -252,7 +260,7 @@ class _Reader:
             value = self.node(raw_value, mark, above)
             if key in result:
                 first = result[key].entry_mark.line
-                self.faults.add("GF102", f"'{key}' stands twice in one mapping, first in line {first}", mark)
+                self.faults.add("GF102", f"'{shown(key)}' stands twice in one mapping, first in line {first}", mark)
                 continue
             result[key] = value
         return result
@@ -264,7 +272,7 @@ def is_position(step: str) -> bool:
 
 
 def _shown(raw: yaml.Node) -> str:
-    return str(raw.value) if isinstance(raw, yaml.ScalarNode) else "a list or mapping"
+    return shown(raw.value) if isinstance(raw, yaml.ScalarNode) else "a list or mapping"
 
 
 def _scalar(raw: yaml.Node) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,13 +25,15 @@ from safetensors.torch import load_file
 
 from genfw.errors import ChangedRecipeError, RunError
 from genfw.interfaces.values import StateTree
-from genfw.runs.files import hash_file, read_mapping, sync_folder, write_atomically
+from genfw.runs.files import hash_file, parse_json, read_mapping, sync_folder, write_atomically
 from genfw.runs.state_tree import join_tree, split_tree
 from genfw.runs.tensors import save_tensors
 
 _META = "checkpoint.json"
 _INDEX = "index.json"
 _FORMAT = 2
+
+_log = logging.getLogger("genfw")
 
 
 @attrs.frozen
@@ -72,6 +75,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, recipe: Path | None = None) -> None:
         self.folder, self.recipe = folder, recipe
+        self._told: set[Path] = set()
 
     # -- reading ------------------------------------------------------------------------------------------------------
 
@@ -85,21 +89,27 @@ class Checkpoints:
 
     def _read(self, path: Path, marks: Mapping[str, Mapping[str, Any]]) -> Checkpoint | None:
         try:
-            meta = json.loads((path / _META).read_text(encoding="utf-8"))
+            meta = parse_json((path / _META).read_text(encoding="utf-8"))
             mark = marks.get(f"{path.name}@{meta['sequence']}", {})
+            stage, step, rollbacks, sequence = (_whole(meta[key]) for key in ("stage", "step", "rollbacks", "sequence"))
             return Checkpoint(
                 path.name,
-                meta["stage"],
-                meta["step"],
-                meta["rollbacks"],
-                meta["sequence"],
+                stage,
+                step,
+                rollbacks,
+                sequence,
                 meta["scheduled"],
                 mark.get("healthy", meta["healthy"]),
                 bool(mark.get("final", False)),
-                meta["info"],
+                {**meta["info"]},
                 path,
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            if path not in self._told:
+                self._told.add(path)
+                _log.warning("genfw: %s is damaged, and is left out", path / _META)
             return None
 
     def find(self, which: str = "best") -> Checkpoint:
@@ -147,7 +157,7 @@ class Checkpoints:
         """
         stem = _stem(rank)
         try:
-            meta = json.loads((checkpoint.path / _META).read_text(encoding="utf-8"))
+            meta = parse_json((checkpoint.path / _META).read_text(encoding="utf-8"))
             if meta["format"] != _FORMAT:
                 which = "a newer" if meta["format"] > _FORMAT else "an older"
                 raise RunError(
@@ -164,9 +174,9 @@ class Checkpoints:
                     raise RunError(
                         f"{checkpoint.path / name} is damaged: its SHA-256 is not the one recorded when it was written"
                     )
-            structure = json.loads((checkpoint.path / f"{stem}.json").read_text(encoding="utf-8"))
+            structure = parse_json((checkpoint.path / f"{stem}.json").read_text(encoding="utf-8"))
             state: StateTree = join_tree(structure, load_file(checkpoint.path / f"{stem}.safetensors"), device)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"the checkpoint {checkpoint.path} can't be read: {error}") from error
         return state
 
@@ -314,6 +324,17 @@ class Checkpoints:
         with contextlib.suppress(FileNotFoundError):
             os.replace(path, gone)
         shutil.rmtree(gone, ignore_errors=True)
+
+
+def _whole(value: Any) -> int:
+    """A counter, as a file states it.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise ValueError("no counter")
+    return value
 
 
 def _digest(meta: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ import attrs
 import yaml
 
 from genfw.errors import RunError, closest
-from genfw.runs.files import read_mapping, read_text, write_atomically
+from genfw.runs.files import parse_json, read_mapping, read_records, read_text, write_atomically
 from genfw.runs.lock import hold, is_held
 
 if TYPE_CHECKING:
@@ -188,11 +188,13 @@ class RunDirectory:
 
     def status(self) -> Status:
         """The ``STATUS`` file; ``killed`` where it says running and the process no longer exists."""
-        saved = read_mapping(self._status)
-        try:
-            status = Status(**{field.name: saved[field.name] for field in attrs.fields(Status) if field.name in saved})
-        except TypeError:  # absent, damaged, or without its state
+        saved = dict(read_mapping(self._status))
+        if not isinstance(saved.get("state"), str):  # absent, damaged, or without its state
             return Status("killed", reason="it stopped before it wrote its status", pid=0, time=0.0)
+        blank = {"stage": "", "step": 0, "reason": "", "pid": 0, "time": 0.0}
+        # Anybody may have written the file: a value of another kind says nothing.
+        good = {key: saved[key] for key, value in blank.items() if key in saved and _is_like(value, saved[key])}
+        status = Status(**{"state": saved["state"], **blank, **good})
         if status.state == "running" and not is_held(self.path):
             return attrs.evolve(status, state="killed", reason="the process is gone without a last word")
         return status
@@ -292,15 +294,21 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
         file.write(line.encode())
 
 
+def _is_like(blank: Any, value: Any) -> bool:
+    """Whether a value is of the kind of a blank one; as a number, finite and such as a clock or counter gives."""
+    if isinstance(blank, str):
+        return isinstance(value, str)
+    number = isinstance(value, int if isinstance(blank, int) else (int, float)) and not isinstance(value, bool)
+    return number and 0 <= value < 1e11
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    rows = []
+    rows: list[Any] = []
     for line in path.read_bytes().split(b"\n")[:-1]:
         with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict):
-                rows.append(row)
+            rows += read_records([parse_json(line)])
     return rows
 
 
@@ -317,7 +325,7 @@ def _cut(path: Path, size: int, keep: Callable[[dict[str, Any]], bool]) -> None:
     kept = []
     for line in _tail(path, size).splitlines(keepends=True):
         with contextlib.suppress(ValueError):
-            if keep(json.loads(line)):
+            if all(keep(dict(row)) for row in read_records([parse_json(line)])):
                 kept.append(line)
     with open(path, "rb+") as file:
         # After a crash of the machine the file may be shorter than its recorded size; never grow it.
@@ -364,10 +372,8 @@ def _name(run_dir: RunDirectory) -> str:
 
 
 def _numbers(path: Path) -> dict[str, float | None]:
-    try:
-        return {record["name"]: record.get("value") for record in read_mapping(path)["results"]}
-    except (KeyError, TypeError, AttributeError):
-        return {}
+    records = read_records(read_mapping(path).get("results"))
+    return {record["name"]: record.get("value") for record in records if isinstance(record.get("name"), str)}
 
 
 def find_run(name: str | Path, root: Path | str = "runs") -> Path:

@@ -17,6 +17,7 @@ import torch
 
 from genfw import __version__
 from genfw.plugins.registry import Registry
+from genfw.runs.files import read_records
 
 _PACKAGES = (
     "torch",
@@ -74,23 +75,27 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for name in ("genfw", "python"):
         if before.get(name) != now.get(name):
             changed.append(f"{name} was {before.get(name)} and is {now.get(name)}")
-    old, new = before.get("packages", {}), now["packages"]
+    old, new = before.get("packages"), now["packages"]
+    old = old if isinstance(old, Mapping) else {}
     changed += [
         f"{name} was {old[name]} and is {new.get(name, 'absent')}" for name in old if old[name] != new.get(name)
     ]
     if before.get("genfw") == now["genfw"] and before.get("code") != now["code"]:
         changed.append("genfw's own code has changed")
     plugins = {plugin["name"]: plugin for plugin in now["plugins"]}
-    for plugin in before.get("plugins", ()):
-        current = plugins.get(plugin["name"])
+    for plugin in read_records(before.get("plugins")):
+        current = plugins.get(str(plugin.get("name")))
+        label, version = plugin.get("name"), plugin.get("version")
         if current is None:
-            changed.append(f"the plugin {plugin['name']} {plugin['version']} is gone")
-        elif current["version"] != plugin["version"]:
-            changed.append(f"the plugin {plugin['name']} was {plugin['version']} and is {current['version']}")
-        elif current["code"] != plugin["code"]:
-            changed.append(f"the code of the plugin {plugin['name']} has changed")
+            changed.append(f"the plugin {label} {version} is gone")
+        elif current["version"] != version:
+            changed.append(f"the plugin {label} was {version} and is {current['version']}")
+        elif current["code"] != plugin.get("code"):
+            changed.append(f"the code of the plugin {label} has changed")
     for name in ("processor", "devices"):
-        was, is_now = before.get("hardware", {}).get(name), now["hardware"][name]
+        hardware = before.get("hardware")
+        was = hardware.get(name) if isinstance(hardware, Mapping) else None
+        is_now = now["hardware"][name]
         if was != is_now:
             changed.append(f"the {name} was {was} and is {is_now}")
     return changed

@@ -28,13 +28,31 @@ def read_text(path: Path) -> str:
         return ""
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: It is none, or nests deeper than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
 def read_mapping(path: Path) -> Mapping[str, Any]:
     """The mapping in a YAML (``.yaml``) or JSON file; empty where it is absent, damaged or no mapping."""
+    text = read_text(path)
     try:
-        value = yaml.safe_load(read_text(path)) if path.suffix == ".yaml" else json.loads(read_text(path))
-    except (yaml.YAMLError, ValueError):
+        value = yaml.load(text, yaml.CSafeLoader) if path.suffix == ".yaml" else parse_json(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, Mapping) else {}
+
+
+def read_records(value: Any) -> list[Mapping[str, Any]]:
+    """The mappings in a list that a file of a run holds; what is no list, or no mapping in it, is left out."""
+    return [record for record in value if isinstance(record, Mapping)] if isinstance(value, list) else []
 
 
 def without_home(text: str) -> str:
@@ -67,9 +85,9 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Replace a file by ``text``; see :func:`replacing`."""
+    """Replace a file by ``text``; see :func:`replacing`. Half a surrogate pair, which UTF-8 lacks, becomes ``?``."""
     with replacing(path, durable=durable) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="replace")
 
 
 def sync_folder(path: Path) -> None:

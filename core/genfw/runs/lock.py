@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from genfw.errors import RunError
-from genfw.runs.files import write_atomically
+from genfw.runs.files import parse_json, write_atomically
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def _started(pid: int) -> str | None:
 
 def _read_holder(lock: Path) -> dict[str, Any] | None:
     try:
-        holder = json.loads(lock.read_text(encoding="utf-8"))
+        holder = parse_json(lock.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return holder if isinstance(holder, dict) and {"pid", "host"} <= holder.keys() else None

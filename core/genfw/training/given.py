@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def as_data(data: Any) -> Dataset | Mapping[str, Any]:
     if isinstance(data, Dataset | Mapping):
         return data
     if isinstance(data, str | Path):
-        path = Path(data).expanduser()
+        path = Path(os.path.expanduser(data))
         return (
             TensorData(_torch_file(path))
             if path.suffix in (".pt", ".pth")

@@ -67,8 +67,8 @@ def import_checkpoint(
         pick: Which networks to take where the file holds several of one kind, by their place in it: ``ema``.
 
     Raises:
-        DataError: The file is no checkpoint, is damaged, wants code to run, or is not of this kind; it holds several
-            networks, and ``pick`` does not choose among them.
+        DataError: The file is no checkpoint, is damaged, wants code to run, or is not of this kind; its weights are
+            not finite; it holds several networks, and ``pick`` does not choose among them.
         PluginError: An importer can't be used.
     """
     file, kind = Path(file), importers[0].name
@@ -103,6 +103,7 @@ def import_checkpoint(
         raise PluginError(f"importer '{kind}' gives tensors of no role ({', '.join(ROLES)}): {', '.join(strange[:3])}")
     if not tensors:
         raise DataError(f"{file} holds nothing that importer '{kind}' knows; its tensors are {', '.join(unused[:5])}")
+    _refuse_not_finite(tensors, file)
     content = {
         "format": 1,
         "kind": kind,
@@ -121,6 +122,18 @@ def import_checkpoint(
     card = target.with_suffix(".json")
     write_atomically(card, json.dumps(content, indent=2) + "\n")
     return Imported(target, card, content)
+
+
+def _refuse_not_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Weights of a training that diverged would give NaN wherever they are used, and nobody would know why."""
+    bad = {name: int((~tensor.isfinite()).sum()) for name, tensor in tensors.items()}
+    names = [name for name, count in bad.items() if count]
+    if names:
+        first = names[0]
+        raise DataError(
+            f"{file} holds weights that are not finite: {bad[first]:,} of {tensors[first].numel():,} numbers of "
+            f"'{shown(first)}', and {len(names) - 1} more tensors; was it saved after its training diverged?"
+        )
 
 
 def _load(importer: Importer, target: str) -> Callable[..., Any]:

@@ -57,6 +57,9 @@ _BESIDE_MODULES: Final = (
     *("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric"),
 )
 
+#: Most opcodes of one pickle: a tensor takes some 25 of them, and its optimiser's two companions as many each.
+_MOST: Final = 1_000_000
+
 #: Opcodes that reach outside the file, or for which no checkpoint has a use.
 _REFUSED: Final = ("INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER")
 
@@ -181,6 +184,7 @@ def read_pickle(
     file: IO[bytes],
     answers: Mapping[str, Answer] | None = None,
     store: _Store | None = None,
+    most: int = _MOST,
 ) -> Any:
     """The value that one pickle describes; ``file`` then stands behind it.
 
@@ -189,6 +193,7 @@ def read_pickle(
             whatever length a damaged pickle states.
         answers: Names that the file may ask for besides those of torch's own files, with what answers.
         store: Finds the numbers of a key, a dtype and a count; without it the file may have no tensors.
+        most: Opcodes that it may have.
 
     Returns:
         Numbers, strings, lists, tuples, :class:`Items`, :class:`StoredTensor`, :class:`Inert`, and what answers gave.
@@ -198,7 +203,7 @@ def read_pickle(
         DataError: The pickle is damaged.
     """
     try:
-        return _Reader(file, {**_ANSWERS, **(answers or {})}, store).load()
+        return _Reader(file, {**_ANSWERS, **(answers or {})}, store, most).load()
     except DataError:
         raise
     except Exception as error:  # a damaged pickle can make the unpickler stumble over anything
@@ -213,6 +218,20 @@ class _Named:
     answer: Answer | None
 
 
+class _Counted(dict[int, Any]):
+    """What answers each opcode; so many are answered, and no more."""
+
+    def __init__(self, table: Mapping[int, Any], most: int) -> None:
+        super().__init__(table)
+        self.left = most
+
+    def __getitem__(self, opcode: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise RefusedError("refused: the file describes more values than any checkpoint has")
+        return super().__getitem__(opcode)
+
+
 class _Reader(pickle._Unpickler):
     """Python's unpickler, with its own ways to look up a name, to call it and to set attributes.
 
@@ -225,8 +244,9 @@ class _Reader(pickle._Unpickler):
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
 
-    def __init__(self, file: IO[bytes], answers: Mapping[str, Answer | None], store: _Store | None) -> None:
+    def __init__(self, file: IO[bytes], answers: Mapping[str, Answer | None], store: _Store | None, most: int) -> None:
         super().__init__(file, encoding="latin1")
+        self.dispatch = _Counted(type(self).dispatch, most)  # type: ignore[misc]
         self._file, self._answers, self._store, self._given = file, answers, store, 0
 
     def find_class(self, module: str, name: str) -> _Named | torch.dtype:

@@ -29,7 +29,7 @@ LEGACY_MAGIC: Final = 0x1950A86A20F9469CFC6C
 _LEGACY_VERSION = 1001
 
 #: More values, deeper ones or longer names than any checkpoint has: such a file is meant to exhaust the reader.
-_MOST_VALUES, _DEEPEST, _LONGEST_NAME = 2_000_000, 64, 300
+_MOST_VALUES, _DEEPEST, _LONGEST_NAME = 1_000_000, 64, 300
 _LARGEST_PICKLE = 512 * 1024 * 1024
 
 #: Where a value lies: the place of what holds it, and its key there; None for the whole.
@@ -197,7 +197,7 @@ def read_legacy(stream: IO[bytes], whole: memoryview) -> Any:
         return StoredTensor(dtype, count, lambda: find(key))
 
     try:
-        known = read_pickle(stream) == LEGACY_MAGIC and read_pickle(stream) == _LEGACY_VERSION
+        known = all(read_pickle(stream, most=10) == number for number in (LEGACY_MAGIC, _LEGACY_VERSION))
     except RefusedError:
         raise
     except DataError:
@@ -221,7 +221,7 @@ def read_legacy(stream: IO[bytes], whole: memoryview) -> Any:
 
 
 def _walk(value: Any) -> Iterator[tuple[_Place, Any]]:
-    """Every argument record inside a value, and everything that is no container, with its place."""
+    """Every argument record and every tensor inside a value, with its place."""
     waiting: list[tuple[_Place, Any, int]] = [(None, value, 0)]
     visited = 0
     while waiting:
@@ -229,11 +229,12 @@ def _walk(value: Any) -> Iterator[tuple[_Place, Any]]:
         visited += 1
         if visited > _MOST_VALUES or depth > _DEEPEST:
             raise DataError("it is nested too deep or has too many values to be a checkpoint")
-        if isinstance(item, Arguments) or not isinstance(item, (dict, list, tuple)):
+        if isinstance(item, (Arguments, StoredTensor)):
             yield place, item
         if isinstance(item, (dict, list, tuple)):
             inside = item.items() if isinstance(item, dict) else enumerate(item)
-            waiting += [((place, key), part, depth + 1) for key, part in reversed([*inside])]
+            wanted = [(key, part) for key, part in inside if isinstance(part, (dict, list, tuple, StoredTensor))]
+            waiting += [((place, key), part, depth + 1) for key, part in reversed(wanted)]
 
 
 def _name(place: _Place) -> str:

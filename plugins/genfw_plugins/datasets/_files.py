@@ -18,14 +18,14 @@ from genfw.interfaces import Dataset
 
 def data_home() -> Path:
     """The folder that holds one folder per data set: ``$GENFW_DATA``, or ``~/.cache/genfw``."""
-    return Path(os.environ.get("GENFW_DATA") or "~/.cache/genfw").expanduser()
+    return Path(os.path.expanduser(os.environ.get("GENFW_DATA") or "~/.cache/genfw"))
 
 
 def folders(root: Path | None, name: str) -> list[Path]:
     """Where the set ``name`` may lie, first choice first: ``root`` and its folder ``name``, or data home's."""
     if root is None:
         return [data_home() / name, data_home()]
-    return [Path(root).expanduser(), Path(root).expanduser() / name]
+    return [Path(os.path.expanduser(root)), Path(os.path.expanduser(root)) / name]
 
 
 def download_folder(root: Path | None, name: str) -> Path:

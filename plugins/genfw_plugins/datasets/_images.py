@@ -227,7 +227,7 @@ def image_source(root: Path) -> ImageSource:
     Raises:
         DataError: There is nothing at ``root``, or it is another kind of file.
     """
-    root = Path(root).expanduser()
+    root = Path(os.path.expanduser(root))
     if root.is_dir():
         return FolderSource(root)
     if root.is_file():

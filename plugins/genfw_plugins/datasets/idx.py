@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 from pathlib import Path
 from typing import IO
 
@@ -100,7 +101,7 @@ class IdxImages(PixelDataset):
         return pixels, read_idx(self._find(labels, f"'{name}_labels' (null for none)"), 1).to(torch.int64)
 
     def _find(self, name: str, parameter: str) -> Path:
-        home = Path(self.root).expanduser()
+        home = Path(os.path.expanduser(self.root))
         path = find_file([home], name, f"{name}.gz", name.removesuffix(".gz"))
         if path is None:
             raise absent(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -97,7 +98,7 @@ class TensorFile(Dataset):
 
     @contextlib.contextmanager
     def _arrays(self) -> Iterator[Mapping[str, _Array]]:
-        path = Path(self.file).expanduser()
+        path = Path(os.path.expanduser(self.file))
         if not path.is_file():
             raise AbsentDataError(
                 f"there is no file {path}; set 'file' to where it is, and 'shape' where a smoke run is to do without it"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genfw.errors import ContractError
 from genfw.nn.spectral import SpectralPenalty
 
 #: Factor on the residual branch of every cell.
@@ -116,6 +117,19 @@ class BatchNorm(nn.BatchNorm2d):
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-5, momentum=0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``(B, C, H, W)``.
+
+        Raises:
+            ContractError: In training, one row of one pixel, which has no variance.
+        """
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            raise ContractError(
+                "NVAE can't learn from a batch of 1 row where its maps have 1x1 pixels: a single value has no variance; "
+                "use a batch of 2 or more, or fewer scales"
+            )
+        return super().forward(x)
 
     def affine_map(self) -> tuple[Tensor, Tensor]:
         """Factor and shift per channel that it amounts to in eval mode."""

@@ -81,7 +81,8 @@ def test_idinvert_where_doubling_is_fused(tmp_path):
     check(tmp_path / "a.pth", decoder, tmp_path)
 
 
-def test_idinvert_s_encoder(tmp_path):
+@pytest.mark.parametrize("norms", [True, False])
+def test_idinvert_s_encoder(tmp_path, norms):
     torch.manual_seed(0)
     prior = StyleGANPrior((3, SIDE, SIDE), width=WIDTH)
     encoder = StyleGANEncoder((3, SIDE, SIDE), prior, channels_base=2, channels_max=3).eval()
@@ -101,6 +102,11 @@ def test_idinvert_s_encoder(tmp_path):
     for name, bias in biases.items():  # a bias before a batch norm moves its mean
         mean = name.replace("wscale", "bn").replace(".bias", ".bn.running_mean")
         saved |= {name: bias, mean: saved[mean] + bias}
+        if not norms:
+            layer = f"{'first' if '1.bias' in name else 'second'}_norm"
+            getattr(encoder.net.blocks[int(name[5]) - 1], layer).bias.data.copy_(bias)
+    if not norms:
+        saved = {name: value for name, value in saved.items() if ".bn." not in name}
     torch.save(saved, tmp_path / "encoder.pth")
     done = import_checkpoint(importers(), tmp_path / "encoder.pth", tmp_path / "e.safetensors")
     block = {name: value for name, value in done.content["architecture"]["encoder"].items() if name != "use"}

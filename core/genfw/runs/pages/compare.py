@@ -12,7 +12,7 @@ import attrs
 
 from genfw.errors import RunError
 from genfw.runs.directory import RunDirectory
-from genfw.runs.files import read_mapping
+from genfw.runs.files import read_mapping, read_records
 
 #: Protocol keys that do not prevent ranking: a seed is a repetition, and versions change only last digits.
 _RANKED_ACROSS = frozenset(
@@ -175,9 +175,9 @@ def compare_runs(directories: Sequence[Path | str], *, across: Sequence[str] = (
     )
     found: dict[str, list[tuple[int, Mapping[str, Any]]]] = {}
     for run, evaluation in enumerate(evaluations):
-        for record in evaluation.get("results") or []:
+        for record in read_records(evaluation.get("results")):
             # Image grids are results too, with neither a number nor a failure.
-            if isinstance(record, Mapping) and (record.get("value") is not None or record.get("failed")):
+            if record.get("value") is not None or record.get("failed"):
                 found.setdefault(str(record.get("name", "")), []).append((run, record))
     keys = {key for records in found.values() for _, record in records for key in _mapping(record.get("protocol"))}
     if unknown := [key for key in across if key not in keys]:

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from genfw.runs.directory import RunDirectory, Status
-from genfw.runs.files import read_mapping, read_text, without_home, write_atomically
+from genfw.runs.files import read_mapping, read_records, read_text, without_home, write_atomically
 from genfw.runs.pages.charts import HEIGHT, WIDTH, make_charts
 from genfw.runs.pages.layout import Picture, digits, embed, parts_of, render, words
 
@@ -57,7 +57,7 @@ def report_text(run_dir: RunDirectory, *, stamp: str | None = None) -> str:
 def _facts(run_dir: RunDirectory) -> dict[str, Any]:
     recipe = read_mapping(run_dir.resolved)
     evaluation = read_mapping(run_dir.evaluation)
-    records = [record for record in evaluation.get("results") or [] if isinstance(record, Mapping)]
+    records = read_records(evaluation.get("results"))
     results = [_result(record) for record in records]
     status = _status(run_dir)
     rows, events = run_dir.read_metrics(), run_dir.read_events()
@@ -110,14 +110,20 @@ def _begun(name: str) -> str:
 
 
 def _seconds(events: Sequence[Mapping[str, Any]], status: Status) -> float | None:
-    times = [float(event["time"]) for event in events if isinstance(event.get("time"), int | float)]
+    times = [moment for event in events if (moment := _moment(event)) is not None]
     ends = [*times, *([status.time] if status.time else [])]
     return max(ends) - times[0] if times else None
 
 
+def _moment(event: Mapping[str, Any]) -> float | None:
+    """When it was, in seconds since 1970; anybody may have written the file."""
+    moment = _real(event.get("time"))
+    return moment if moment is not None and 0 <= moment < 1e11 else None
+
+
 def _event(event: Mapping[str, Any]) -> dict[str, Any]:
-    moment = event.get("time")
-    clock = time.strftime("%H:%M:%S", time.localtime(moment)) if isinstance(moment, int | float) else ""
+    moment = _moment(event)
+    clock = "" if moment is None else time.strftime("%H:%M:%S", time.localtime(moment))
     return {
         "clock": clock,
         "kind": str(event.get("kind", "")),
@@ -212,7 +218,7 @@ def _pictures(root: Path, records: Sequence[Mapping[str, Any]]) -> list[Picture]
     """The figures that results name, each once, in order; the run's own samples where no metric shows any."""
     pictures: dict[str, Picture] = {}
     for record in records:
-        for figure in map(_mapping, record.get("figures") or []):
+        for figure in read_records(record.get("figures")):
             path, title, caption = (str(figure.get(key, "")) for key in ("path", "title", "caption"))
             if path not in pictures and (picture := embed(root, path, title, caption)) is not None:
                 pictures[path] = picture

@@ -28,7 +28,7 @@ def cache_folder(evaluation: Evaluation, name: str) -> Path | None:
     """
     if evaluation.smoke:
         return None
-    return Path(os.environ.get("GENFW_CACHE") or "~/.cache/genfw").expanduser() / name
+    return Path(os.path.expanduser(os.environ.get("GENFW_CACHE") or "~/.cache/genfw")) / name
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -25,7 +25,7 @@ def fetched(url: str, *, begins: str, what: str, instead: str, download: bool = 
         DataError: It is absent and there is no network, or it may not be used.
     """
     file = url.rpartition("/")[2]
-    own = Path(os.environ.get("GENFW_CACHE") or "~/.cache/genfw").expanduser() / "weights" / file
+    own = Path(os.path.expanduser(os.environ.get("GENFW_CACHE") or "~/.cache/genfw")) / "weights" / file
     hub = Path(torch.hub.get_dir()) / "checkpoints" / file
     for path in (own, hub):
         if path.is_file():

@@ -17,10 +17,13 @@ from genfw.errors import DataError
 
 _State = dict[str, Tensor]
 
+#: What our batch norms add to a variance.
+_EPSILON = 1e-5
+
 #: Convention -> tensors that every file of it has.
 _MARKS = {
     "idinvert": ("mapping.dense0.fc.weight", "synthesis.layer0.const"),
-    "idinvert-encoder": ("block0.conv.weight", "block0.bn.bn.weight"),
+    "idinvert-encoder": ("block0.conv.weight", "block1.wscale1.bias"),
     "ada": ("mapping.fc0.weight", "synthesis.b4.const"),
     "rosinality": ("style.1.weight", "input.input"),
     "tf": ("mapping.Dense0/weight", "synthesis.4x4/Const/const"),
@@ -95,31 +98,42 @@ def idinvert(tensors: Mapping[str, Tensor]) -> _State:
 def idinvert_encoder(tensors: Mapping[str, Tensor]) -> _State:
     """State of an encoder's network.
 
+    An encoder without batch norms gets some that change nothing once it is trained.
+
     Arguments:
-        tensors: ``block0.conv.weight``, ``block1.bn1.bn.weight``, ...
+        tensors: ``block0.conv.weight``, ``block1.wscale1.bias``, ``block1.bn1.bn.weight``, ...
     """
     last = max(int(match[1]) for name in tensors if (match := re.match(r"block(\d+)\.fc\.", name)))
 
-    def norm(ours: str, theirs: str) -> _State:
-        parts = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-        return {f"{ours}.{part}": tensors[f"{theirs}.bn.{part}"] for part in parts}
+    def norm(ours: str, theirs: str, before: Tensor) -> _State:
+        one, zero = torch.ones(len(before)), torch.zeros(len(before))
+        idle = {
+            "weight": one,
+            "bias": zero,
+            "running_mean": zero,
+            "running_var": one - _EPSILON,
+            "num_batches_tracked": torch.tensor(0),
+        }
+        there = f"{theirs}.bn.weight" in tensors
+        return {f"{ours}.{part}": tensors[f"{theirs}.bn.{part}"] if there else idle[part] for part in idle}
 
-    state: _State = {"net.first.weight": tensors["block0.conv.weight"], **norm("net.first_norm", "block0.bn")}
+    first = tensors["block0.conv.weight"]
+    state: _State = {"net.first.weight": first, **norm("net.first_norm", "block0.bn", first)}
     for number in range(1, last):
         theirs, ours = f"block{number}", f"net.blocks.{number - 1}"
         for digit, name in (("1", "first"), ("2", "second")):
             state[f"{ours}.{name}.weight"] = tensors[f"{theirs}.conv{digit}.weight"]
-            state |= norm(f"{ours}.{name}_norm", f"{theirs}.bn{digit}")
+            state |= norm(f"{ours}.{name}_norm", f"{theirs}.bn{digit}", state[f"{ours}.{name}.weight"])
             # A bias before a batch norm only moves its mean.
             mean = f"{ours}.{name}_norm.running_mean"
             state[mean] = state[mean] - tensors[f"{theirs}.wscale{digit}.bias"]
         if f"{theirs}.conv.weight" in tensors:
             state[f"{ours}.shortcut.weight"] = tensors[f"{theirs}.conv.weight"]
-            state |= norm(f"{ours}.shortcut_norm", f"{theirs}.bn")
+            state |= norm(f"{ours}.shortcut_norm", f"{theirs}.bn", state[f"{ours}.shortcut.weight"])
     weight = tensors[f"block{last}.fc.weight"]
     # The published last layer has its scale beside it, the only one that has.
     state["net.last.weight"] = weight / math.sqrt(weight.shape[1])
-    return state | norm("net.last_norm", f"block{last}.bn")
+    return state | norm("net.last_norm", f"block{last}.bn", weight)
 
 
 def ada(tensors: Mapping[str, Tensor]) -> _State:
