@@ -136,7 +136,7 @@ class Binder:
         a_kind = article(kind)
         if isinstance(node.value, str):
             hint = f"write {{use: {shown(node.value)}}}"
-            self.faults.add("GF208", f"{what} must be {a_kind} block, got {node.shown()}", node.mark, hint)
+            self.faults.add("GF208", f"{what} must be {a_kind} block, got '{shown(node.value)}'", node.mark, hint)
         elif not node.is_map:
             self.faults.add(
                 "GF208", f"{what} must be {a_kind} block such as {{use: NAME}}, got {node.shown()}", node.mark

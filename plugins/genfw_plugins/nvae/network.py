@@ -126,7 +126,7 @@ class BatchNorm(nn.BatchNorm2d):
         """
         if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             raise ContractError(
-                "NVAE can't learn from a batch of 1 row where its maps have 1x1 pixels: a single value has no variance; "
+                "NVAE can't learn from a batch of 1 row where its maps have 1x1 pixels: one value has no variance; "
                 "use a batch of 2 or more, or fewer scales"
             )
         return super().forward(x)
