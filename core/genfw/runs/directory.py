@@ -17,7 +17,7 @@ import attrs
 import yaml
 
 from genfw.errors import RunError, closest
-from genfw.runs.files import parse_json, read_mapping, read_records, read_text, write_atomically
+from genfw.runs.files import is_like, parse_json, read_mapping, read_records, read_text, write_atomically
 from genfw.runs.lock import hold, is_held
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ class RunDirectory:
             return Status("killed", reason="it stopped before it wrote its status", pid=0, time=0.0)
         blank = {"stage": "", "step": 0, "reason": "", "pid": 0, "time": 0.0}
         # Anybody may have written the file: a value of another kind says nothing.
-        good = {key: saved[key] for key, value in blank.items() if key in saved and _is_like(value, saved[key])}
+        good = {key: saved[key] for key, value in blank.items() if key in saved and is_like(value, saved[key])}
         status = Status(**{"state": saved["state"], **blank, **good})
         if status.state == "running" and not is_held(self.path):
             return attrs.evolve(status, state="killed", reason="the process is gone without a last word")
@@ -292,14 +292,6 @@ def _append(path: Path, row: Mapping[str, Any]) -> None:
     # A single write of a whole line: a reader sees all of a row or none of it.
     with open(path, "ab") as file:
         file.write(line.encode())
-
-
-def _is_like(blank: Any, value: Any) -> bool:
-    """Whether a value is of the kind of a blank one; as a number, finite and such as a clock or counter gives."""
-    if isinstance(blank, str):
-        return isinstance(value, str)
-    number = isinstance(value, int if isinstance(blank, int) else (int, float)) and not isinstance(value, bool)
-    return number and 0 <= value < 1e11
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -84,6 +84,14 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
+def is_like(blank: Any, value: Any) -> bool:
+    """Whether a value is of the kind of a blank one; as a number, finite and such as a clock or counter gives."""
+    if isinstance(blank, str):
+        return isinstance(value, str)
+    number = isinstance(value, int if isinstance(blank, int) else (int, float)) and not isinstance(value, bool)
+    return number and 0 <= value < 1e11
+
+
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Replace a file by ``text``; see :func:`replacing`. Half a surrogate pair, which UTF-8 lacks, becomes ``?``."""
     with replacing(path, durable=durable) as part:
