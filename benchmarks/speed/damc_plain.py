@@ -177,7 +177,7 @@ def prior_chain(net: nn.Module, z: Tensor, step: float, steps: int, generator: t
     for _ in range(steps):
         total = net(z).sum() + 0.5 * torch.sum(z**2)
         gradient = torch.autograd.grad(total, z)[0]
-        w = torch.randn(z.shape, generator=generator)
+        w = torch.randn(z.shape, generator=generator, device=z.device)
         z.data = z.data - 0.5 * (step**2) * gradient + step * w
     return z.detach()
 
@@ -198,7 +198,7 @@ def posterior_chain(
         likelihood = torch.sum((generator_net(z) - x) ** 2) / (2.0 * sigma**2)
         total = likelihood + net(z).sum() + 0.5 * torch.sum(z**2)
         gradient = torch.autograd.grad(total, z)[0]
-        w = torch.randn(z.shape, generator=generator)
+        w = torch.randn(z.shape, generator=generator, device=z.device)
         z.data = z.data - 0.5 * (step**2) * gradient + step * w
     return z.detach()
 

@@ -68,7 +68,7 @@ def plain_chain(
             gradients = [block.grad for block in blocks]
         else:
             gradients = list(torch.autograd.grad(total, blocks))
-        noise = torch.randn(position.shape, generator=generator)
+        noise = torch.randn(position.shape, generator=generator, device=position.device)
         moved = model.noise_layout.split(noise)
         for block, gradient, drawn in zip(blocks, gradients, moved.values(), strict=True):
             assert gradient is not None

@@ -115,11 +115,6 @@ class NoiseLayout:
         return torch.randn(count, self.size, generator=generator, device=device, dtype=dtype)
 
 
-def _tensors(groups: Iterable[Tensor]) -> tuple[Tensor, ...]:
-    return tuple(groups)
-
-
-@attrs.frozen(eq=False)
 class Latent:
     r"""What a prior gives to a decoder.
 
@@ -129,8 +124,9 @@ class Latent:
             hierarchical decoder continues from them. ``None`` where there are none.
     """
 
-    groups: tuple[Tensor, ...] = attrs.field(converter=_tensors)
-    context: Tensor | None = None
+    # A plain class: torch's compiler can't trace one that attrs makes.
+    def __init__(self, groups: Iterable[Tensor], context: Tensor | None = None) -> None:
+        self.groups, self.context = tuple(groups), context
 
     def flat(self) -> Tensor:
         """All groups in one ``(B, d)`` tensor: what an energy on the latent reads."""
