@@ -121,7 +121,7 @@ def _chains(bench: Bench) -> Iterator[tuple[str, Target, Tensor, Callable[[], Te
 
 
 def chains(bench: Bench) -> Iterator[Row]:
-    """Chains step by step, as one CUDA graph (which must agree bit for bit), and plainly written with the same noise."""
+    """Chains step by step, as one CUDA graph (equal bit for bit), and plainly written with the same noise."""
     for name, target, start, plain, step_size, steps in _chains(bench):
         kernel = Langevin(step_size=step_size, steps=steps)
 
