@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from genfw import Batch, ContractError, OptimizerFactory, Stage, Updater
 from genfw.models.freezing import frozen
+from genfw.nn.precision import full
 from genfw.plugins.validators import at_least, within
 from genfw_plugins.stylegan.critic import Critic
 from genfw_plugins.stylegan.decoder import StyleGANDecoder
@@ -100,7 +101,7 @@ class GAN(Stage):
 
         w, other = self.mapping(fresh(self.mapping.width)), self.mapping(fresh(self.mapping.width))
         with torch.no_grad():
-            self.mapping.mean.lerp_(self.run.average(w.mean(0)), 1.0 - MEAN_DECAY)
+            self.mapping.mean.lerp_(self.run.average(full(w).mean(0)), 1.0 - MEAN_DECAY)
         layers = synthesis.layer_count
         cut = torch.randint(1, layers, (count, 1), generator=generator, device=like.device)
         mixed = torch.rand(count, 1, generator=generator, device=like.device) < self.mixing
