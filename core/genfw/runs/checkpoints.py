@@ -84,7 +84,8 @@ class Checkpoints:
         if not self.folder.is_dir():
             return []
         marks = self._marks()
-        found = [self._read(path, marks) for path in self.folder.iterdir() if not path.name.startswith(".")]
+        folders = [path for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        found = [self._read(path, marks) for path in folders]
         return sorted((c for c in found if c is not None), key=lambda c: c.sequence)
 
     def _read(self, path: Path, marks: Mapping[str, Mapping[str, Any]]) -> Checkpoint | None:

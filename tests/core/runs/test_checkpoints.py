@@ -349,3 +349,15 @@ def test_a_checkpoint_of_another_format_names_the_genfw_to_install(written, whic
     meta.write_text(json.dumps({**json.loads(meta.read_text()), "format": written}))
     with pytest.raises(RunError, match=rf"written by {which} genfw \(format {written}, here 2\); install that one"):
         store.load(checkpoint)
+
+
+def test_a_damaged_record_is_told_of_once_and_an_absent_one_never(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save({"a": step}, stage=0, step=step)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "stage0-step000002" / "checkpoint.json").write_text('{"step": []')
+    for _ in range(2):
+        assert [checkpoint.step for checkpoint in checkpoints.all()] == [1]
+    (record,) = caplog.records
+    assert record.getMessage().endswith("stage0-step000002/checkpoint.json is damaged, and is left out")
