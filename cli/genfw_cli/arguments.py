@@ -37,6 +37,15 @@ Sets = Annotated[
     typer.Option("--set", metavar="PATH=VALUE", help="Change a value, as in --set train.0.steps=500; repeatable."),
 ]
 Unsets = Annotated[list[str] | None, typer.Option("--unset", metavar="PATH", help="Remove a value; repeatable.")]
+Over = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--over",
+        metavar="PATH=VALUES",
+        help="A setting that varies, as in --over seed=0..4 or --over train.0.optimizer.lr=1e-3,2e-3; repeatable: "
+        "every combination is a run.",
+    ),
+]
 Out = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="PATH", help="File to write, instead of the usual place.")
 ]

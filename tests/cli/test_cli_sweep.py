@@ -55,3 +55,14 @@ def test_what_is_wrong_is_said(call, tiny, words, message):
     said = call("sweep", tiny, *words)
     assert said.code != 0
     assert message in " ".join(said.err.split())
+
+
+def test_a_plan_says_what_runs_cost(call, tiny):
+    said = call("plan", tiny, "--over", "seed=0..2", "--seconds", "0.1", "--json")
+    assert said.code == 0, said.err
+    facts = json.loads(said.out)
+    (only,) = facts["plans"]  # runs that differ in their seed alone are timed once
+    assert (facts["runs"], only["runs"], only["plan"]["stages"][0]["steps"]) == (3, 3, 4)
+    assert facts["seconds"] == pytest.approx(3 * (only["training_seconds"] + only["evaluation_seconds"]))
+    rows = call("plan", tiny, "--seconds", "0.1").rows
+    assert [row[0] for row in rows if row[0] in ("training", "evaluation", "run", "elbo")][:2] == ["elbo", "training"]

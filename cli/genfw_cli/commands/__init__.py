@@ -19,6 +19,7 @@ __all__ = ["NAMES", "Lazy"]
 NAMES = (
     "run",
     "resume",
+    "plan",
     "sweep",
     "runs",
     "sample",

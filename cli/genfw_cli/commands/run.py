@@ -25,6 +25,12 @@ def command(
         Path | None,
         typer.Option("--dir", metavar="PATH", help="The run directory, instead of a new one under --root."),
     ] = None,
+    go_on: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in --dir where there is one, for jobs that are started again."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train, sample, evaluate and report, as a recipe says.
@@ -37,4 +43,4 @@ def command(
     read, registry = open_recipe(ctx, recipe, sets, unsets)
     for text in read.notes:
         note(f"note: {text}")
-    drive(engine.run, as_json, read, root=root, smoke=smoke, registry=registry, directory=directory)
+    drive(engine.run, as_json, read, root=root, smoke=smoke, registry=registry, directory=directory, go_on=go_on)

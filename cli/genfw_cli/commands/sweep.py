@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from genfw_cli import complete
-from genfw_cli.arguments import Json, Root, Sets, Unsets
+from genfw_cli.arguments import Json, Over, Root, Sets, Unsets
 from genfw_cli.output import note, show_json, table
 from genfw_cli.session import registry_of
 
@@ -33,15 +33,7 @@ def command(
         list[str] | None,
         typer.Option("--recipes", metavar="RECIPE", help="The same as RECIPE...; others may follow it."),
     ] = None,
-    over: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--over",
-            metavar="PATH=VALUES",
-            help="A setting that varies, as in --over seed=0..4 or --over train.0.optimizer.lr=1e-3,2e-3; repeatable: "
-            "every combination is a run.",
-        ),
-    ] = None,
+    over: Over = None,
     sets: Sets = None,
     unsets: Unsets = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of every part of every run.")] = False,

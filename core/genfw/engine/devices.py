@@ -7,58 +7,22 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from genfw import randomness
+from genfw.engine.cluster import Process, found_outside
 from genfw.errors import RunError
 from genfw.models.recording import Recordings, recorded
 from genfw.training.settings import EngineSettings
 
 
-class _LocalEnvironment(LightningEnvironment):
-    """Processes on this machine that genfw started itself: Fabric runs no script again and reads no environment."""
-
-    def __init__(self, rank: int, port: int) -> None:
-        super().__init__()
-        self._rank, self._port = rank, port
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        return True
-
-    @property
-    def main_address(self) -> str:
-        return "127.0.0.1"
-
-    @property
-    def main_port(self) -> int:
-        return self._port
-
-    def local_rank(self) -> int:
-        return self._rank
-
-    def node_rank(self) -> int:
-        return 0
-
-
-def launched_outside() -> bool:
-    """Whether ``torchrun`` started several processes of this program; genfw then starts none."""
-    return "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
-def is_first() -> bool:
-    """Whether this process writes files: every process except those of ``torchrun`` with rank 1 and up."""
-    return not launched_outside() or os.environ.get("RANK", "0") == "0"
-
-
 def own_device(accelerator: str) -> torch.device:
-    """The device of this process: the first one, or that of its ``LOCAL_RANK`` under ``torchrun``."""
-    return first_device(accelerator, int(os.environ.get("LOCAL_RANK", "0")) if launched_outside() else 0)
+    """The device of this process: the first one, or that of its local rank where something started several."""
+    environment = found_outside()
+    return first_device(accelerator, 0 if environment is None else environment.local_rank())
 
 
 def first_device(accelerator: str, rank: int = 0) -> torch.device:
@@ -66,7 +30,7 @@ def first_device(accelerator: str, rank: int = 0) -> torch.device:
 
     Arguments:
         accelerator: As in the recipe's ``engine:`` section.
-        rank: Rank of the process on this machine.
+        rank: Rank of the process on this machine. A scheduler may show each process its own GPU alone.
 
     Raises:
         RunError: This machine has no such accelerator.
@@ -74,7 +38,7 @@ def first_device(accelerator: str, rank: int = 0) -> torch.device:
     if accelerator in ("auto", "cuda") and torch.cuda.is_available():
         # Deterministic kernels need it, and cuBLAS reads it at a process's first product, which composing may take.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        return torch.device("cuda", rank)
+        return torch.device("cuda", rank % max(1, torch.cuda.device_count()))
     if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
         return torch.device("mps")
     if accelerator in ("auto", "cpu"):
@@ -108,22 +72,22 @@ def make_fabric(
         device: Device for a single-process Fabric, whatever other processes there are. It must be the process's device:
             Fabric sets the current CUDA device, and collective calls fail if it changes.
     """
-    accelerator = first_device(settings.accelerator, rank).type if device is None else device.type
-    common: dict[str, Any] = {"accelerator": accelerator, "precision": settings.precision}
     with _quiet():
         if device is not None:
-            devices = [device.index or 0] if device.type == "cuda" else 1
-            fabric = Fabric(devices=devices, plugins=[_LocalEnvironment(0, port)], **common)
-        elif launched_outside():
-            local = int(os.environ["LOCAL_WORLD_SIZE"])
-            nodes = int(os.environ["WORLD_SIZE"]) // local
-            fabric = Fabric(devices=local, num_nodes=nodes, strategy="ddp", **common)
-        elif world == 1:
-            fabric = Fabric(devices=1, plugins=[_LocalEnvironment(0, port)], **common)
+            process, own = Process(port=port), device
+        elif (outside := found_outside()) is not None:
+            process = Process(outside.global_rank(), outside.world_size(), outside.main_address, outside.main_port)
+            own = first_device(settings.accelerator, outside.local_rank())
         else:
-            fabric = Fabric(
-                devices=world, strategy=DDPStrategy(cluster_environment=_LocalEnvironment(rank, port)), **common
-            )
+            process, own = Process(rank, world, port=port), first_device(settings.accelerator, rank)
+        several = process.world_size() > 1
+        fabric = Fabric(
+            accelerator=own.type,
+            devices=[own.index or 0] if own.type == "cuda" else 1,
+            num_nodes=process.world_size(),
+            precision=settings.precision,
+            **({"strategy": DDPStrategy(cluster_environment=process)} if several else {"plugins": [process]}),
+        )
         fabric.launch()
     return fabric
 
@@ -146,9 +110,16 @@ def release() -> None:
     """Leave the process group, so that this process can continue and train again later."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        if not launched_outside():
+        if found_outside() is None:
             for name in ("MASTER_ADDR", "MASTER_PORT"):
                 os.environ.pop(name, None)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, within the quota of its control group."""
+    from joblib import cpu_count
+
+    return max(1, int(cpu_count()))
 
 
 @contextlib.contextmanager
@@ -171,8 +142,8 @@ def tuned(settings: EngineSettings, device: torch.device | None = None) -> Itera
     own = own_device(settings.accelerator) if device is None else device
     with randomness.isolated_rng(own), recorded(recordings):
         try:
-            if settings.threads:
-                torch.set_num_threads(settings.threads)
+            # Also where the recipe says nothing: torch counts the machine's cores, whatever a container allows.
+            torch.set_num_threads(min(settings.threads or threads, usable_cores()))
             matmul.allow_tf32 = cudnn.allow_tf32 = settings.tf32
             cudnn.benchmark = settings.cudnn_benchmark
             if settings.deterministic:

@@ -18,6 +18,7 @@ from typing import Any
 import attrs
 import torch
 
+from genfw.engine.devices import usable_cores
 from genfw.engine.job import Job
 from genfw.errors import RunError
 from genfw.runs.lock import is_held
@@ -35,7 +36,7 @@ def default_jobs() -> int:
     """Runs at a time on this machine: one per GPU, or one per core that this process may use."""
     if torch.cuda.is_available():
         return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 class LocalPool:
@@ -156,10 +157,13 @@ class Cluster:
             self._executor.update_parameters(job_name=sweep.path.name, **limit)
         else:
             self._executor = submitit.LocalExecutor(folder)
-            self._executor.update_parameters(timeout_min=60)
+            self._executor.update_parameters(timeout_min=60 * 24 * 7)
+        #: Jobs to submit at a time: SLURM has a queue, this machine has none.
+        self._limit = len(runs) if self.slurm else jobs or default_jobs()
         self._handles: dict[str, Any] = {}
         self._attempts: Counter[str] = Counter()
         queued = _queued([run.job for run in runs if run.job]) if self.slurm else set()
+        self._attempts.update(run.name for run in runs if run.job in queued)
         self._waiting = {run.name for run in runs}
         self._submit([run for run in runs if run.job not in queued])
 
@@ -180,7 +184,8 @@ class Cluster:
             state = self.sweep.directory(run).status().state
             if run.name in alive or state == "running":  # a dead job's run is "running" until its lock expires
                 continue
-            if state in ("killed", "waiting") and self._attempts[run.name] < _ATTEMPTS:
+            attempts = self._attempts[run.name]
+            if attempts == 0 or (state in ("killed", "waiting") and attempts < _ATTEMPTS):
                 dead.append(run)
             else:
                 self._waiting.discard(run.name)
@@ -191,9 +196,13 @@ class Cluster:
         if self.slurm:
             queued = _queued([run.job for run in runs])
             return {run.name for run in runs if run.job in queued}
-        return {run.name for run in runs if not self._handles[run.name].done()}
+        handles = {run.name: self._handles[run.name] for run in runs if run.name in self._handles}
+        return {name for name, handle in handles.items() if not handle.done()}
 
     def _submit(self, runs: Sequence[SweepRun]) -> None:
+        """Submit runs, as many as the limit leaves room for; the others are asked for again."""
+        alive = sum(not handle.done() for handle in self._handles.values()) if not self.slurm else 0
+        runs = runs[: self._limit - alive]
         if not runs:
             return
         with self._executor.batch():

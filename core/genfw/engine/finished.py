@@ -13,7 +13,8 @@ import torch
 from lightning_fabric import Fabric
 
 from genfw import randomness
-from genfw.engine.devices import is_first, make_fabric, own_device, tuned
+from genfw.engine.cluster import is_first
+from genfw.engine.devices import make_fabric, own_device, tuned
 from genfw.engine.launching import launched
 from genfw.engine.recovery import restore_state, set_up_stage
 from genfw.engine.saved import open_saved
@@ -111,7 +112,7 @@ def sample_run(
         out: Folder of the files; by default ``samples/seed<seed>`` in the run directory, and
             ``samples-<name>/seed<seed>`` in the working directory for a saved model.
         share: Index of the share, and count of shares.
-        processes: Count of processes, on CUDA each with its own device; ignored under ``torchrun``.
+        processes: Count of processes, on CUDA each with its own device; ignored under ``torchrun`` and ``srun``.
         checkpoint: See :func:`load_run`.
         device: Device of the chains; the recipe's accelerator by default.
         registry: Plugins; the installed ones by default.
@@ -155,7 +156,7 @@ def evaluate_run(
         sets: See :func:`load_run`; the numbers' protocol and settings say what was measured.
 
     Returns:
-        The results; none in ``torchrun``'s workers.
+        The results; none in processes with a rank above 0.
     """
     from genfw.runs.pages.report import write_report
 
@@ -181,7 +182,8 @@ def evaluate_run(
 
 @contextlib.contextmanager
 def _opened(composition: Composition, run_dir: RunDirectory, processes: int) -> Iterator[Evaluation | None]:
-    """The evaluation of a run with its workers; ``None``, after all work is done, in a worker of ``torchrun``."""
+    """The evaluation of a run with its workers; ``None``, after all work is done, in a worker that
+    something else started."""
     parameter = next(composition.model.parameters(), torch.empty(0))
     settings = copy.copy(composition.engine)
     settings.accelerator = parameter.device.type  # type: ignore[assignment]

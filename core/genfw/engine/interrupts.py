@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
+#: Ctrl-C, a scheduler's end, and a scheduler's warning before the end (``#SBATCH --signal=USR1@120``).
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
 
 class Interrupts:
-    """Turns SIGINT and SIGTERM into a flag that the training loop reads between steps.
+    """Turns SIGINT, SIGTERM and SIGUSR1 into a flag that the training loop reads between steps.
 
     Inside :meth:`deferred` the first signal sets :attr:`requested`, and a second one raises ``KeyboardInterrupt``;
     outside of it every signal raises. Only the main thread can catch signals; in other threads nothing changes.
@@ -19,6 +25,8 @@ class Interrupts:
     def __init__(self) -> None:
         #: Whether a signal has asked the run to stop.
         self.requested = False
+        #: Whether that signal was SIGUSR1: the job's time is nearly over.
+        self.warned = False
         self._deferred = False
 
     @contextlib.contextmanager
@@ -27,7 +35,7 @@ class Interrupts:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        previous = {signum: signal.signal(signum, self._on_signal) for signum in (signal.SIGINT, signal.SIGTERM)}
+        previous = {signum: signal.signal(signum, self._on_signal) for signum in _SIGNALS}
         try:
             yield self
         finally:
@@ -43,7 +51,19 @@ class Interrupts:
         finally:
             self._deferred = False
 
+    def requeue(self) -> None:
+        """After a warning, have SLURM start the job again, where this is one of SLURM's.
+
+        SLURM itself starts a preempted job again, which got SIGTERM; and nobody wants a cancelled one back.
+        """
+        job = os.environ.get("SLURM_JOB_ID")
+        if self.warned and job:
+            said = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+            if said.returncode:
+                print(f"genfw: SLURM does not start job {job} again: {said.stderr.strip()}", file=sys.stderr)
+
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        self.warned = self.warned or signum == getattr(signal, "SIGUSR1", None)
         if self._deferred and not self.requested:
             self.requested = True
         else:

@@ -16,7 +16,8 @@ from typing import Literal
 import torch
 from lightning_fabric import Fabric
 
-from genfw.engine.devices import first_device, launched_outside, make_fabric, release
+from genfw.engine.cluster import found_outside
+from genfw.engine.devices import first_device, make_fabric, release
 from genfw.errors import LostProcessError, RunError
 from genfw.training.settings import EngineSettings
 
@@ -138,12 +139,13 @@ def launched(
     checkpoint: str | None = None,
     plugins: Sequence[str] = (),
 ) -> Iterator[Fabric]:
-    """Inside the block this process is one of several: the first, which starts its workers, or one of ``torchrun``'s.
+    """Inside the block this process is one of several: the first, which starts its workers, or one that
+    something else started.
 
     Arguments:
         settings: The recipe's ``engine:`` section.
         directory: The run directory.
-        world: Count of processes; ignored under ``torchrun``.
+        world: Count of processes; ignored where something else started the processes.
         task: See :class:`WorkerProcesses`.
         checkpoint: See :class:`WorkerProcesses`.
         plugins: See :class:`WorkerProcesses`.
@@ -151,7 +153,7 @@ def launched(
     Raises:
         RunError: A worker has failed, or there are too few devices.
     """
-    if launched_outside() or world == 1:
+    if world == 1 or found_outside() is not None:
         try:
             yield make_fabric(settings)
         finally:

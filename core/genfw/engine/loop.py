@@ -72,10 +72,16 @@ class Training:
         if self.composition.data is None and self.composition.stages:
             raise ContractError("this recipe trains without data; give it a data: section")
         for stage_index in range(0 if start is None else start.stage, len(self.composition.stages)):
-            self._stage(stage_index, start if start is not None and start.stage == stage_index else None)
+            self.run_stage(stage_index, start if start is not None and start.stage == stage_index else None)
         self.model.eval()
 
-    def _stage(self, stage_index: int, start: Checkpoint | None) -> None:
+    def run_stage(self, stage_index: int, start: Checkpoint | None = None) -> None:
+        """Run one stage to its end.
+
+        Arguments:
+            stage_index: Index of the stage.
+            start: Checkpoint of this stage to resume from.
+        """
         assert self.composition.data is not None  # train() refuses this
         split = self.composition.data.split("train")
         composition, fabric, rows = self.composition, self.fabric, len(split)

@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric
 
 from genfw import randomness
+from genfw.engine.devices import usable_cores
 from genfw.engine.observers import Observers
 from genfw.errors import RunError
 from genfw.interfaces.values import StateTree
@@ -200,18 +201,47 @@ class StageProgress:
             checkpoint: The checkpoint.
             reject: Whether this is a rollback, and not a resumed run; see :meth:`RunDirectory.truncate`.
         """
-        state = self.run_dir.checkpoints.load(checkpoint, rank=self.fabric.global_rank, device=self.fabric.device)
+        rank, world = self.fabric.global_rank, checkpoint.world
+        state = self.run_dir.checkpoints.load(checkpoint, rank=rank % world, device=self.fabric.device)
         restore_state(self.composition, self.stage, state)
+        if rank >= world:  # it joins with another one's chains, and must not draw the same numbers
+            self._reseed("joined", checkpoint.step)
         self.monitor.load_state_dict(state["monitor"])
         self.means.load_state_dict(state["window"])
         self.step = checkpoint.step
         if not reject:
-            torch.set_num_threads(checkpoint.info["threads"])
+            self._take_threads(checkpoint)
             self.clock.set(checkpoint.info["seconds"])
             self.began = checkpoint.info.get("began", 0.0)
         if self.fabric.global_rank == 0:
             self.run_dir.truncate(checkpoint.info["sizes"], reject=reject)
             self.observers.rewind(self.stage_index, self.step)
+        if not reject and world != self.fabric.world_size:
+            self.event(
+                "warning",
+                f"{world} process(es) began this run and {self.fabric.world_size} go on: each has another share of the "
+                "rows and chains, so it does not go on bit for bit",
+            )
+
+    def _take_threads(self, checkpoint: Checkpoint) -> None:
+        """Use the threads of the checkpoint's processes, on which the last bit of a sum depends; but no more than
+        this process may use.
+        """
+        wanted, allowed = int(checkpoint.info["threads"]), usable_cores()
+        torch.set_num_threads(min(wanted, allowed))
+        if wanted > allowed:
+            self.event(
+                "warning",
+                f"the run had {wanted} threads per process, and may use {allowed} here; it may not go on bit for bit",
+            )
+        elif self.fabric.global_rank == 0:
+            self.run_dir.append_event("threads", f"goes on with {wanted} thread(s) per process, as before")
+
+    def _reseed(self, *names: str | int) -> None:
+        """Give this process random numbers of its own, by name."""
+        names = (self.stage_index, "rank", self.fabric.global_rank, *names)
+        self.stage.run.generator.manual_seed(derive_seed(self.composition.seed, "stage", *names))
+        randomness.seed_all(derive_seed(self.composition.seed, "global", *names))
 
     # -- rollbacks ----------------------------------------------------------------------------------------------------
 
@@ -223,9 +253,7 @@ class StageProgress:
         self.monitor = Monitor(self.composition.health)
         self.monitor.rollbacks = rollbacks
         self.stage.run.lr_scale = scale * self.composition.health.lr_factor
-        names = (self.stage_index, "rank", self.fabric.global_rank, "rollback", rollbacks)
-        self.stage.run.generator.manual_seed(derive_seed(self.composition.seed, "stage", *names))
-        randomness.seed_all(derive_seed(self.composition.seed, "global", *names))
+        self._reseed("rollback", rollbacks)
         if self.fabric.global_rank == 0:
             self.run_dir.checkpoints.drop_after(target)
         self.event(

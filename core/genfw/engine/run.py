@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import torch
 
 from genfw import randomness
-from genfw.engine.devices import count_processes, is_first, launched_outside, make_fabric, own_device, tuned
+from genfw.engine.cluster import agreed, found_outside, is_first
+from genfw.engine.devices import count_processes, make_fabric, own_device, release, tuned
 from genfw.engine.finished import (
     accelerator_of,
     compose_again,
@@ -105,6 +105,7 @@ def run(
     trackers: Sequence[Tracker] = (),
     registry: Registry | None = None,
     directory: str | Path | None = None,
+    go_on: bool = False,
 ) -> RunResult:
     """Train, sample, evaluate and report, as a recipe says.
 
@@ -118,19 +119,31 @@ def run(
         trackers: Observers besides the recipe's.
         registry: Plugins; the installed ones by default.
         directory: The run directory; by default a new one below ``root``.
+        go_on: Go on with the run in ``directory`` where there is one, for jobs that are started again by themselves.
 
     Returns:
         The finished run.
 
     Raises:
         RecipeError: The recipe is wrong; nothing was written.
+        RunError: ``directory`` is not empty; with ``go_on``, it is not given, or has a run of another recipe.
         DivergenceError: The health monitor stopped the run.
         KeyboardInterrupt: SIGINT or SIGTERM; the state is saved, and :func:`resume` continues from it.
     """
     read, registry = _read(recipe, sets, unsets, registry)
+    if go_on and directory is None:
+        raise RunError("to go on with a run where there is one, say in which directory: --resume needs --dir")
     composition = compose(read, registry, data=data, device=str(own_device(accelerator_of(read))), smoke=smoke)
-    run_dir = _make_directory(composition, read, root, directory)
-    return drive(composition, run_dir, trackers)
+
+    def begin() -> tuple[Path, str]:
+        texts = (composition.name, composition.resolved.dump(), read.text)
+        if go_on and directory is not None:
+            run_dir = RunDirectory.begin(directory, *texts)
+            return run_dir.path, run_dir.status().state if run_dir.begun else "waiting"
+        return RunDirectory.create(root, *texts, directory).path, "waiting"
+
+    path, state = agreed(begin, lambda: make_fabric(composition.engine))
+    return _go_on(composition, RunDirectory(path), state, trackers)
 
 
 def resume(
@@ -150,10 +163,22 @@ def resume(
         RunError: It is no run directory, another process uses it, or its checkpoints are damaged.
     """
     run_dir = RunDirectory.open(directory)
-    if run_dir.status().state == "finished":
-        return RunResult(run_dir.path, "finished", tuple(_read_results(run_dir)))
+    if found_outside() is None and run_dir.status().state == "finished":  # nothing to compose
+        return _finished(run_dir)
     composition = compose_again(run_dir, registry, data=data)
-    return drive(composition, run_dir, trackers, resumed=run_dir.status().state != "waiting")
+    state = agreed(lambda: run_dir.status().state, lambda: make_fabric(composition.engine))
+    return _go_on(composition, run_dir, state, trackers)
+
+
+def _go_on(composition: Composition, run_dir: RunDirectory, state: str, trackers: Sequence[Tracker]) -> RunResult:
+    if state == "finished":
+        release()
+        return _finished(run_dir)
+    return drive(composition, run_dir, trackers, resumed=state != "waiting")
+
+
+def _finished(run_dir: RunDirectory) -> RunResult:
+    return RunResult(run_dir.path, "finished", tuple(_read_results(run_dir)))
 
 
 def drive(
@@ -177,7 +202,10 @@ def drive(
             run_dir.checkpoints.clean()
         stack.enter_context(interrupts.installed())
         stack.enter_context(tuned(composition.engine))
-        start = _newest(run_dir, composition) if resumed else None
+        start = None
+        if resumed:
+            name = agreed(lambda: _newest(run_dir), lambda: make_fabric(composition.engine))
+            start = None if name is None else run_dir.checkpoints.find(name)
         try:
             _announce(composition, run_dir, observers, start, resumed)
             results = _work(composition, run_dir, observers, interrupts, start)
@@ -190,6 +218,8 @@ def drive(
                 observers,
                 attrs.evolve(run_dir.status(), state="interrupted", reason="a signal asked it to stop"),
             )
+            if is_first():
+                interrupts.requeue()
             raise
         except BaseException as error:
             reason = str(error) if isinstance(error, GenfwError) else f"{type(error).__name__}: {error}"
@@ -206,8 +236,8 @@ def _end(run_dir: RunDirectory, observers: Observers, status: Status) -> None:
         observers.end(status.state)
 
 
-def _newest(run_dir: RunDirectory, composition: Composition) -> Checkpoint | None:
-    """The newest intact checkpoint; damaged ones are skipped with a warning.
+def _newest(run_dir: RunDirectory) -> str | None:
+    """Name of the newest intact checkpoint; damaged ones are skipped with a warning.
 
     Raises:
         ChangedRecipeError: The run's recipe was changed.
@@ -217,7 +247,7 @@ def _newest(run_dir: RunDirectory, composition: Composition) -> Checkpoint | Non
     for checkpoint in reversed(found):
         try:
             run_dir.checkpoints.load(checkpoint)
-            return checkpoint
+            return checkpoint.name
         except ChangedRecipeError:
             raise
         except RunError as error:
@@ -264,7 +294,7 @@ def _work(
 ) -> list[Result]:
     """Train with all processes; then measure in the first one, with the others as its workers."""
     engine = composition.engine
-    world = 1 if launched_outside() else count_processes(engine)
+    world = count_processes(engine) if found_outside() is None else 1
     plugins = local_plugins(composition.resolved.recipe, composition.registry) if world > 1 else []
     checkpoint = None if start is None else start.name
     with launched(engine, run_dir.path, world, checkpoint=checkpoint, plugins=plugins) as fabric:
@@ -326,21 +356,6 @@ def _read(
     elif sets or unsets:
         raise RunError("sets and unsets do not apply to a Recipe, which is read already; give them to load_recipe")
     return recipe, registry or load_plugins(local=recipe.plugins)
-
-
-def _make_directory(
-    composition: Composition, recipe: Recipe, root: str | Path, directory: str | Path | None
-) -> RunDirectory:
-    if not launched_outside():
-        return RunDirectory.create(root, composition.name, composition.resolved.dump(), recipe.text, directory)
-    made: list[str | None] = [None]
-    make_fabric(composition.engine)
-    if is_first():
-        made[0] = str(
-            RunDirectory.create(root, composition.name, composition.resolved.dump(), recipe.text, directory).path
-        )
-    torch.distributed.broadcast_object_list(made, 0)
-    return RunDirectory(str(made[0]))
 
 
 def _read_results(run_dir: RunDirectory) -> Iterator[Result]:

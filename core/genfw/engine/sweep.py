@@ -19,7 +19,7 @@ from genfw.engine.interrupts import Interrupts
 from genfw.errors import RunError
 from genfw.plugins.registry import Registry
 from genfw.recipes.check import check
-from genfw.recipes.recipe import open_recipe
+from genfw.recipes.recipe import Recipe, open_recipe
 from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.lock import hold
 from genfw.runs.sweep import Sweep, SweepRun, is_sweep
@@ -82,6 +82,62 @@ def expand(names: Sequence[str], registry: Registry) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+@attrs.frozen
+class Variant:
+    """One combination of a sweep's settings.
+
+    Arguments:
+        run: The run.
+        recipe: Its recipe.
+        registry: Plugins, with the recipe's own.
+    """
+
+    run: SweepRun
+    recipe: Recipe
+    registry: Registry
+
+
+def variants(
+    recipes: Sequence[str],
+    over: Sequence[str],
+    registry: Registry,
+    *,
+    sets: Sequence[str] = (),
+    unsets: Sequence[str] = (),
+) -> list[Variant]:
+    """Every combination of some recipes and settings.
+
+    Arguments:
+        recipes: Names or files of recipes, or patterns.
+        over: Settings that vary, as in :func:`parse_over`.
+        registry: Plugins.
+        sets: Overrides of all runs.
+        unsets: Keys to remove from all recipes.
+
+    Raises:
+        RecipeError: A recipe can't be read.
+        RunError: A setting varies twice, or two runs have one name.
+    """
+    recipes = expand(recipes, registry)
+    axes = [parse_over(text) for text in over]
+    paths = [path for path, _ in axes]
+    if twice := sorted({path for path in paths if paths.count(path) > 1}):
+        raise RunError(f"--over names {', '.join(twice)} twice")
+    made = []
+    for source in recipes:
+        for values in itertools.product(*(values for _, values in axes)):
+            settings = dict(zip(paths, values, strict=True))
+            own = [*sets, *(f"{path}={value}" for path, value in settings.items())]
+            recipe, known = open_recipe(source, sets=own, unsets=unsets, registry=registry)
+            name = _name(recipe.name if len(recipes) > 1 or not settings else "", settings)
+            plugins = tuple(str(Path(file).absolute()) for file in local_plugins(recipe, known))
+            made.append(Variant(SweepRun(name, recipe.name, settings, plugins), recipe, known))
+    names = [variant.run.name for variant in made]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RunError(f"two recipes of this sweep have the name {', '.join(twice)}; recipes of a sweep differ in name")
+    return made
+
+
 def plan_sweep(
     recipes: Sequence[str],
     over: Sequence[str],
@@ -112,41 +168,17 @@ def plan_sweep(
         RecipeError: A run's recipe is wrong; nothing was written.
         RunError: There is nothing to vary, or the folder holds other runs under the same names.
     """
-    recipes = expand(recipes, registry)
-    axes = [parse_over(text) for text in over]
-    paths = [path for path, _ in axes]
-    if twice := sorted({path for path in paths if paths.count(path) > 1}):
-        raise RunError(f"--over names {', '.join(twice)} twice")
-    if not recipes or (len(recipes) == 1 and not axes):
-        raise RunError(
-            "a sweep has several runs: give --over path=VALUES, such as --over seed=0..4, or several recipes"
-        )
-    made: list[tuple[SweepRun, str, str, str]] = []
-    for source in recipes:
-        for values in itertools.product(*(values for _, values in axes)):
-            settings = dict(zip(paths, values, strict=True))
-            recipe, known = open_recipe(
-                source,
-                sets=[*sets, *(f"{path}={value}" for path, value in settings.items())],
-                unsets=unsets,
-                registry=registry,
-            )
-            resolved = check(recipe, known, smoke=smoke).dump()
-            run = SweepRun(
-                _name(recipe.name if len(recipes) > 1 else "", settings),
-                recipe.name,
-                settings,
-                tuple(str(Path(file).absolute()) for file in local_plugins(recipe, known)),
-            )
-            made.append((run, recipe.name, resolved, recipe.text))
-    names = [run.name for run, *_ in made]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise RunError(f"two recipes of this sweep have the name {', '.join(twice)}; recipes of a sweep differ in name")
+    made = variants(recipes, over, registry, sets=sets, unsets=unsets)
+    sources = expand(recipes, registry)
+    if not sources or (len(sources) == 1 and not over):
+        raise RunError("a sweep has several runs: give --over PATH=VALUES, as in --over seed=0..4, or several recipes")
+    resolved = [check(variant.recipe, variant.registry, smoke=smoke).dump() for variant in made]
     if directory is None:
-        said = json.dumps([recipes, sorted(paths), sorted(sets), sorted(unsets), smoke])
-        stem = made[0][1] if len(recipes) == 1 else f"{len(recipes)}-recipes"
+        paths = sorted(made[0].run.settings)
+        said = json.dumps([sources, paths, sorted(sets), sorted(unsets), smoke])
+        stem = made[0].run.recipe if len(sources) == 1 else f"{len(sources)}-recipes"
         directory = Path(root) / f"{stem}-sweep-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
-    return _write(Path(directory), made)
+    return _write(Path(directory), made, resolved)
 
 
 def _name(recipe: str, settings: Mapping[str, str]) -> str:
@@ -167,20 +199,18 @@ def _unique(end: Sequence[str], paths: Mapping[str, str]) -> bool:
     return sum(path.split(".")[-len(end) :] == list(end) for path in paths) == 1
 
 
-def _write(path: Path, made: Sequence[tuple[SweepRun, str, str, str]]) -> Sweep:
+def _write(path: Path, made: Sequence[Variant], resolved: Sequence[str]) -> Sweep:
     if path.is_dir() and any(path.iterdir()) and not is_sweep(path):
         raise RunError(f"{path} is not empty and no sweep; give another --dir")
     known = {run.name: run for run in (Sweep.open(path).runs if is_sweep(path) else ())}
-    runs = {
-        **known,
-        **{run.name: attrs.evolve(run, job=known[run.name].job if run.name in known else "") for run, *_ in made},
-    }
-    sweep = Sweep(path, list(runs.values()))
+    for variant in made:
+        run = variant.run
+        known[run.name] = attrs.evolve(run, job=known[run.name].job if run.name in known else "")
+    sweep = Sweep(path, list(known.values()))
     sweep.path.mkdir(parents=True, exist_ok=True)
-    for run, name, resolved, text in made:
-        new = not sweep.directory(run).resolved.is_file()
-        run_dir = RunDirectory.begin(sweep.path / run.name, name, resolved, text)
-        if new:
+    for variant, text in zip(made, resolved, strict=True):
+        run_dir = RunDirectory.begin(sweep.path / variant.run.name, variant.recipe.name, text, variant.recipe.text)
+        if not run_dir.begun:
             run_dir.write_status(Status("waiting"))
     sweep.save()
     return sweep

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from typing import ClassVar
 
 import attrs
 
@@ -129,3 +130,6 @@ class Settings:
     clip), and a component for what may have several. Where a parameter's default is an object of the subclass, a
     recipe that leaves it out has an empty mapping there.
     """
+
+    #: Keys that people look for here -> what to do instead; it follows "X has no parameter 'key'".
+    instead: ClassVar[Mapping[str, str]] = {}

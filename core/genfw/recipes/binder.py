@@ -198,7 +198,7 @@ class Binder:
                 self.faults.add("GF210", say, child.entry_mark, hint)
                 continue
             slips.add(closest(key, [name for name in free if name not in keys]))
-            say = did_you_mean(key, free) if free else "; it takes none"
+            say = getattr(cls, "instead", {}).get(key) or (did_you_mean(key, free) if free else "; it takes none")
             self.faults.add("GF203", f"{cls.__name__} has no parameter '{shown(key)}'{say}", child.entry_mark, hint)
         return slips
 

@@ -51,6 +51,7 @@ class Checkpoint:
         final: Whether it is the last state of its stage.
         info: Further facts: seconds trained, sizes of the logs, versions.
         path: The folder.
+        world: Count of processes that wrote it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Checkpoint:
     final: bool
     info: Mapping[str, Any]
     path: Path
+    world: int = 1
 
 
 class Checkpoints:
@@ -104,6 +106,7 @@ class Checkpoints:
                 bool(mark.get("final", False)),
                 {**meta["info"]},
                 path,
+                meta["world"],
             )
         except FileNotFoundError:
             return None

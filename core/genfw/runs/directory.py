@@ -9,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,15 @@ import attrs
 import yaml
 
 from genfw.errors import RunError, closest
-from genfw.runs.files import is_like, parse_json, read_mapping, read_records, read_text, write_atomically
+from genfw.runs.files import (
+    first_difference,
+    is_like,
+    parse_json,
+    read_mapping,
+    read_records,
+    read_text,
+    write_atomically,
+)
 from genfw.runs.lock import hold, is_held
 
 if TYPE_CHECKING:
@@ -172,13 +180,18 @@ class RunDirectory:
         # Suppliers and versions may change: `environment.json` keeps them, and resuming says so.
         old, new = (dict(tree) for tree in (read_mapping(run_dir.resolved), yaml.safe_load(resolved)))
         old.pop("components", None), new.pop("components", None)
-        if (change := _first_difference(old, new)) is not None:
+        if (change := first_difference(old, new)) is not None:
             where, before, now = change
             raise RunError(
                 f"{path} has a run of another recipe: {where} is {before} there, and {now} here; "
                 "give another directory, or go on with the run as it is: genfw resume"
             )
         return run_dir
+
+    @property
+    def begun(self) -> bool:
+        """Whether a process has written the run's status."""
+        return self._status.is_file()
 
     # -- status and lock ----------------------------------------------------------------------------------------------
 
@@ -247,21 +260,6 @@ class RunDirectory:
         if not reject:
             # Repeated steps raise their health events again; an event without step, such as an interrupt, is kept.
             _cut(self.events, sizes.get(self.events.name, 0), lambda row: "step" not in row)
-
-
-def _first_difference(old: Any, new: Any, path: str = "") -> tuple[str, str, str] | None:
-    """The first path at which two trees differ, and both values there as text; ``None`` where they are equal."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys: Iterable[Any] = {**old, **new}
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        keys = range(len(old))
-    else:
-        return None if old == new else (path, json.dumps(old, default=str), json.dumps(new, default=str))
-    for key in keys:
-        before, now = (side.get(key) if isinstance(side, dict) else side[key] for side in (old, new))
-        if (found := _first_difference(before, now, f"{path}.{key}" if path else str(key))) is not None:
-            return found
-    return None
 
 
 def _fresh(folder: Path, stem: str) -> Path:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +116,24 @@ def sync_file(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def first_difference(old: Any, new: Any, path: str = "") -> tuple[str, str, str] | None:
+    """The first path at which two trees differ, and both values there as text; ``None`` where they are equal.
+
+    Arguments:
+        old: Mappings, lists and scalars.
+        new: The same.
+        path: Path of both within larger trees.
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys: Iterable[Any] = {**old, **new}
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        keys = range(len(old))
+    else:
+        return None if old == new else (path, json.dumps(old, default=str), json.dumps(new, default=str))
+    for key in keys:
+        before, now = (side.get(key) if isinstance(side, dict) else side[key] for side in (old, new))
+        if (found := first_difference(before, now, f"{path}.{key}" if path else str(key))) is not None:
+            return found
+    return None

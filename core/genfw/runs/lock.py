@@ -1,4 +1,8 @@
-"""The lock of a run directory: one writer at a time."""
+"""The lock of a run directory: one writer at a time.
+
+The holder touches its lock again and again. Another process of the same host asks the kernel whether the holder lives;
+on another host, a lock that has not been touched for a while is a dead process's.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,17 @@ import contextlib
 import json
 import os
 import socket
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from genfw.errors import RunError
 from genfw.runs.files import parse_json, write_atomically
+
+#: Seconds between touches of a lock, and seconds without one after which another host takes it over.
+HEARTBEAT, EXPIRY = 10.0, 60.0
 
 
 @contextlib.contextmanager
@@ -25,17 +34,15 @@ def hold(run_dir: Path) -> Iterator[None]:
         RunError: Another process has locked it.
     """
     lock, own = _lock(run_dir), _this_process()
-    with _one_at_a_time(run_dir / ".lock-guard"):
-        holder = _read_holder(lock)
-        if holder is not None and _alive(holder):
-            raise RunError(
-                f"{run_dir} is in use by process {holder['pid']} on {holder['host']}; wait for it, or stop it "
-                f"(if that process is no run of genfw, delete {lock})"
-            )
-        write_atomically(lock, json.dumps(own))
+    _take(run_dir, lock, own)
+    over = threading.Event()
+    heart = threading.Thread(target=_beat, args=(lock, own, over), daemon=True)
+    heart.start()
     try:
         yield
     finally:
+        over.set()
+        heart.join()
         if _read_holder(lock) == own:
             lock.unlink(missing_ok=True)
 
@@ -43,7 +50,39 @@ def hold(run_dir: Path) -> Iterator[None]:
 def is_held(run_dir: Path) -> bool:
     """Whether a living process has locked the run."""
     holder = _read_holder(_lock(run_dir))
-    return holder is not None and _alive(holder)
+    return holder is not None and _alive(holder, _lock(run_dir))
+
+
+def _take(run_dir: Path, lock: Path, own: Mapping[str, Any]) -> None:
+    first, end = _touched(lock), time.monotonic() + EXPIRY
+    while True:
+        with _one_at_a_time(run_dir / ".lock-guard"):
+            holder, touched = _read_holder(lock), _touched(lock)
+            # The clocks of hosts and file servers differ, so the time counts in which this process saw no touch.
+            silent = touched == first and time.monotonic() >= end
+            if holder is None or silent or not _alive(holder, lock):
+                write_atomically(lock, json.dumps(own))
+                return
+        if touched != first or _is_here(holder):
+            raise RunError(
+                f"{run_dir} is in use by process {holder['pid']} on {holder['host']}; wait for it, or stop it "
+                f"(if that process is no run of genfw, delete {lock})"
+            )
+        time.sleep(min(1.0, HEARTBEAT / 2))
+
+
+def _touched(lock: Path) -> float | None:
+    try:
+        return lock.stat().st_mtime
+    except OSError:
+        return None
+
+
+def _beat(lock: Path, own: Mapping[str, Any], over: threading.Event) -> None:
+    while not over.wait(HEARTBEAT):
+        if _read_holder(lock) == own:  # not one that took the lock over, or a removed one
+            with contextlib.suppress(OSError):
+                os.utime(lock)
 
 
 def _lock(run_dir: Path) -> Path:
@@ -70,12 +109,16 @@ def _read_holder(lock: Path) -> dict[str, Any] | None:
     return holder if isinstance(holder, dict) and {"pid", "host"} <= holder.keys() else None
 
 
-def _alive(holder: Mapping[str, Any]) -> bool:
-    if holder["host"] != socket.gethostname():
-        return True  # a process on another host can't be checked
+def _is_here(holder: Mapping[str, Any]) -> bool:
+    """Whether the kernel can say if a holder lives; on Windows signal 0 would end it."""
+    return bool(holder["host"] == socket.gethostname()) and os.name != "nt"
+
+
+def _alive(holder: Mapping[str, Any], lock: Path) -> bool:
+    if not _is_here(holder):
+        touched = _touched(lock)
+        return touched is not None and time.time() - touched < EXPIRY
     pid = int(holder["pid"])
-    if os.name == "nt":
-        return True  # on Windows signal 0 would end the process
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

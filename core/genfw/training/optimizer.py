@@ -31,6 +31,8 @@ class OptimizerFactory(abc.ABC):
         final: Factor on ``lr`` at the last step.
         stairs: Steps for which the course stands still between two falls; 1 falls in every step.
         least: Learning rate below which the course does not fall.
+        accumulate: Steps whose gradients are averaged into one update: with batches of ``b`` rows, an update is that of
+            ``accumulate * b`` rows, in the memory of ``b``. A rest at the end of a stage makes no update.
     """
 
     lr: float = attrs.field(validator=positive)
@@ -39,6 +41,7 @@ class OptimizerFactory(abc.ABC):
     final: float = 0.0
     stairs: int = 1
     least: float = 0.0
+    accumulate: int = attrs.field(default=1, validator=at_least(1))
 
     def __attrs_post_init__(self) -> None:
         at_least(0).check(warmup=self.warmup, final=self.final, least=self.least)

@@ -25,12 +25,14 @@ class EngineSettings(Settings):
 
     Arguments:
         accelerator: ``auto``, ``cpu``, ``cuda``, ``mps``.
-        devices: Processes on this machine, or ``auto`` for one per device.
+        devices: Processes on this machine, or ``auto`` for one per device. Where ``torchrun`` or ``srun`` has started
+            several processes, these train.
         precision: Precision of networks in training; chains keep their state in float32.
         log_every: Steps between rows of ``metrics.jsonl``.
         checkpoint_every: Steps between checkpoints; the last step of a stage always has one.
         keep: Newest healthy checkpoints to keep, at least 2 (one to resume from, one to roll back to).
-        threads: Threads per process for torch on the CPU; 0 leaves the choice to torch.
+        threads: Threads per process for torch on the CPU, at most the cores that the process may use; 0 leaves the
+            choice to torch.
         readers: Threads of each process that read and decode batches ahead; rows in memory of a run on the CPU are read
             without any.
         snapshot_every: Steps between sample grids drawn during training; 0 draws none.
@@ -46,6 +48,10 @@ class EngineSettings(Settings):
             training; a plugin's stage that calls its networks in another order in each process needs it.
     """
 
+    instead: ClassVar[Mapping[str, str]] = {
+        "nodes": ": start one process per device on every node, with torchrun --nnodes or srun --nodes, and genfw "
+        "counts them (docs/cluster.md)"
+    }
     smoke: ClassVar[Mapping[str, Any]] = {"log_every": 1, "checkpoint_every": 2}
 
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"

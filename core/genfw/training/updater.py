@@ -73,16 +73,20 @@ class Updater:
         self._network = networks[0] if len(networks) == 1 else nn.ModuleList(networks)
         #: Created at the first update, because a stage may set weights in its ``prepare``.
         self.average: WeightAverage | None = None
+        #: Sums of gradients since the last update, and of how many steps.
+        self._sums: list[Tensor] = []
+        self._summed = 0
 
     def update(self, loss: Tensor, step: int) -> Tensor:
-        """Take one optimiser step on ``loss``.
+        """Take one optimiser step on ``loss``, or add its gradient to those of the next step that is taken.
 
         Arguments:
             loss: A scalar with graph.
             step: Step within the stage, from 0, for the schedule.
 
         Returns:
-            Norm of the gradient before clipping, 0-dim, on the device.
+            Norm of the gradient before clipping, 0-dim, on the device; where no step is taken, of this loss's gradient
+            in this process.
         """
         if self.decay and self.average is None:
             self.average = WeightAverage(self._network, self.decay)
@@ -91,11 +95,13 @@ class Updater:
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = torch.zeros_like(parameter) if gradient is None else _laid_out(gradient, parameter)
+        if not self._accumulated():
+            return self._norm([_grad(parameter) for parameter in self.parameters])
         self._average_over_processes()
         with torch.no_grad():
             # Lists of tensors, not loops over them: a few kernels for all parameters.
             laid_out = [_grad(parameter) for parameter in self.parameters]
-            norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(laid_out)))
+            norm = self._norm(laid_out)
             if self.clip is not None:
                 self._clip(self.clip, laid_out, norm)
         reached = max(step, int(self.run.spent * self.steps))
@@ -103,9 +109,32 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        if self.average is not None and (step + 1) % self.average_every == 0:
+        if self.average is not None and (step + 1) // self.factory.accumulate % self.average_every == 0:
             self.average.update()
         return norm
+
+    @staticmethod
+    @torch.no_grad()
+    def _norm(gradients: list[Tensor]) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return norm
+
+    @torch.no_grad()
+    def _accumulated(self) -> bool:
+        """Whether enough gradients have come for an update; the parameters then have their mean."""
+        if self.factory.accumulate == 1:
+            return True
+        if not self._sums:
+            self._sums = [torch.zeros_like(parameter) for parameter in self.parameters]
+        torch._foreach_add_(self._sums, [_grad(parameter) for parameter in self.parameters])
+        self._summed += 1
+        if self._summed < self.factory.accumulate:
+            return False
+        torch._foreach_div_(self._sums, float(self._summed))
+        for total, parameter in zip(self._sums, self.parameters, strict=True):
+            parameter.grad = total
+        self._sums, self._summed = [], 0
+        return True
 
     def _clip(self, clip: Clip, gradients: list[Tensor], norm: Tensor) -> None:
         if clip.norm is not None:
@@ -153,11 +182,17 @@ class Updater:
     def state_dict(self) -> StateTree:
         """State of the optimiser and of the average; the parameters are saved with the model."""
         average = {} if self.average is None else {"average": self.average.state_dict()}
-        return {**self.optimizer.state_dict(), **average}
+        sums = {"sums": {"gradients": self._sums, "count": self._summed}} if self._summed else {}
+        return {**self.optimizer.state_dict(), **average, **sums}
 
     def load_state_dict(self, state: StateTree) -> None:
         """Inverse of :meth:`state_dict`."""
-        self.optimizer.load_state_dict({name: part for name, part in state.items() if name != "average"})
+        own = ("average", "sums")
+        self.optimizer.load_state_dict({name: part for name, part in state.items() if name not in own})
+        waiting = state.get("sums", {"gradients": [], "count": 0})
+        device = self.parameters[0].device
+        self._sums = [total.to(device, copy=True) for total in waiting["gradients"]]
+        self._summed = int(waiting["count"])
         self.average = WeightAverage(self._network, self.decay) if "average" in state else None
         if self.average is not None:
             self.average.load_state_dict(state["average"])

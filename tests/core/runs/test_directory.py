@@ -2,11 +2,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from genfw.errors import RunError
+from genfw.runs import lock
 from genfw.runs.directory import RunDirectory, Status, list_runs
 
 
@@ -120,10 +122,39 @@ def test_a_process_that_got_the_number_of_a_dead_one_holds_nothing(run):
         assert json.loads((run.path / "LOCK").read_text())["started"] != "1"
 
 
-def test_a_lock_from_another_machine_is_respected(run):
-    (run.path / "LOCK").write_text(json.dumps({"pid": 1, "host": "elsewhere", "started": None}))
+def test_a_lock_from_another_machine_holds_while_it_is_touched(run, monkeypatch):
+    path = run.path / "LOCK"
+    path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "started": None}))
+    run.write_status(Status("running"))
+    assert run.status().state == "running"
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.02)
+    touch = threading.Timer(0.1, os.utime, [path])
+    touch.start()
     with pytest.raises(RunError, match="elsewhere"), run.lock():
         pass
+    touch.join()
+    # Its clock may be wrong: what counts is that nothing touches it while this process looks.
+    os.utime(path, (time.time() + 30.0,) * 2)
+    monkeypatch.setattr(lock, "EXPIRY", 0.1)
+    with run.lock():
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "started": None}))
+    os.utime(path, (time.time() - 1.0,) * 2)
+    assert run.status().state == "killed"
+
+
+def test_a_holder_touches_its_lock_and_no_other(run, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.01)
+    path = run.path / "LOCK"
+    with run.lock():
+        os.utime(path, (0.0, 0.0))
+        while path.stat().st_mtime == 0.0:
+            time.sleep(0.01)
+        path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "started": None}))
+        os.utime(path, (0.0, 0.0))
+        time.sleep(0.1)
+        assert path.stat().st_mtime == 0.0
+    assert path.exists()
 
 
 # -- all runs ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """One optimiser step: who moves, how far, and what is averaged."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -56,6 +58,41 @@ def test_the_rate_follows_steps_or_time_whichever_is_further():
         start = layer.weight.item()
         updater.update(layer.weight.sum(), step)
         assert start - layer.weight.item() == pytest.approx(factor, rel=1e-2)
+
+
+def regression(accumulate, rows):
+    torch.manual_seed(0)
+    layer, x = nn.Linear(3, 1), torch.randn(rows, 3)
+    factory = Adam(lr=0.1, accumulate=accumulate)
+    return layer, x, Updater([layer], factory, stage_run(), 12, Clip(norm=0.5), average=0.5)
+
+
+def test_accumulated_gradients_make_the_update_of_the_whole_batch():
+    whole, x, one = regression(1, 32)
+    parts, _, four = regression(4, 32)
+    for step in range(3):
+        norm = one.update((whole(x) - 1.0).square().mean(), step)
+        for part, rows in enumerate(x.chunk(4)):
+            before = parts.weight.detach().clone()
+            taken = four.update((parts(rows) - 1.0).square().mean(), 4 * step + part)
+            assert torch.equal(before, parts.weight) == (part < 3)
+        torch.testing.assert_close(taken, norm)
+        torch.testing.assert_close(parts.weight, whole.weight)
+        torch.testing.assert_close(four.average.average, one.average.average)
+
+
+def test_gradients_that_wait_are_saved():
+    parts, x, first = regression(4, 32)
+    again, _, second = regression(4, 32)
+    for step in range(8):
+        if step == 6:
+            again.load_state_dict(parts.state_dict())
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
+            assert first.state_dict()["sums"]["count"] == 2
+        for layer, updater in ((parts, first), (again, second))[: 1 if step < 6 else 2]:
+            updater.update((layer(x.chunk(8)[step]) - 1.0).square().mean(), step)
+    assert torch.equal(parts.weight, again.weight)
+    assert "sums" not in first.state_dict()
 
 
 def test_clip_by_norm_bounds_the_step_and_reports_the_norm_before():
