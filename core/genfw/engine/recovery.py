@@ -193,6 +193,8 @@ class StageProgress:
             checkpoints.prune(self.composition.engine.keep)
             self.write_status()
             self.observers.event("checkpoint", checkpoint.name)
+            if failure := self.run_dir.push():
+                self.event("warning", failure)
 
     def restore(self, checkpoint: Checkpoint, *, reject: bool = False) -> None:
         """Restore the state of a checkpoint.

@@ -40,6 +40,7 @@ from genfw.runs.checkpoints import Checkpoint
 from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.environment import describe_environment, differences
 from genfw.runs.files import read_mapping, read_records, write_atomically
+from genfw.runs.mirror import Mirror
 from genfw.runs.pages.layout import digits
 from genfw.runs.pages.notebook import Plot, curves_of, html_table, plot_curves
 from genfw.training.tracker import Tracker
@@ -138,6 +139,8 @@ def run(
     def begin() -> tuple[Path, str]:
         texts = (composition.name, composition.resolved.dump(), read.text)
         if go_on and directory is not None:
+            if composition.engine.mirror:
+                Mirror(composition.engine.mirror, Path(directory).absolute()).pull()
             run_dir = RunDirectory.begin(directory, *texts)
             return run_dir.path, run_dir.status().state if run_dir.begun else "waiting"
         return RunDirectory.create(root, *texts, directory).path, "waiting"
@@ -200,6 +203,8 @@ def drive(
         if is_first():
             stack.enter_context(run_dir.lock())
             run_dir.checkpoints.clean()
+            if composition.engine.mirror:
+                run_dir.mirror = Mirror(composition.engine.mirror, run_dir.path)
         stack.enter_context(interrupts.installed())
         stack.enter_context(tuned(composition.engine))
         start = None
@@ -234,6 +239,9 @@ def _end(run_dir: RunDirectory, observers: Observers, status: Status) -> None:
         run_dir.append_event("end", f"{status.state} {status.reason}".strip())
         run_dir.write_status(attrs.evolve(status, pid=os.getpid(), time=Status("").time))
         observers.end(status.state)
+        if failure := run_dir.push():
+            run_dir.append_event("warning", failure)
+            _log.warning("genfw: %s", failure)
 
 
 def _newest(run_dir: RunDirectory) -> str | None:

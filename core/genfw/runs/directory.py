@@ -30,6 +30,7 @@ from genfw.runs.lock import hold, is_held
 
 if TYPE_CHECKING:
     from genfw.runs.checkpoints import Checkpoints
+    from genfw.runs.mirror import Mirror
 
 
 @attrs.frozen
@@ -106,6 +107,8 @@ class RunDirectory:
         self.weights = self.path / "model.safetensors"
         self.card = self.path / "card.yaml"
         self._status = self.path / "STATUS"
+        #: Where it is copied to; set by the engine.
+        self.mirror: Mirror | None = None
 
     @functools.cached_property
     def checkpoints(self) -> Checkpoints:
@@ -215,6 +218,16 @@ class RunDirectory:
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Lock the run against other processes; see :func:`genfw.runs.lock.hold`."""
         return hold(self.path)
+
+    def push(self) -> str:
+        """Copy the directory to its mirror, if it has one; returns why that failed, which must not stop a run."""
+        if self.mirror is None:
+            return ""
+        try:
+            self.mirror.push()
+        except Exception as error:
+            return f"the run was not copied to its mirror ({type(error).__name__}: {error}); the next copy takes all"
+        return ""
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,8 @@ class EngineSettings(Settings):
         sync_batch_norm: With several processes, batch norms take their statistics over the rows of all of them, as one
             process with the whole batch does. With ``false`` each process uses its own rows, as in some published
             training; a plugin's stage that calls its networks in another order in each process needs it.
+        mirror: Folder, such as ``s3://bucket/runs``, to which the run directory is copied under its own name, at every
+            checkpoint and at the end; ``genfw run --dir DIR --resume`` brings it back. Empty for none.
     """
 
     instead: ClassVar[Mapping[str, str]] = {
@@ -68,3 +70,4 @@ class EngineSettings(Settings):
     tf32: bool = False
     cudnn_benchmark: bool = False
     sync_batch_norm: bool = True
+    mirror: str = ""
