@@ -17,6 +17,7 @@ from genfw.randomness import derive_seed
 from genfw.recipes.compose import Composition
 from genfw.runs.checkpoints import Checkpoint
 from genfw.runs.directory import RunDirectory, Status
+from genfw.runs.mirror import try_push
 from genfw.training.health import Monitor
 from genfw.training.scalars import RunningMeans
 from genfw.training.stage import Stage, StageRun
@@ -193,7 +194,7 @@ class StageProgress:
             checkpoints.prune(self.composition.engine.keep)
             self.write_status()
             self.observers.event("checkpoint", checkpoint.name)
-            if failure := self.run_dir.push():
+            if failure := try_push(self.run_dir.mirror):
                 self.event("warning", failure)
 
     def restore(self, checkpoint: Checkpoint, *, reject: bool = False) -> None:

@@ -40,7 +40,7 @@ from genfw.runs.checkpoints import Checkpoint
 from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.environment import describe_environment, differences
 from genfw.runs.files import read_mapping, read_records, write_atomically
-from genfw.runs.mirror import Mirror
+from genfw.runs.mirror import Mirror, try_push
 from genfw.runs.pages.layout import digits
 from genfw.runs.pages.notebook import Plot, curves_of, html_table, plot_curves
 from genfw.training.tracker import Tracker
@@ -239,7 +239,7 @@ def _end(run_dir: RunDirectory, observers: Observers, status: Status) -> None:
         run_dir.append_event("end", f"{status.state} {status.reason}".strip())
         run_dir.write_status(attrs.evolve(status, pid=os.getpid(), time=Status("").time))
         observers.end(status.state)
-        if failure := run_dir.push():
+        if failure := try_push(run_dir.mirror):
             run_dir.append_event("warning", failure)
             _log.warning("genfw: %s", failure)
 

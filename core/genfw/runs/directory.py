@@ -219,16 +219,6 @@ class RunDirectory:
         """Lock the run against other processes; see :func:`genfw.runs.lock.hold`."""
         return hold(self.path)
 
-    def push(self) -> str:
-        """Copy the directory to its mirror, if it has one; returns why that failed, which must not stop a run."""
-        if self.mirror is None:
-            return ""
-        try:
-            self.mirror.push()
-        except Exception as error:
-            return f"the run was not copied to its mirror ({type(error).__name__}: {error}); the next copy takes all"
-        return ""
-
     # -- rows ---------------------------------------------------------------------------------------------------------
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:

@@ -61,3 +61,17 @@ class Mirror:
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             self._files.get_file(f"{self._base}/{name}", str(self.path / name))
         return True
+
+
+def try_push(mirror: Mirror | None) -> str:
+    """Copy a run to its mirror, if it has one; returns why that failed, which must not stop the run.
+
+    Arguments:
+        mirror: The mirror.
+    """
+    try:
+        if mirror is not None:
+            mirror.push()
+    except Exception as error:
+        return f"the run was not copied to its mirror ({type(error).__name__}: {error}); the next copy takes all"
+    return ""
