@@ -180,7 +180,13 @@ def two_processes(composition, run):
     settings = composition.engine
     with (
         tuned(settings),
-        launched(settings, run.path, 2, task="evaluate", plugins=local_plugins(composition)) as fabric,
+        launched(
+            settings,
+            run.path,
+            2,
+            task="evaluate",
+            plugins=local_plugins(composition.resolved.recipe, composition.registry),
+        ) as fabric,
         open_evaluation(composition, fabric, run) as evaluation,
     ):
         yield evaluation
