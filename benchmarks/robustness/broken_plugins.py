@@ -9,31 +9,20 @@ an error that does not name it, one that is called a fault of genfw, a command t
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-import warnings
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "helpers"))
 
-import torch
-
-from attempts import Tally, call_genfw, fresh_folder, in_children
+from attempts import Tally, call_genfw, campaign_options, fresh_folder, in_children
 from broken_parts import BASES, attempt, table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="plugins whose name has this text")
-    parser.add_argument("--quick", action="store_true", help="only those that the default tests try")
-    parser.add_argument("--show", action="store_true", help="print each failure")
-    parser.add_argument("--each", action="store_true", help="print every plugin")
-    given = parser.parse_args()
-    torch.set_num_threads(1)  # threads do not survive a fork
-    warnings.simplefilter("ignore")
+    given = campaign_options(__doc__, "plugins")
     for target in BASES.values():
         __import__(target.partition(":")[0])
     with fresh_folder() as folder:

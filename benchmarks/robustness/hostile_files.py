@@ -10,35 +10,24 @@ more than 2 s or 500 MB.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-import warnings
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "helpers"))
 
-import torch
-
 import hostile_checkpoints
 import hostile_data
 import hostile_recipes
 import hostile_runs
-from attempts import Tally, call_genfw, fresh_folder, in_children
+from attempts import Tally, call_genfw, campaign_options, fresh_folder, in_children
 from hostile import attempt
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="cases whose name has this text")
-    parser.add_argument("--quick", action="store_true", help="only those that the default tests try")
-    parser.add_argument("--show", action="store_true", help="print each distinct failure once")
-    parser.add_argument("--each", action="store_true", help="print every case")
-    given = parser.parse_args()
-    torch.set_num_threads(1)  # threads do not survive a fork
-    warnings.simplefilter("ignore")
+    given = campaign_options(__doc__, "cases")
     tally = Tally()
     with fresh_folder() as folder:
         base = hostile_runs.prepare(folder)

@@ -15,7 +15,7 @@ import typer
 from typer._click.exceptions import ClickException
 
 from genfw import __version__
-from genfw.errors import GenfwError, RecipeError
+from genfw.errors import GenfwError, RecipeError, one_line
 from genfw_cli.commands import Lazy
 from genfw_cli.output import note
 from genfw_cli.session import Session
@@ -24,7 +24,7 @@ EPILOG = (
     "RECIPE is a path, or the name of a shipped recipe. RUN is a run directory, its name, 'latest', "
     "or a recipe's name for its latest run. "
     "The options above may stand before or after the command. Exit codes: 0 ok, 1 the run failed, 2 usage, 3 recipe, "
-    "4 component or plugin, 5 a check failed, 130 interrupted."
+    "4 component or plugin, 5 a check failed, 6 the run lacks numbers (a metric failed), 130 interrupted."
 )
 
 
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         note(
-            f"error: {type(error).__name__}: {error}\n    This is a fault of genfw or of a plugin, not of yours; "
+            f"error: {one_line(error)}\n    This is a fault of genfw or of a plugin, not of yours; "
             "repeat the command with --debug for the traceback."
         )
         return 1

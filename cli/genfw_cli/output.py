@@ -12,14 +12,24 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
+
+if TYPE_CHECKING:
+    from genfw.evaluation.results import Result
+
+#: Exit code of a run that was carried out, and lacks numbers or samples.
+INCOMPLETE = 6
 
 
 def on_terminal() -> bool:
     """Whether a person reads stdout."""
     return sys.stdout.isatty()
+
+
+class Alarm(str):
+    """A text that a terminal shows in red."""
 
 
 def visible(text: object) -> str:
@@ -53,7 +63,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str = ""
             if grouped and group not in (None, row[0]):
                 drawn.add_section()
             cells = ["", *row[1:]] if grouped and group == row[0] else row
-            drawn.add_row(*(Text(visible(cell)) for cell in cells))
+            drawn.add_row(*(Text(visible(cell), "bold red" if isinstance(cell, Alarm) else "") for cell in cells))
             group = row[0]
         Console().print(drawn)
     else:
@@ -151,3 +161,42 @@ def number(value: float | None, error: float | None = None) -> str:
         return "-"
     text = f"{value:.4g}"
     return text if error is None else f"{text} ± {error:.2g}"
+
+
+def measured(result: Result) -> str:
+    """A result's number, in red where there is none or where a reader should not rely on it."""
+    if result.failed:
+        return Alarm("failed")
+    text = number(result.value, result.error)
+    return Alarm(text) if result.doubt else text
+
+
+def remark(result: Result) -> str:
+    """What a table says beside a result's number: its unit, or why it is missing or doubtful."""
+    if result.value is None:
+        return result.note or result.doubt
+    return f"{result.unit} (doubtful: {result.doubt})".strip() if result.doubt else result.unit
+
+
+def tell_problems(results: Sequence[Result], problems: Sequence[str] = (), *, smoke: bool = False) -> int:
+    """Say on stderr what is wrong with an evaluation.
+
+    Arguments:
+        results: All results.
+        problems: What is missing besides numbers.
+        smoke: Whether it is of a smoke run.
+
+    Returns:
+        The exit code: 6 where a metric failed or anything is missing, else 0.
+    """
+    if smoke:
+        note("note: this was a smoke run; its numbers mean nothing")
+    doubtful = [result.name for result in results if result.doubt and not result.failed]
+    if doubtful:
+        note(f"warning: do not rely on {', '.join(doubtful)}; the table and the report say why")
+    failed = [result.name for result in results if result.failed]
+    if failed:
+        note(f"error: {len(failed)} of {len(results)} results could not be measured: {', '.join(failed)}")
+    for problem in problems:
+        note(f"error: {problem}")
+    return INCOMPLETE if failed or problems else 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from genfw_cli.output import lines, note, number, show_json, table
+from genfw_cli.output import lines, measured, note, remark, show_json, table, tell_problems
 
 if TYPE_CHECKING:
     from genfw.engine.run import RunResult
@@ -46,15 +46,15 @@ def drive(start: Callable[..., RunResult], as_json: bool, *arguments: Any, **mor
                 "run": result.directory,
                 "status": result.status,
                 "results": result.results,
+                "problems": result.problems,
+                "smoke": result.smoke,
                 "report": report if report.exists() else None,
             }
         )
     else:
-        # The report explains each number; this says only why one is missing.
-        rows = [
-            (item.name, number(item.value, item.error), item.unit if item.value is not None else item.note)
-            for item in result.results
-        ]
-        table(["result", "value", ""], rows)
+        # The report explains each number; this says only why one is missing or doubtful.
+        table(["result", "value", ""], [(item.name, measured(item), remark(item)) for item in result.results])
         # Outside of the table, which would wrap a long path.
         lines([f"run\t{result.directory}", *([f"report\t{report}"] if report.exists() else [])])
+    if code := tell_problems(result.results, result.problems, smoke=result.smoke):
+        raise typer.Exit(code)

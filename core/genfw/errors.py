@@ -1,13 +1,14 @@
 """Every failure that genfw expects, by who can fix it.
 
 ``exit_code`` is what the command line returns for it: 1 the run failed, 3 the recipe is wrong,
-4 a component or plugin is wrong.
+4 a component or plugin is wrong. Besides, 6 says that a run was carried out and lacks numbers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar
 
@@ -88,6 +89,10 @@ class PluginError(GenfwError):
     exit_code = 4
 
 
+class BrokenPartError(PluginError):
+    """A component raised what no interface allows, or returned what its own rules out; the message names it."""
+
+
 class NoSuchComponentError(PluginError):
     """A name belongs to no component, to one of another kind, or to several.
 
@@ -121,6 +126,10 @@ class DivergenceError(GenfwError):
 
 class RunError(GenfwError):
     """A run directory or checkpoint is absent, damaged, in use by another process, or written by other code."""
+
+
+class DiskError(RunError):
+    """A file can't be written: the disk is full, a limit is reached, or it can be read only."""
 
 
 class ChangedRecipeError(RunError):
@@ -195,3 +204,32 @@ def readable(what: object, remedy: str = "") -> Iterator[None]:
     except Exception as error:
         said = shown(" ".join(str(error).split()), 300) or type(error).__name__
         raise DataError(f"{what} can't be read: {said.rstrip('.')}. {remedy}".rstrip()) from error
+
+
+def text_of(error: BaseException, most: int = 2000) -> str:
+    """Text of an exception, of bounded length, also where a plugin's own exception can't give one."""
+    try:
+        text = str(error)
+    except (Exception, SystemExit, GeneratorExit) as second:
+        return f"its text can't be shown: {type(second).__name__}"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def one_line(error: BaseException, most: int = 500) -> str:
+    """Type and text of an exception: printable, without line breaks, of bounded length.
+
+    Arguments:
+        error: Any exception, also one of a plugin's own whose text raises another.
+        most: Characters of its text to show.
+    """
+    text = " ".join(text_of(error).split())
+    return f"{type(error).__name__}: {shown(text, most)}" if text else type(error).__name__
+
+
+#: What the system says of a disk that takes no more.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
+
+def is_disk_fault(error: BaseException) -> bool:
+    """Whether an exception tells of a full or broken disk, which is nobody's mistake and may be mended."""
+    return isinstance(error, DiskError) or (isinstance(error, OSError) and error.errno in _FULL)

@@ -206,3 +206,26 @@ def test_a_signal_stops_the_run_and_leaves_the_command_that_goes_on(tiny, tmp_pa
     assert f"go on with: genfw resume {tmp_path / 'r'}" in err
     assert "Traceback" not in err
     assert json.loads((tmp_path / "r" / "STATUS").read_text())["state"] == "interrupted"
+
+
+def test_a_run_that_lacks_numbers_says_so_everywhere(call, tiny):
+    wild = ("--set", "energy={use: mlp, on: data, hidden: [4]}")
+    kernel = ("--set", "sample.sampler={use: langevin, step_size: 1e14, steps: 20}")
+    said = call("run", tiny, *wild, *kernel, "--set", "evaluate=[{use: sample-grid}]", "--dir", "runs/a")
+    assert said.code == 6
+    assert "sample-grid\tfailed\t'sample:' gives" in said.out
+    assert "1 of 1 results could not be measured: sample-grid" in said.err
+    assert "no samples were drawn" in said.err
+    ((_, state, _, numbers),) = call("runs").rows
+    assert "finished, 1 failed, no samples were drawn" in state
+    assert numbers == "sample-grid failed"
+    assert call("resume", "runs/a").code == 6
+    page = (Path("runs/a") / "report.html").read_text()
+    assert "Something is missing" in page
+    assert "failed</span>" in page
+
+
+def test_a_smoke_run_is_marked(call, tiny):
+    said = call("run", tiny, "--smoke", "--dir", "runs/a")
+    assert (said.code, "its numbers mean nothing" in said.err) == (0, True)
+    assert call("runs").rows[0][1] == "finished, smoke"

@@ -6,6 +6,7 @@ peak. A limit on addresses stands above both, so that a bomb ends in MemoryError
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import json
@@ -308,6 +309,26 @@ def fresh_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def campaign_options(doc: str | None, noun: str) -> argparse.Namespace:
+    """The options of a campaign's command; makes this process one that can fork.
+
+    Arguments:
+        doc: The command's docstring.
+        noun: What it tries, in the plural.
+    """
+    import torch
+
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help=f"{noun} whose name has this text")
+    parser.add_argument("--quick", action="store_true", help="only those that the tests try")
+    parser.add_argument("--show", action="store_true", help="print the failures")
+    parser.add_argument("--each", action="store_true", help=f"print all {noun}")
+    given = parser.parse_args()
+    torch.set_num_threads(1)  # threads do not survive a fork
+    warnings.simplefilter("ignore")
+    return given
 
 
 # -- summaries --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from genfw.plugins import load_plugins
 from genfw.recipes.check import check
 from genfw.recipes.find import shipped_names
 from genfw.recipes.recipe import load_recipe
+from genfw.recipes.rehearse import rehearse
 from genfw.recipes.schema import SCHEMA_URL
 from places import ROOT
 
@@ -79,3 +80,9 @@ def test_every_recipe_names_the_schema_that_editors_read():
     files = sorted(FOLDER.rglob("*.yaml"))
     assert files
     assert [path.name for path in files if not path.read_text(encoding="utf-8").startswith(head)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_parts_fit_together(name, registry):
+    rehearse(check(load_recipe(name, search=registry.recipe_dirs()), registry))

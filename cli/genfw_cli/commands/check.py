@@ -20,20 +20,25 @@ def command(
     smoke: Annotated[bool, typer.Option("--smoke", help="As 'genfw run --smoke' would see it.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Find every fault of a recipe in one pass, without running it."""
-    from genfw.recipes.check import check
+    """Find every fault of a recipe in one pass, without running it.
+
+    Builds the networks without their numbers and looks at the headers of the data's files.
+    """
+    from genfw.recipes.check import bind
+    from genfw.recipes.rehearse import rehearse
 
     try:
         read, registry = open_recipe(ctx, recipe, sets, unsets)
-        resolved = check(read, registry, smoke=smoke)
+        resolved, faults = bind(read, registry, smoke=smoke)
+        notes = (*resolved.notes, *rehearse(resolved, faults).notes)
     except RecipeError as error:
         if not as_json:
             raise
         show_json({"recipe": recipe, "ok": False, "faults": error.faults})
         raise typer.Exit(error.exit_code) from None
     if as_json:
-        show_json({"recipe": recipe, "ok": True, "faults": [], "notes": resolved.notes})
+        show_json({"recipe": recipe, "ok": True, "faults": [], "notes": notes})
     else:
-        for text in resolved.notes:
+        for text in notes:
             note(f"note: {text}")
         print(f"{recipe}: ok")

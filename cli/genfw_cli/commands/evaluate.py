@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from genfw_cli.arguments import Checkpoint, Json, Processes, Root, RunName, Sets
-from genfw_cli.output import number, show_json, table
+from genfw_cli.output import measured, show_json, table, tell_problems
 from genfw_cli.session import registry_of_run
 
 
@@ -38,6 +38,8 @@ def command(
     else:
         table(
             ["metric", "value", "unit", "note"],
-            [(result.name, number(result.value, result.error), result.unit, result.note) for result in results],
+            [(result.name, measured(result), result.unit, result.note or result.doubt) for result in results],
             empty="the recipe has no metrics under 'evaluate:'",
         )
+    if code := tell_problems(results):
+        raise typer.Exit(code)

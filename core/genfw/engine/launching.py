@@ -18,7 +18,7 @@ from lightning_fabric import Fabric
 
 from genfw.engine.cluster import found_outside
 from genfw.engine.devices import first_device, make_fabric, release
-from genfw.errors import LostProcessError, RunError
+from genfw.errors import BrokenPartError, LostProcessError, RunError
 from genfw.training.settings import EngineSettings
 
 #: What workers are started for.
@@ -169,7 +169,7 @@ def launched(
         try:
             workers.wait_until_ready()
             yield make_fabric(settings, rank=0, world=world, port=workers.port)
-        except (RuntimeError, LostProcessError) as error:
+        except (RuntimeError, LostProcessError, BrokenPartError) as error:
             try:
                 workers.check(patience=30.0 if "onnection" in str(error) else 0.0)
             except RunError as failed:

@@ -14,7 +14,7 @@ from genfw import randomness
 from genfw.engine.interrupts import Interrupts
 from genfw.engine.observers import Observers
 from genfw.engine.recovery import Clock, StageProgress, set_up_stage
-from genfw.errors import ContractError, DivergenceError
+from genfw.errors import ContractError, DataError, DivergenceError
 from genfw.evaluation.pictures import save_samples
 from genfw.interfaces.values import Batch
 from genfw.models.freezing import frozen
@@ -22,6 +22,7 @@ from genfw.models.sampling import draw_samples
 from genfw.nn.batch_norm import synchronised
 from genfw.randomness import derive_seed
 from genfw.recipes.compose import Composition
+from genfw.recipes.guard import origin_of, watching
 from genfw.runs.checkpoints import Checkpoint
 from genfw.runs.directory import RunDirectory
 from genfw.training.health import Verdict
@@ -85,6 +86,8 @@ class Training:
         assert self.composition.data is not None  # train() refuses this
         split = self.composition.data.split("train")
         composition, fabric, rows = self.composition, self.fabric, len(split)
+        if not rows:
+            raise DataError(f"{origin_of(self.composition.data)}: the split 'train' has no rows")
         stage = set_up_stage(composition, fabric, stage_index, rows)
         name = composition.stages[stage_index][0]
         progress = StageProgress(
@@ -117,13 +120,19 @@ class Training:
             raise KeyboardInterrupt
         with self._synchronised():
             stage.finish()
+        if not self._weights_finite():
+            raise DivergenceError(
+                f"stage {stage_index} '{name}' ends with weights that are not finite; take a smaller learning rate, "
+                "and leave health.enabled on, which returns to healthy weights"
+            )
         progress.event("stage", f"stage {stage_index} '{name}' is done after {progress.step} steps")
 
     def _steps(self, progress: StageProgress, loader: Loader) -> bool:
         """Step until the stage ends or a rollback moves it to another step; returns whether it has ended."""
         settings, stage = self.settings, progress.stage
         for step, batch in loader.batches(progress.step, stage.steps):
-            with self._synchronised():
+            # A part that makes NaN of first weights is broken; later the health monitor judges.
+            with self._synchronised(), watching() if step == 0 else contextlib.nullcontext():
                 progress.means.add(stage.step(self._on_device(batch), step))
             progress.step = step + 1
             last = progress.time_is_up() or progress.step == stage.steps
@@ -131,7 +140,8 @@ class Training:
             saves = last or progress.step % settings.checkpoint_every == 0
             stop_single = self.interrupts.requested and self.fabric.world_size == 1
             verdict, stop = self._log_row(progress) if logs else (None, stop_single)
-            if saves and (verdict is None or verdict.healthy) and not self._weights_finite():
+            watched = self.composition.health.enabled and saves and (verdict is None or verdict.healthy)
+            if watched and not self._weights_finite():
                 verdict = self._agree(progress.monitor.judge({"weights": float("nan")}))
             if verdict is not None and verdict.action != "none" and self._act(progress, verdict):
                 return verdict.action == "stop"
@@ -224,9 +234,8 @@ class Training:
         return "non-finite" in ill or (bool(ill) and self.composition.health.action != "warn")
 
     def _weights_finite(self) -> bool:
-        if not self.composition.health.enabled:
-            return True
-        return bool(torch.stack([parameter.detach().isfinite().all() for parameter in self.model.parameters()]).all())
+        finite = [parameter.detach().isfinite().all() for parameter in self.model.parameters()]
+        return not finite or bool(torch.stack(finite).all())
 
     # -- snapshots ----------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pluggy
 
+from genfw.errors import one_line
 from genfw.plugins.hookspecs import RunInfo
 from genfw.plugins.registry import Registry
 from genfw.training.tracker import Tracker
@@ -48,10 +49,10 @@ class Observers:
         for tracker in list(self.trackers):
             try:
                 call(tracker)
-            except Exception as error:  # no error of a tracker stops the training
+            except (Exception, SystemExit, GeneratorExit) as error:  # no error of a tracker stops the training
                 self.trackers.remove(tracker)
                 name = tracker.name if isinstance(tracker, _HookTracker) else type(tracker).__name__
-                said = f"genfw: the tracker {name} failed and is dropped: {type(error).__name__}: {error}"
+                said = f"genfw: the tracker {name} failed and is dropped: {one_line(error)}"
                 with contextlib.suppress(OSError, ValueError):  # stderr itself may be what failed
                     print(said, file=sys.stderr, flush=True)
 

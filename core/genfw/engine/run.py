@@ -26,15 +26,18 @@ from genfw.engine.interrupts import Interrupts
 from genfw.engine.launching import launched
 from genfw.engine.loop import Training
 from genfw.engine.observers import Observers, hook_trackers
-from genfw.errors import ChangedRecipeError, ContractError, GenfwError, RunError
+from genfw.errors import ChangedRecipeError, ContractError, DivergenceError, GenfwError, RunError, one_line
 from genfw.evaluation.evaluation import Evaluation
-from genfw.evaluation.measure import measure, write_samples
+from genfw.evaluation.measure import add_problem, measure, write_samples
 from genfw.evaluation.results import Figure, Result
+from genfw.interfaces.dataset import Dataset
 from genfw.plugins import load_plugins
 from genfw.plugins.hookspecs import RunInfo
 from genfw.plugins.registry import Registry
-from genfw.recipes.compose import Composition, compose
+from genfw.recipes.check import bind
+from genfw.recipes.compose import Composition, compose, with_data
 from genfw.recipes.recipe import Recipe, open_recipe, parse_recipe
+from genfw.recipes.rehearse import rehearse
 from genfw.recipes.yaml_nodes import dump
 from genfw.runs.checkpoints import Checkpoint
 from genfw.runs.directory import RunDirectory, Status
@@ -43,6 +46,7 @@ from genfw.runs.files import read_mapping, read_records, write_atomically
 from genfw.runs.mirror import Mirror, try_push
 from genfw.runs.pages.layout import digits
 from genfw.runs.pages.notebook import Plot, curves_of, html_table, plot_curves
+from genfw.training.given import as_data
 from genfw.training.tracker import Tracker
 
 _log = logging.getLogger("genfw")
@@ -56,11 +60,15 @@ class RunResult:
         directory: The run directory.
         status: ``finished``; other outcomes raise exceptions.
         results: The results of its metrics.
+        problems: What its evaluation lacks besides the numbers of metrics that failed.
+        smoke: Whether it is a smoke run, whose numbers mean nothing.
     """
 
     directory: Path
     status: str
     results: tuple[Result, ...]
+    problems: tuple[str, ...] = ()
+    smoke: bool = False
 
     def curves(self) -> dict[str, list[Any]]:
         """The logged rows as columns, for ``pandas.DataFrame``; see :func:`genfw.runs.pages.notebook.curves_of`."""
@@ -134,7 +142,12 @@ def run(
     read, registry = _read(recipe, sets, unsets, registry)
     if go_on and directory is None:
         raise RunError("to go on with a run where there is one, say in which directory: --resume needs --dir")
-    composition = compose(read, registry, data=data, device=str(own_device(accelerator_of(read))), smoke=smoke)
+    given = None if data is None else as_data(data)
+    resolved, faults = bind(with_data(read, given), registry, smoke=smoke)
+    absent = rehearse(resolved, faults, given=given if isinstance(given, Dataset) else None).absent
+    if absent is not None and not resolved.smoke and resolved.recipe.get("train") is not None:
+        raise absent
+    composition = compose(resolved, data=given, device=str(own_device(accelerator_of(read))))
 
     def begin() -> tuple[Path, str]:
         texts = (composition.name, composition.resolved.dump(), read.text)
@@ -180,10 +193,6 @@ def _go_on(composition: Composition, run_dir: RunDirectory, state: str, trackers
     return drive(composition, run_dir, trackers, resumed=state != "waiting")
 
 
-def _finished(run_dir: RunDirectory) -> RunResult:
-    return RunResult(run_dir.path, "finished", tuple(_read_results(run_dir)))
-
-
 def drive(
     composition: Composition, run_dir: RunDirectory, trackers: Sequence[Tracker] = (), *, resumed: bool = False
 ) -> RunResult:
@@ -227,11 +236,19 @@ def drive(
                 interrupts.requeue()
             raise
         except BaseException as error:
-            reason = str(error) if isinstance(error, GenfwError) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, GenfwError) else one_line(error)
             with contextlib.suppress(OSError):  # a full disk, or a directory that is gone: the reason comes first
                 _end(run_dir, observers, attrs.evolve(run_dir.status(), state="failed", reason=reason))
             raise
-    return RunResult(run_dir.path, "finished", tuple(results))
+    return _finished(run_dir, results)
+
+
+def _finished(run_dir: RunDirectory, results: Sequence[Result] | None = None) -> RunResult:
+    """The outcome of a run; its results are read where they are not at hand."""
+    results = tuple(_read_results(run_dir) if results is None else results)
+    evaluation = read_mapping(run_dir.evaluation)
+    problems = tuple(str(problem) for problem in evaluation.get("problems") or ())
+    return RunResult(run_dir.path, "finished", results, problems, bool(evaluation.get("smoke")))
 
 
 def _end(run_dir: RunDirectory, observers: Observers, status: Status) -> None:
@@ -326,13 +343,17 @@ def _conclude(
     observers.event("evaluate", f"{len(composition.metrics)} metrics")
     results = measure(evaluation, composition.metrics)
     _see_samples(evaluation, run_dir, observers)
+    for doubt in evaluation.doubts.values():
+        _warn(run_dir, observers, doubt)
     run_dir.write_status(Status("running", "report"))
     try:
         write_report(run_dir.path)
     except Exception as error:  # the run must not fail for its page, which can be written again
-        message = f"the report was not written ({type(error).__name__}: {error}); `genfw report` writes it again"
-        run_dir.append_event("warning", message)
-        observers.event("warning", message)
+        _warn(
+            run_dir,
+            observers,
+            f"the report was not written ({one_line(error)}); `genfw report` writes it again",
+        )
     return results
 
 
@@ -343,9 +364,16 @@ def _see_samples(evaluation: Evaluation, run_dir: RunDirectory, observers: Obser
     try:
         write_samples(evaluation, run_dir.samples, seed=evaluation.seed)
     except ContractError as error:  # some models can be measured but not sampled from
+        _warn(run_dir, observers, f"no samples were drawn: {error}")
+    except DivergenceError as error:
         message = f"no samples were drawn: {error}"
-        run_dir.append_event("warning", message)
-        observers.event("warning", message)
+        _warn(run_dir, observers, message)
+        add_problem(run_dir.path, message)
+
+
+def _warn(run_dir: RunDirectory, observers: Observers, message: str) -> None:
+    run_dir.append_event("warning", message)
+    observers.event("warning", message)
 
 
 # -- reading recipes --------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import genfw
-from genfw.errors import ContractError
+from genfw.errors import ContractError, DivergenceError
 from genfw.evaluation.extent import Extent
 from genfw.evaluation.pictures import Canvas, is_image, save_figure, save_samples
 from genfw.evaluation.results import Figure, Pairs
@@ -78,6 +78,8 @@ class Evaluation:
         self.pairs: dict[str, Pairs] = {}
         #: Label of the metric at work; its figures are called by it.
         self.label = ""
+        #: What makes every number of the samples doubtful, by a word for it.
+        self.doubts: dict[str, str] = {}
         self._samples: dict[int, Samples] = {}
 
     def samples(self, count: int | None = None) -> Samples:
@@ -104,14 +106,36 @@ class Evaluation:
             count: Samples in all.
             seed: Source of all randomness; by default the seed shared by all metrics.
             share: Index ``k`` and count ``n`` of shares: batches ``k``, ``k + n``, ... are drawn.
+
+        Raises:
+            DivergenceError: Samples, or their potentials, are not finite.
         """
         seed = derive_seed(self.seed, "evaluate") if seed is None else seed
         indices = range(share[0], count_batches(self.settings, count), share[1])
         if self.workers is not None:
-            yield from self.workers.draw(count, indices, seed)
-            return
-        for index in indices:
-            yield draw_batch(self.model, self.settings, count, index, seed=seed, device=self.device)
+            drawn = self.workers.draw(count, indices, seed)
+        else:
+            drawn = (
+                draw_batch(self.model, self.settings, count, index, seed=seed, device=self.device) for index in indices
+            )
+        for batch in drawn:
+            self._judge(batch)
+            yield batch
+
+    def _judge(self, batch: Samples) -> None:
+        """Refuse samples that are no numbers, and note chains that stand still."""
+        for what, values in (("potentials", batch.potential), ("samples", batch.x), ("positions", batch.position)):
+            lost = int((~values.flatten(1 if values.ndim > 1 else 0).isfinite()).sum())
+            if lost:
+                advice = "" if self.settings.sampler is None else "; its chains diverge: take a smaller step_size"
+                raise DivergenceError(
+                    f"'sample:' gives {what} that are not finite ({lost:,} of {values.numel():,} values){advice}"
+                )
+        if batch.acceptance == 0.0:
+            self.doubts["rejected"] = (
+                "the sampler of 'sample:' rejected every move, so its samples are where its chains began; "
+                "take a smaller step_size"
+            )
 
     def spread(self, method: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
         """Call a metric's method for every task, distributed over the processes of the evaluation.

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import torch
 
-from genfw.errors import ContractError, LostProcessError, RunError
+from genfw.errors import ContractError, LostProcessError, RunError, is_disk_fault
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.metric import Metric
 from genfw.evaluation.pictures import save_samples
@@ -54,17 +54,32 @@ def measure(evaluation: Evaluation, metrics: Sequence[tuple[str, Metric]], *, on
             continue
         began = time.perf_counter()
         evaluation.label = name.partition("@")[2]
-        taken, failed = _take(evaluation, name, metric)
+        taken = _take(evaluation, name, metric)
         seconds = time.perf_counter() - began
         results.extend(taken)
-        records.extend(_record(evaluation, name, result, failed, seconds, block) for result in taken)
+        records.extend(_record(evaluation, name, result, seconds, block) for result in taken)
     path = RunDirectory(evaluation.directory).evaluation
     if only:
         records = _merge(path, records, only)
-    content = {"format": 1, "smoke": evaluation.smoke, "paper": dict(evaluation.paper), "results": records}
+    _write(path, {"format": 1, "smoke": evaluation.smoke, "paper": dict(evaluation.paper), "results": records})
+    return results
+
+
+def add_problem(directory: Path, problem: str) -> None:
+    """Note in ``evaluation.json`` what an evaluation lacks besides the numbers of metrics that failed.
+
+    Arguments:
+        directory: The run directory.
+        problem: A sentence.
+    """
+    path = RunDirectory(directory).evaluation
+    content = dict(read_mapping(path))
+    _write(path, {**content, "problems": [*(content.get("problems") or ()), problem]})
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
-    return results
 
 
 def write_samples(
@@ -100,31 +115,40 @@ def write_samples(
     save_samples(folder / f"{stem}.png", tensors["x"])
 
 
-def _take(evaluation: Evaluation, name: str, metric: Metric) -> tuple[list[Result], bool]:
+def _take(evaluation: Evaluation, name: str, metric: Metric) -> list[Result]:
     try:
         with frozen(evaluation.model), isolated_rng(evaluation.device):
             taken = [_finite(result) for result in metric.compute(evaluation)]
             if evaluation.label:
                 taken = [attrs.evolve(result, name=f"{result.name}@{evaluation.label}") for result in taken]
-            return taken, False
+            return taken
     except LostProcessError:
         raise  # not this metric's failure, and the other metrics would fail too
     except Exception as error:
-        return [Result(name, None, protocol=evaluation.protocol(), note=describe_failure(error))], True
+        if is_disk_fault(error):
+            raise  # the run can be resumed when there is room, and then measures this too
+        return [Result(name, None, protocol=evaluation.protocol(), note=describe_failure(error), failed=True)]
 
 
 def _finite(result: Result) -> Result:
-    """Replace a non-finite value or error by ``None`` with a note: JSON has no infinities."""
+    """Replace a non-finite value or error by ``None`` with a note: JSON has no infinities, and NaN is no number."""
     if result.value is not None and not math.isfinite(result.value):
-        note = f"{result.note} The value is {result.value}.".strip()
-        result = attrs.evolve(result, value=None, error=None, note=note)
+        said = f"The value is {result.value}."
+        result = attrs.evolve(
+            result,
+            value=None,
+            error=None,
+            note=f"{result.note} {said}".strip(),
+            doubt=result.doubt or said,
+            failed=math.isnan(result.value),
+        )
     if result.error is not None and not math.isfinite(result.error):
         result = attrs.evolve(result, error=None)
     return result
 
 
 def _record(
-    evaluation: Evaluation, metric: str, result: Result, failed: bool, seconds: float, block: Mapping[str, Any] | None
+    evaluation: Evaluation, metric: str, result: Result, seconds: float, block: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     expected = evaluation.expected(result.name)
     both = expected is not None and result.value is not None
@@ -138,7 +162,8 @@ def _record(
         "paper": expected,
         "difference": result.value - expected if both else None,  # type: ignore[operator]
         "note": result.note,
-        "failed": failed,
+        "failed": result.failed,
+        "doubt": result.doubt,
         "protocol": {key: _scalar(value) for key, value in result.protocol.items()},
         "settings": block,
         "figures": [attrs.asdict(figure) for figure in result.figures],

@@ -36,6 +36,19 @@ class Metric(abc.ABC):
 
     label: str = attrs.field(default="", validator=_is_label)
 
+    def examine(self, evaluation: Evaluation) -> None:
+        """Refuse a model or data that this metric can't measure; does nothing by default.
+
+        ``genfw check`` calls it, and every run before its first step, so look at shapes and at which parts there are.
+        The model has no numbers yet, and the data may be absent: call no network and read no rows.
+
+        Arguments:
+            evaluation: The model, the data set and how samples are drawn.
+
+        Raises:
+            GenfwError: What does not fit, and what would.
+        """
+
     @abc.abstractmethod
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
         """Measure; a failure of one metric is recorded, and the others go on."""

@@ -193,7 +193,7 @@ def _answer(order: Draw | Call, evaluation: Evaluation, metrics: Sequence[Metric
     try:
         with isolated_rng(evaluation.device):
             return _pack((order.execute(evaluation, metrics), None))
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         return _pack((None, describe_failure(error)))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 from torch import Tensor
 
-from genfw.errors import GenfwError
+from genfw.errors import GenfwError, one_line
 
 
 @attrs.frozen
@@ -41,6 +41,8 @@ class Result:
         better: ``lower``, ``higher`` or empty.
         note: A sentence for the reader.
         figures: Its pictures.
+        doubt: Why a reader should not rely on the number, in a sentence; it is shown wherever the number is.
+        failed: Whether measuring failed; genfw sets it, and a metric raises an exception instead.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Result:
     better: str = ""
     note: str = ""
     figures: Sequence[Figure] = ()
+    doubt: str = ""
+    failed: bool = False
 
 
 @attrs.frozen(eq=False)
@@ -68,9 +72,9 @@ class Pairs:
     protocol: Mapping[str, Any]
 
 
-def describe_failure(error: Exception) -> str:
+def describe_failure(error: BaseException) -> str:
     """One line on an error, with ``file:line`` unless it is an error that genfw expects."""
     if isinstance(error, GenfwError):
         return str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}:{frame.lineno})"
+    return f"{one_line(error)} ({Path(frame.filename).name}:{frame.lineno})"

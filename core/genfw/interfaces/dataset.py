@@ -74,6 +74,16 @@ class Dataset(abc.ABC):
             DataError: The files are absent or damaged, or there is no such split.
         """
 
+    def examine(self) -> None:
+        """Look at the headers of the files, as far as that is quick; read no rows and fetch nothing.
+
+        ``genfw check`` calls it, and every run before its first step. It does nothing by default.
+
+        Raises:
+            AbsentDataError: The files are not there.
+            DataError: They are not what the constructor's arguments say.
+        """
+
     def log_prob(self, x: Tensor) -> Tensor | None:
         r"""Exact log density of the data's law in nats, with shape :math:`(B,)`; ``None`` where it is unknown."""
         return None

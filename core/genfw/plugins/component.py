@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 
@@ -41,6 +41,26 @@ def _matches(pattern: re.Pattern[str], what: str) -> Callable[[object, object, s
     return check
 
 
+#: Most characters of a line that a list shows.
+_LINE = 500
+
+
+def _line(instance: object, attribute: attrs.Attribute[Any], value: str) -> None:
+    if not isinstance(value, str) or len(value) > _LINE:
+        got = f"{len(value):,} characters" if isinstance(value, str) else repr(value)[:100]
+        raise ValueError(f"'{attribute.name}' is a text of at most {_LINE} characters, got {got}")
+
+
+def _texts(instance: object, attribute: attrs.Attribute[tuple[str, ...]], value: tuple[str, ...]) -> None:
+    for word in value:
+        _line(instance, attribute, word)
+
+
+def _packages(_: object, __: object, value: Mapping[str, str]) -> None:
+    if not isinstance(value, Mapping) or not all(isinstance(word, str) for item in value.items() for word in item):
+        raise ValueError(f"'needs' maps names of packages to how to install them, got {value!r:.100}")
+
+
 def _opener(_: object, __: object, value: str) -> None:
     if value and not _TARGET.fullmatch(value):
         raise ValueError(f"an importer's opener is not well formed: '{value}'")
@@ -58,7 +78,7 @@ class Component:
         kind: One of :data:`KINDS`.
         name: Lower-case words joined by ``-``, unique within its kind and plugin.
         target: ``package.module:Class``; imported on first use, never for listing.
-        summary: One line for ``genfw list``.
+        summary: One line for ``genfw list``, of at most 500 characters, as each text here.
         reference: Paper, section or URL the component follows.
         tags: Free words to search by.
         aliases: Further names it answers to.
@@ -75,15 +95,15 @@ class Component:
     kind: str = attrs.field(validator=_known_kind)
     name: str = attrs.field(validator=_matches(_NAME, "a component's name"))
     target: str = attrs.field(validator=_matches(_TARGET, "a component's target"))
-    summary: str
-    reference: str = ""
-    tags: tuple[str, ...] = attrs.field(default=(), converter=_words)
-    aliases: tuple[str, ...] = attrs.field(default=(), converter=_words)
+    summary: str = attrs.field(validator=_line)
+    reference: str = attrs.field(default="", validator=_line)
+    tags: tuple[str, ...] = attrs.field(default=(), converter=_words, validator=_texts)
+    aliases: tuple[str, ...] = attrs.field(default=(), converter=_words, validator=_texts)
     status: str = attrs.field(
         default="stable", validator=attrs.validators.in_(("stable", "experimental", "deprecated"))
     )
-    primary: tuple[str, ...] = attrs.field(default=(), converter=_words)
-    needs: Mapping[str, str] = attrs.field(factory=dict)
+    primary: tuple[str, ...] = attrs.field(default=(), converter=_words, validator=_texts)
+    needs: Mapping[str, str] = attrs.field(factory=dict, validator=_packages)
     provider: str = ""
     plugin: str = ""
     version: str = ""
@@ -115,8 +135,8 @@ class Importer:
 
     name: str = attrs.field(validator=_matches(_NAME, "an importer's name"))
     target: str = attrs.field(validator=_matches(_TARGET, "an importer's target"))
-    summary: str
-    reference: str = ""
+    summary: str = attrs.field(validator=_line)
+    reference: str = attrs.field(default="", validator=_line)
     opener: str = attrs.field(default="", validator=_opener)
     provider: str = ""
     plugin: str = ""

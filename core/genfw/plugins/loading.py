@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,16 +22,28 @@ from typing import Any
 import attrs
 import pluggy
 
-from genfw.errors import PluginError, shown
+from genfw.errors import PluginError, one_line, shown
 from genfw.plugins import hookspecs
 from genfw.plugins.component import Component, Importer
-from genfw.plugins.registry import BrokenPlugin, PluginRecord, Registry, canonical, new_manager, one_line, where_raised
+from genfw.plugins.registry import (
+    BrokenPlugin,
+    PluginRecord,
+    Registry,
+    canonical,
+    new_manager,
+    undisturbed,
+    where_raised,
+)
 
 #: Distribution whose plugins are the built-in ones.
 BUILT_IN = "genfw"
 
 #: Packages that make listing slow; ``genfw doctor`` names every plugin module that imports one.
 HEAVY = ("torch", "tensorflow", "jax", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "transformers")
+
+
+#: Most components, recipe folders or importers of one plugin: a generator may have no end.
+_MOST = 1_000
 
 
 @attrs.frozen(eq=False)
@@ -100,8 +112,7 @@ class _Loaded:
         """Load one plugin; all of it, or nothing and a :class:`BrokenPlugin`."""
         before, began = set(sys.modules), time.perf_counter()
         try:
-            # What a plugin prints while it is imported must not reach stdout, which another program may read.
-            with contextlib.redirect_stdout(sys.stderr):
+            with undisturbed():
                 offered, folders, models, importers, file = _load(source, self.manager, self.components)
         except KeyboardInterrupt:
             raise
@@ -179,10 +190,13 @@ def _load(
 def _results(manager: pluggy.PluginManager, plugin: Any, name: str, kind: type) -> list[Any]:
     """What a plugin's implementation of the hook ``name`` returns, all of ``kind``; empty without implementation."""
     implementations = getattr(manager.hook, name).get_hookimpls()
-    found = [item for hook in implementations if hook.plugin is plugin for item in hook.function()]
-    for item in found:
+    found: list[Any] = []
+    for item in (item for hook in implementations if hook.plugin is plugin for item in hook.function()):
         if not isinstance(item, kind):
-            raise PluginError(f"{name} returns {kind.__module__}.{kind.__name__} objects, got {item!r}")
+            raise PluginError(f"{name} returns {kind.__module__}.{kind.__name__} objects, got {item!r:.100}")
+        if len(found) == _MOST:
+            raise PluginError(f"{name} returns more than {_MOST:,} things")
+        found.append(item)
     return found
 
 
@@ -209,7 +223,7 @@ def _installed_sources(path: tuple[str, ...]) -> tuple[_Source, ...]:
     """Every entry point of the group ``genfw``, built-in ones first; ``path`` is ``sys.path``, the cache's key."""
     versions: dict[int, tuple[str, str]] = {}
     sources = []
-    for entry in importlib.metadata.entry_points(group="genfw"):
+    for entry in _entry_points():
         distribution = entry.dist
         if distribution is None:
             name, version = "unknown", "0"
@@ -221,6 +235,18 @@ def _installed_sources(path: tuple[str, ...]) -> tuple[_Source, ...]:
         kind = "built-in" if canonical(name) == BUILT_IN else "installed"
         sources.append(_Source(name, version, entry.name, kind, entry.value, entry.load))
     return tuple(sorted(sources, key=lambda source: (source.source != "built-in", source.distribution, source.entry)))
+
+
+def _entry_points() -> Iterable[importlib.metadata.EntryPoint]:
+    """Those of the group ``genfw``; a distribution whose own can't be read takes no other along."""
+    try:
+        return importlib.metadata.entry_points(group="genfw")
+    except Exception:
+        found: list[importlib.metadata.EntryPoint] = []
+        for distribution in importlib.metadata.distributions():
+            with contextlib.suppress(Exception):
+                found += distribution.entry_points.select(group="genfw")
+        return {(entry.name, entry.value): entry for entry in reversed(found)}.values()
 
 
 def _name_and_version(distribution: importlib.metadata.Distribution) -> tuple[str, str]:

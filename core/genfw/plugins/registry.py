@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
+import os
 import re
+import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import attr
 import attrs
 import pluggy
 
-from genfw.errors import NoSuchComponentError, PluginError, article, did_you_mean, quoted, shown
+from genfw.errors import NoSuchComponentError, PluginError, article, did_you_mean, one_line, quoted, shown
 from genfw.plugins import hookspecs
 from genfw.plugins.component import KINDS, Component, Importer
 
@@ -206,7 +209,8 @@ class Registry:
         label = f"{component.kind} '{component.name}' of {provider} {component.version}".rstrip()
         module_name, _, attribute = component.target.partition(":")
         try:
-            cls = getattr(importlib.import_module(module_name), attribute)
+            with undisturbed():
+                cls = getattr(importlib.import_module(module_name), attribute)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -229,6 +233,22 @@ class Registry:
     def model_dirs(self) -> tuple[Path, ...]:
         """Folders in which saved models are found by name, built-in ones first."""
         return self._models
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let a plugin's module run: it prints on stderr, since a program may read stdout, and the folder stays."""
+    try:
+        folder = os.getcwd()
+    except OSError:  # it is gone
+        folder = ""
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            if folder and os.getcwd() != folder:
+                os.chdir(folder)
 
 
 def new_manager() -> pluggy.PluginManager:
@@ -257,12 +277,6 @@ def where_raised(error: BaseException, fallback: str) -> str:
         if not frame.filename.startswith(("<", *others)) and "importlib_metadata" not in Path(frame.filename).parts:
             return f"{frame.filename}:{frame.lineno}"
     return fallback
-
-
-def one_line(error: BaseException) -> str:
-    """Type and text of an exception, without line breaks."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def canonical(name: str) -> str:

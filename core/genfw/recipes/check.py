@@ -47,6 +47,7 @@ class Resolved:
         smoke: Whether the caps of a smoke run are applied.
         registry: Registry of the components.
         notes: Notes for the user: dropped keys, versions that differ from those recorded.
+        unbound: Roles of the recipe whose blocks have faults -> their kind; empty in a recipe without faults.
     """
 
     recipe: Recipe
@@ -54,6 +55,7 @@ class Resolved:
     smoke: bool
     registry: Registry = attrs.field(repr=False)
     notes: tuple[str, ...] = ()
+    unbound: Mapping[str, str] = attrs.field(factory=dict)
 
     def plain(self) -> dict[str, Any]:
         """All sections with all defaults, as plain values, from which a recipe composes to the same objects.
@@ -122,17 +124,45 @@ def check(recipe: Recipe, registry: Registry, *, smoke: bool = False) -> Resolve
         RecipeError: With every fault, including those of reading.
         PluginError: The recipe has no fault, but some of its components can't be loaded.
     """
+    resolved, faults = bind(recipe, registry, smoke=smoke)
+    raise_faults(faults)
+    return resolved
+
+
+def bind(recipe: Recipe, registry: Registry, *, smoke: bool = False) -> tuple[Resolved, FaultList]:
+    """:func:`check` without its exception: what could be bound, and the faults of the rest.
+
+    Arguments:
+        recipe: The recipe.
+        registry: Registry of the components.
+        smoke: Apply the caps that classes declare for smoke runs.
+    """
     faults = FaultList(recipe.faults)
     smoke = smoke or recipe.smoke
     recorded = _recorded(recipe)
     pinned = {key: entry["provider"] for key, entry in recorded.items() if entry.get("provider")}
     binder = Binder(registry, faults, smoke=smoke, pinned=pinned, written_paths=recipe.resolved)
     _check_requirements(recipe, faults)
-    parts = _Sections(recipe, binder).bind()
-    if faults.faults and all(fault.code == "GF211" for fault in faults.faults):
+    sections = _Sections(recipe, binder)
+    parts = sections.bind()
+    notes = (*recipe.notes, *_drift(parts.values(), recorded))
+    unbound = {role: kind for role, kind in sections.kinds.items() if role not in parts}
+    return Resolved(recipe, parts, smoke, registry, notes, unbound), faults
+
+
+def raise_faults(faults: FaultList) -> None:
+    """Raise the collected faults, if there are any, by who can mend them.
+
+    Arguments:
+        faults: All that was found.
+
+    Raises:
+        RecipeError: The recipe has faults.
+        PluginError: It has none, but components that it names are broken.
+    """
+    if faults.faults and all(fault.code in ("GF211", "GF216") for fault in faults.faults):
         raise PluginError(str(RecipeError(faults.ordered())))
     faults.raise_any()
-    return Resolved(recipe, parts, smoke, registry, (*recipe.notes, *_drift(parts.values(), recorded)))
 
 
 class _Sections:

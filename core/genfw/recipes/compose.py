@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +11,7 @@ from typing import Any, cast
 import attrs
 import torch
 
-from genfw.errors import ContractError
+from genfw.errors import BrokenPartError, ContractError, GenfwError, is_disk_fault, one_line, text_of
 from genfw.evaluation.metric import Metric
 from genfw.interfaces.dataset import Dataset
 from genfw.interfaces.values import NoiseLayout
@@ -20,8 +20,9 @@ from genfw.models.sampling import SampleSettings
 from genfw.plugins.registry import Registry
 from genfw.randomness import derive_seed
 from genfw.recipes.bound_values import Block, BoundValue, Items, PlainValue, RoleReference, Table
-from genfw.recipes.check import ROLES, Resolved, check
+from genfw.recipes.check import ROLES, Resolved, check, raise_faults
 from genfw.recipes.faults import FaultList, Mark
+from genfw.recipes.guard import guarded, settle, where
 from genfw.recipes.recipe import Recipe, open_recipe, parse_recipe
 from genfw.recipes.yaml_nodes import dump, read_yaml
 from genfw.runs.pages.layout import parts_of
@@ -104,7 +105,7 @@ def compose(
     """
     given = None if data is None else as_data(data)
     resolved = _resolve(recipe, registry, smoke, given)
-    return _Builder(resolved, torch.device(device), given if isinstance(given, Dataset) else None).compose()
+    return Builder(resolved, torch.device(device), given if isinstance(given, Dataset) else None).compose()
 
 
 def _resolve(
@@ -116,7 +117,7 @@ def _resolve(
     if isinstance(recipe, Resolved):
         if registry is None and data is None and (recipe.smoke or not smoke):
             return recipe
-        read = _with_data(recipe.recipe, data)
+        read = with_data(recipe.recipe, data)
         return check(read, registry or recipe.registry, smoke=smoke or recipe.smoke)
     if isinstance(recipe, Path) or (isinstance(recipe, str) and "\n" not in recipe):
         recipe, registry = open_recipe(recipe, registry=registry)
@@ -125,11 +126,16 @@ def _resolve(
     if isinstance(recipe, str):
         search = registry.recipe_dirs() if registry is not None else _registry(()).recipe_dirs()
         recipe = parse_recipe(recipe, search=search, strict=False)
-    return check(_with_data(recipe, data), registry or _registry(recipe.plugins), smoke=smoke)
+    return check(with_data(recipe, data), registry or _registry(recipe.plugins), smoke=smoke)
 
 
-def _with_data(recipe: Recipe, data: Dataset | Mapping[str, Any] | None) -> Recipe:
-    """The recipe with another ``data:`` section."""
+def with_data(recipe: Recipe, data: Dataset | Mapping[str, Any] | None) -> Recipe:
+    """The recipe with another ``data:`` section, or as it is.
+
+    Arguments:
+        recipe: The recipe.
+        data: The data set, or the section's block.
+    """
     if data is None:
         return recipe
     block = {"use": GIVEN, "shape": list(data.data_shape)} if isinstance(data, Dataset) else dict(data)
@@ -145,12 +151,20 @@ def _registry(local: tuple[Path, ...]) -> Registry:
     return load_plugins(local=local)
 
 
-class _RefusedError(Exception):
+class RefusedError(Exception):
     """A part could not be built; the reason is among the faults."""
 
 
-class _Builder:
-    def __init__(self, resolved: Resolved, device: torch.device, given: Dataset | None) -> None:
+class Builder:
+    """Builds the objects of a recipe, and collects faults.
+
+    Arguments:
+        resolved: The recipe, bound.
+        device: Device of the model.
+        given: The data set, where it was given in Python.
+    """
+
+    def __init__(self, resolved: Resolved, device: torch.device, given: Dataset | None = None) -> None:
         self.resolved, self.device, self.given = resolved, device, given
         self.seed = resolved.recipe.seed
         self.faults = FaultList()
@@ -159,14 +173,31 @@ class _Builder:
         self.part = ""
 
     def compose(self) -> Composition:
-        for part, bound in self._parts(*ROLES):
-            self._role(part, bound)
+        """All objects.
+
+        Raises:
+            RecipeError: With every fault.
+            PluginError: Components are broken.
+        """
+        composition = self.build()
+        raise_faults(self.faults)
+        assert composition is not None  # only faults prevent it
+        return composition
+
+    def ready(self) -> bool:
+        """Whether the model can be made of the roles."""
+        return not self.faults
+
+    def build(self) -> Composition | None:
+        """All objects, as far as they can be built; ``None`` without a model."""
+        for part, bound in self.parts(*ROLES):
+            self.role(part, bound)
         data: Dataset | None = self.roles.get("data")
-        model = None if self.faults else self._model()
-        rest = self._parts("train", "sample", "evaluate", "trackers", "engine", "health")
+        model = self._model() if self.ready() else None
+        rest = self.parts("train", "sample", "evaluate", "trackers", "engine", "health")
         built = {part: self._build_part(part, bound) for part, bound in rest}
-        self.faults.raise_any()
-        assert model is not None  # only faults prevent it
+        if model is None:
+            return None
         return Composition(
             name=self.resolved.recipe.name,
             seed=self.seed,
@@ -174,28 +205,30 @@ class _Builder:
             data=data,
             model=model,
             stages=self._named(built, "train"),
-            sample=built["sample"],
+            sample=built.get("sample") or SampleSettings(),
             metrics=self._named(built, "evaluate"),
             trackers=[tracker for _, tracker in self._named(built, "trackers")],
-            engine=built["engine"],
-            health=built["health"],
+            engine=built.get("engine") or EngineSettings(),
+            health=built.get("health") or HealthSettings(),
             paper=self.resolved.recipe.plain().get("paper") or {},
             smoke=self.resolved.smoke,
             registry=self.resolved.registry,
         )
 
-    def _parts(self, *sections: str) -> Iterator[tuple[str, BoundValue]]:
+    def parts(self, *sections: str) -> Iterator[tuple[str, BoundValue]]:
+        """The bound values of some sections, in the order of building."""
         for section in sections:
             for part, bound in self.resolved.parts.items():
                 if part.partition(".")[0] == section:
                     yield part, bound
 
     def _named(self, built: Mapping[str, Any], section: str) -> list[tuple[str, Any]]:
-        return [(_name_of(cast(Block, bound)), built[part]) for part, bound in self._parts(section)]
+        return [(_name_of(cast(Block, bound)), built[part]) for part, bound in self.parts(section)]
 
     # -- roles and model ----------------------------------------------------------------------------------------------
 
-    def _role(self, part: str, bound: BoundValue) -> None:
+    def role(self, part: str, bound: BoundValue) -> None:
+        """Build one role, and note what the next ones are given of it."""
         section = part.partition(".")[0]
         mark = cast(Block, bound).mark
         if section in ("encoder", "energy", "amortizer"):
@@ -205,12 +238,17 @@ class _Builder:
         if built is None:
             return
         if section == "data":
-            built = self._data(built, mark) if self.given is None else self.given
+            built = self.stand_in(built, mark) if self.given is None else self.given
         self.roles[part] = built
+        self.see_role(part, mark)
+
+    def see_role(self, part: str, mark: Mark) -> None:
+        """Note what the parts that come later are given of a role."""
+        built = self.roles[part]
         with self._guard(f"'{part}'", mark):
-            if section == "data":
+            if part == "data":
                 self.supplies["data_shape"] = tuple(built.data_shape)
-            elif section == "prior":
+            elif part == "prior":
                 self.supplies["latent_layout"] = NoiseLayout.of_latents(built.noise_shapes)
 
     def _supply_noise_layout(self) -> None:
@@ -220,7 +258,8 @@ class _Builder:
         noise = None if decoder is None else decoder.noise_shape
         self.supplies["noise_layout"] = NoiseLayout.of_latents(prior.noise_shapes, noise)
 
-    def _data(self, data: Dataset, mark: Mark) -> Dataset:
+    def stand_in(self, data: Dataset, mark: Mark) -> Dataset:
+        """The data set; in a smoke run synthetic rows where it is absent."""
         if not self.resolved.smoke:
             return data
         found = data
@@ -257,7 +296,7 @@ class _Builder:
             torch.default_generator.manual_seed(derive_seed(self.seed, "init", part))
             try:
                 return self._build(bound)
-            except _RefusedError:
+            except RefusedError:
                 return None
 
     def _build(self, bound: BoundValue) -> Any:
@@ -270,36 +309,59 @@ class _Builder:
                 return {key: self._build(entry) for key, entry in bound.entries.items()}
             case RoleReference():
                 if bound.role not in self.roles:
-                    raise _RefusedError
+                    raise RefusedError
                 return self.roles[bound.role]
             case Block():
                 arguments = {name: self._build(argument) for name, argument in bound.arguments.items()}
                 arguments |= {name: self._inject(name, fallback) for name, fallback in bound.injected.items()}
-                return self._call(bound, lambda: bound.cls(**arguments))
+                return self.call(bound, arguments)
 
     def _inject(self, name: str, fallback: Any) -> Any:
         if name == "generator":
             seed = derive_seed(self.seed, "init", self.part, "generator")
-            return torch.Generator(self.device).manual_seed(seed)
+            # Device meta has no generators, and no numbers to draw.
+            return torch.Generator("cpu" if self.device.type == "meta" else self.device).manual_seed(seed)
         if name not in self.supplies and self.faults.faults:
-            raise _RefusedError
+            raise RefusedError
         return self.supplies.get(name, fallback)
 
-    def _call(self, block: Block, build: Callable[[], Any]) -> Any:
-        component = block.component
+    def call(self, block: Block, arguments: Mapping[str, Any]) -> Any:
+        """Build one object; of a component one that is guarded from its first line on."""
+        component, name = block.component, block.cls.__name__
+        cause: BaseException
         hint = "" if component is None else f"genfw show {component.kind}/{component.name}"
         try:
-            return build()
-        except (ValueError, ContractError, RuntimeError) as error:
-            self.faults.add("GF212", f"{block.cls.__name__}: {error}", block.mark, hint)
-            raise _RefusedError from error
+            if component is None:
+                return block.cls(**arguments)
+            origin = f"{component.kind} '{component.name}' of plugin {component.plugin} ({self.part}, {block.mark})"
+            built = guarded(block.cls, component.kind, origin)(**arguments)
+            settle(built, component.kind, origin)
+            return built
+        except BrokenPartError as error:
+            code, said, cause = "GF216", str(error), error
+        except (ValueError, RuntimeError, GenfwError) as error:
+            what = name if component is None else f"{name} ({component.kind} '{component.name}')"
+            code, said, cause = "GF212", f"{what}: {text_of(error)}", error
+        except (Exception, SystemExit, GeneratorExit) as error:
+            if component is None or is_disk_fault(error):
+                raise
+            code, said = "GF216", f"{origin}: its constructor failed: {one_line(error)}{where(error, block.cls)}"
+            cause = error
+        self.refuse(code, said, cause, block, hint)
+        raise RefusedError from cause
+
+    def refuse(self, code: str, message: str, error: BaseException, block: Block, hint: str) -> None:
+        """Note that a part could not be built."""
+        self.faults.add(code, message, block.mark, hint)
 
     @contextmanager
     def _guard(self, what: str, mark: Mark) -> Iterator[None]:
         try:
             yield
+        except BrokenPartError as error:
+            self.faults.add("GF216", str(error), mark)
         except (ValueError, ContractError, RuntimeError) as error:
-            self.faults.add("GF212", f"{what} can't be composed: {error}", mark)
+            self.faults.add("GF212", f"{what} can't be composed: {text_of(error)}", mark)
 
 
 def _name_of(block: Block) -> str:

@@ -34,6 +34,9 @@ GF212  the component refused its arguments
 GF213  a package that ``requires`` asks for is absent or too old
 GF214  the component needs a part that the recipe lacks, or has several of
 GF215  several plugins supply a component of that name
+GF216  the component is broken: its code failed, or it is not what its interface says
+GF217  parts of the recipe do not fit together: shapes, a batch, what a metric measures
+GF218  the files of the data are there, and are not what the recipe says
 =====  ==============================================================================================
 """
 

@@ -72,6 +72,10 @@ class RunRecord:
         updated: Last write of its status, in seconds since 1970.
         reason: Why it failed or stopped.
         numbers: Headline numbers of ``evaluation.json``: name -> value.
+        failed: Names of results that could not be measured.
+        doubtful: Names of results that a reader should not rely on.
+        problems: What else the evaluation lacks.
+        smoke: Whether it is a smoke run, whose numbers mean nothing.
     """
 
     name: str
@@ -83,6 +87,10 @@ class RunRecord:
     updated: float
     reason: str
     numbers: Mapping[str, float | None]
+    failed: tuple[str, ...] = ()
+    doubtful: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    smoke: bool = False
 
 
 class RunDirectory:
@@ -146,8 +154,13 @@ class RunDirectory:
             stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
             target = _fresh(Path(root) / name, stem)
         run_dir = cls(target)
-        write_atomically(run_dir.recipe, recipe or resolved)
+        # A directory with resolved.yaml can be resumed, one without is empty: nothing is in between.
         write_atomically(run_dir.resolved, resolved)
+        try:
+            write_atomically(run_dir.recipe, recipe or resolved)
+        except OSError:
+            run_dir.resolved.unlink()
+            raise
         return run_dir
 
     @classmethod
@@ -351,7 +364,7 @@ def list_runs(root: str | Path = "runs") -> list[RunRecord]:
                 run_dir.path.name[:15],
                 status.time,
                 status.reason,
-                _numbers(run_dir.evaluation),
+                **_evaluated(run_dir.evaluation),
             )
         )
     return found
@@ -364,9 +377,18 @@ def _name(run_dir: RunDirectory) -> str:
     return run_dir.path.parent.name
 
 
-def _numbers(path: Path) -> dict[str, float | None]:
-    records = read_records(read_mapping(path).get("results"))
-    return {record["name"]: record.get("value") for record in records if isinstance(record.get("name"), str)}
+def _evaluated(path: Path) -> dict[str, Any]:
+    """What ``evaluation.json`` says, for :class:`RunRecord`; nothing where it is absent or damaged."""
+    evaluation = read_mapping(path)
+    named = [record for record in read_records(evaluation.get("results")) if isinstance(record.get("name"), str)]
+    problems = evaluation.get("problems")
+    return {
+        "numbers": {record["name"]: record.get("value") for record in named},
+        "failed": tuple(record["name"] for record in named if record.get("failed")),
+        "doubtful": tuple(record["name"] for record in named if record.get("doubt")),
+        "problems": tuple(str(problem) for problem in problems) if isinstance(problems, list) else (),
+        "smoke": bool(evaluation.get("smoke")),
+    }
 
 
 def find_run(name: str | Path, root: Path | str = "runs") -> Path:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from genfw.errors import RunError
+from genfw.errors import DiskError
 from genfw.runs.files import replacing
 
 
@@ -22,7 +22,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         metadata: Texts for the file's head.
 
     Raises:
-        RunError: The file can't be written; the message says which, and why.
+        DiskError: The file can't be written; the message says which, and why.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     plain: dict[str, Tensor] = {}
@@ -37,4 +37,4 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         with replacing(path) as part:
             save_file(plain, part, metadata)
     except (SafetensorError, OSError) as error:  # safetensors tells a full disk by an exception of its own
-        raise RunError(f"{path} can't be written: {error}") from error
+        raise DiskError(f"{path} can't be written: {error}") from error

@@ -16,10 +16,10 @@ from typing import Any
 import attrs
 import torch
 
-from genfw.errors import ContractError, DataError, GenfwError, PluginError
+from genfw.errors import ContractError, DataError, GenfwError, PluginError, one_line
 from genfw.interfaces.values import NoiseGroup, NoiseLayout, Size
 from genfw.plugins.component import Component
-from genfw.plugins.registry import Registry, one_line
+from genfw.plugins.registry import Registry
 from genfw.plugins.signature import alternatives, class_problems, interface_kind, parameters
 from genfw.testing.kernels import SamplerSuite, StartSuite
 from genfw.testing.networks import AmortizerSuite, DecoderSuite, EncoderSuite, EnergySuite, PriorSuite

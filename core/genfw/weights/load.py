@@ -8,7 +8,7 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import AbsentDataError, ContractError, DataError
 from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Prior
 from genfw.models.model import Model
 
@@ -104,7 +104,7 @@ def _fill_all(
 def _read(file: Path) -> dict[str, dict[str, Tensor]]:
     """Role -> name -> tensor."""
     if not file.is_file():
-        raise DataError(f"there is no file {file}; genfw import writes one")
+        raise AbsentDataError(f"there is no file {file}; genfw import writes one")
     tensors: dict[str, dict[str, Tensor]] = {}
     try:
         with safe_open(file, "pt") as opened:

@@ -50,6 +50,10 @@ class ImageFolder(ImageDataset):
     classes: list[str] | None = None
     _opened: dict[str, Split] = attrs.field(factory=dict, init=False, repr=False)
 
+    def examine(self) -> None:
+        for name in ("train", "test"):
+            self.split(name)  # which lists the images, and opens none
+
     def split(self, name: str) -> Split:
         if name not in ("train", "test", "all"):
             raise DataError(f"there is no split '{name}'; there are train, test, all")

@@ -72,6 +72,19 @@ class TensorFile(Dataset):
             with readable(self.file):
                 return self._row_shape(array.shape(), self.train)
 
+    def examine(self) -> None:
+        with self._arrays() as arrays:
+            for name in (self.train, self.test):
+                if name is None:
+                    continue
+                array = self._array(arrays, name)
+                with readable(self.file):
+                    shape = self._row_shape(array.shape(), name)
+                self._check_rows(shape)
+            for name in (self.train_labels, self.test_labels):
+                if name is not None:
+                    self._array(arrays, name)
+
     def split(self, name: str) -> Split:
         if name not in ("train", "test"):
             raise DataError(f"there is no split '{name}'; there are train, test")
@@ -116,12 +129,15 @@ class TensorFile(Dataset):
         array = self._array(arrays, name)
         with readable(self.file):
             shape = self._row_shape(array.shape(), name)
-        wide = self._ending == ".csv" and math.prod(shape) == math.prod(self.data_shape)
-        if shape != self.data_shape and not wide:
-            raise DataError(f"rows of {self.file} have shape {shape}, but 'shape' is {self.data_shape}")
+        self._check_rows(shape)
         with readable(self.file):
             items = array.read()
         return items.reshape(len(items), *self.data_shape)
+
+    def _check_rows(self, shape: Size) -> None:
+        wide = self._ending == ".csv" and math.prod(shape) == math.prod(self.data_shape)
+        if shape != self.data_shape and not wide:
+            raise DataError(f"rows of {self.file} have shape {shape}, but 'shape' is {self.data_shape}")
 
     def _row_shape(self, shape: tuple[int, ...], name: str) -> Size:
         if len(shape) < 2 or 0 in shape[1:]:

@@ -168,6 +168,11 @@ def test_cutting_the_learning_rate_goes_on_and_ends_healthy(tmp_path):
     assert [event["kind"] for event in run.read_events()].count("warning") == 2
 
 
-def test_nothing_is_watched_when_health_is_off(tmp_path):
-    parts = go(tmp_path / "run", composition(1, stage=Explosive, health={"enabled": False}))
+def test_weights_that_are_not_finite_end_a_run_that_nobody_watches(tmp_path):
+    parts = composition(1, stage=Explosive, health={"enabled": False})
+    with pytest.raises(DivergenceError, match="ends with weights that are not finite"):
+        go(tmp_path / "run", parts)
     assert not all(value.isfinite().all() for value in parts.model.state_dict().values())
+    run = RunDirectory.open(tmp_path / "run")
+    assert run.status().state == "failed"
+    assert not [event for event in run.read_events() if event["kind"] == "rollback"]  # nobody watched

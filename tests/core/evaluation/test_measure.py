@@ -1,5 +1,6 @@
 """Metrics with their protocol; failures apart; figures on one fixed value range."""
 
+import errno
 import json
 import math
 
@@ -8,28 +9,20 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from genfw.errors import ContractError, DataError
+from genfw.errors import ContractError, DataError, DivergenceError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.measure import measure
 from genfw.evaluation.metric import Metric
 from genfw.evaluation.pictures import image_grid, save_samples, to_bytes
 from genfw.evaluation.results import Result
-from genfw.interfaces import Dataset, Decoder, Prior, Split
+from genfw.interfaces import Dataset, Decoder, Energy, Split
 from genfw.interfaces.likelihood import Gaussian
-from genfw.interfaces.values import Latent
 from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings
 from genfw.plugins.signature import summarise
-
-
-class Normal(Prior):
-    noise_shapes = ((2,),)
-
-    def transform(self, noise, temperature=1.0):
-        return Latent((temperature * noise[0],))
-
-    def log_prob(self, latent):
-        return -0.5 * latent.flat().square().sum(1)
+from genfw_plugins.basics.prior import StandardNormal
+from genfw_plugins.mcmc.langevin import Langevin
+from genfw_plugins.mcmc.mala import MALA
 
 
 class Noisy(Decoder):
@@ -78,6 +71,11 @@ class Failing(Metric):
         raise self.error
 
 
+class Quartic(Energy):
+    def forward(self, v):
+        return v.pow(4).sum(1)
+
+
 class Careless(Metric):
     """Looks at what it was promised, and spills randomness."""
 
@@ -91,7 +89,7 @@ class Careless(Metric):
 
 @pytest.fixture
 def evaluation(tmp_path):
-    model = Model(Normal(), Noisy())
+    model = Model(StandardNormal(2), Noisy())
     paper = {"id": "DAMC", "expect": {"mse": 0.015, "fid": "unknown", "odd": True}}
     return Evaluation(model, Rows(), SampleSettings(count=20), tmp_path, seed=4, paper=paper)
 
@@ -246,7 +244,7 @@ def test_describe_reads_the_constructor():
             self.step_size, self.steps, self.local = step_size, steps, local
 
     assert summarise(Kernel(0.005)) == "Kernel(step_size=0.005, steps=3)"
-    assert summarise(Normal()) == "Normal"
+    assert summarise(StandardNormal(2)) == "StandardNormal(dim=2)"
 
 
 def test_describe_reads_a_block_in_full():
@@ -269,7 +267,7 @@ def test_the_recipe_says_more_than_the_objects(tmp_path):
         "sample": {"sampler": {"use": "mala", "step_size": 0.5}, "start": {"use": "noise"}},
         "evaluate": [{"use": "number", "split": "test"}],
     }
-    evaluation = Evaluation(Model(Normal(), Noisy()), Rows(), settings, tmp_path, recipe=recipe)
+    evaluation = Evaluation(Model(StandardNormal(2), Noisy()), Rows(), settings, tmp_path, recipe=recipe)
     facts = evaluation.protocol(samples=3)
     assert (facts["sampler"], facts["chain_steps"], facts["start"]) == ("mala(step_size=0.5)", 7, "noise")
     assert facts["data"] == "digits"
@@ -319,3 +317,29 @@ def test_grid_places_images_row_by_row():
 def test_samples_of_any_shape_make_a_picture(tmp_path, shape):
     picture = imread(save_samples(tmp_path / "deep" / "picture.png", torch.randn(shape)))
     assert picture.ndim == 3
+
+
+def test_a_full_disk_is_not_the_metrics_failure(evaluation):
+    with pytest.raises(OSError, match="full"):
+        measure(evaluation, [("first", Failing(OSError(errno.ENOSPC, "full")))])
+    assert not (evaluation.directory / "evaluation.json").exists()
+
+
+def test_nan_is_a_failure_and_infinity_a_doubt(evaluation):
+    results = [Result("a", math.nan), Result("b", math.inf), Result("c", 1.0, doubt="too few")]
+    measure(evaluation, [("each", Fixed(*results))])
+    told = [(record["value"], record["failed"], record["doubt"]) for record in saved(evaluation)["results"]]
+    assert told == [(None, True, "The value is nan."), (None, False, "The value is inf."), (1.0, False, "too few")]
+
+
+def test_samples_that_diverge_are_refused_and_standing_chains_told_of(tmp_path):
+    model = Model(StandardNormal(2), Noisy(), energy=Quartic())
+    for sampler, said in ((Langevin(step_size=1e4, steps=20), ""), (MALA(step_size=1e9, steps=5, adapt=False), "re")):
+        evaluation = Evaluation(model, Rows(), SampleSettings(count=20, sampler=sampler), tmp_path)
+        if said:
+            evaluation.samples()
+            assert "rejected every move" in evaluation.doubts["rejected"]
+        else:
+            with pytest.raises(DivergenceError, match=r"'sample:' gives potentials that are not finite"):
+                evaluation.samples()
+            assert evaluation.doubts == {}

@@ -1,5 +1,6 @@
 """Plugins are defined here, written to a folder as installed distributions, and loaded from it."""
 
+import importlib
 import importlib.metadata
 import os
 import sys
@@ -47,6 +48,8 @@ def site(tmp_path, monkeypatch):
             file = self.path / f"{name.replace('.', '/')}.py"
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(textwrap.dedent(text))
+            # Python may have listed the folder a moment ago, and sees no change within one tick of the clock.
+            importlib.invalidate_caches()
             return file
 
         def distribution(self, name, version, entries):

@@ -90,7 +90,7 @@ def test_a_constructors_refusal_is_shown_at_its_block_with_the_others():
         ("GF212", 4, 9),
         ("GF212", 6, 3),
     ]
-    assert "ToyPrior: dim must be positive, got 0" in str(caught.value)
+    assert "ToyPrior (prior 'toy'): dim must be positive, got 0" in str(caught.value)
 
 
 # -- resolved.yaml ----------------------------------------------------------------------------------------------------

@@ -100,10 +100,12 @@ class AmortizationGap(Metric):
         if self.items and self.space == "prior":
             raise ContractError("items are rows to condition on, and space 'prior' has none; leave items out")
 
-    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        amortizer = evaluation.model.amortizer
-        if amortizer is None:
+    def examine(self, evaluation: Evaluation) -> None:
+        if evaluation.model.amortizer is None:
             raise ContractError("amortization-gap measures an amortizer, and the recipe has none")
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        self.examine(evaluation)
         fresh, trouble = self._fresh(evaluation) if self.untrained else (None, "")
         generator = evaluation.generator("amortization-gap")
         along = directions(evaluation.model.latent_layout.size, self.projections, generator)

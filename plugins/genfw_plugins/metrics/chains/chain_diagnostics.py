@@ -17,6 +17,8 @@ from genfw.models.sampling import preserved
 from genfw.plugins.validators import at_least, within
 from genfw_plugins.metrics.chains.convergence import ess_bulk, split_rhat
 
+#: Chains with a larger R-hat have not mixed (Gelman and Rubin's old bound, far above today's 1.01).
+_MIXED = 1.1
 #: Numbers of a trace that are kept at most; longer chains are thinned.
 _BUDGET = 2**26
 
@@ -76,10 +78,13 @@ class ChainDiagnostics(Metric):
         remarks = _remarks(late)
         high = f"Worst of {len(names)}: {names[worst]}. Below 1.01 where chains agree. {remarks}".strip()
         low = f"Of {draws:,} draws. Least of {len(names)}: {names[least]}. {remarks}".strip()
+        far = float(rhat[worst])
+        mixed = "" if far <= _MIXED else f"R-hat is {far:.3g}: these chains have not mixed, and their start shows."
+        stuck = "" if acceptance else "Every move was rejected: the samples are where the chains began."
         return [
-            Result("r-hat", float(rhat[worst]), "", protocol, better="lower", note=high, figures=figures),
-            Result("ess-bulk", float(ess[least]), "draws", protocol, better="higher", note=low),
-            Result("acceptance", acceptance, "", protocol, note="1 for kernels that do not reject."),
+            Result("r-hat", far, "", protocol, better="lower", note=high, figures=figures, doubt=mixed),
+            Result("ess-bulk", float(ess[least]), "draws", protocol, better="higher", note=low, doubt=mixed),
+            Result("acceptance", acceptance, "", protocol, note="1 for kernels that do not reject.", doubt=stuck),
         ]
 
     def _quantities(self, chain: ChainResult) -> tuple[Tensor, list[str]]:

@@ -97,11 +97,14 @@ class LongRun(Metric):
     show: int = attrs.field(default=6, validator=at_least(0))
     batch: int | None = attrs.field(default=None, validator=at_least(1))
 
+    def examine(self, evaluation: Evaluation) -> None:
+        if self.sampler is None and evaluation.settings.sampler is None:
+            raise ContractError("the recipe samples without a chain; name one under 'sampler' of metric 'long-run'")
+
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        self.examine(evaluation)
         settings = evaluation.settings
         sampler = self.sampler or settings.sampler
-        if sampler is None:
-            raise ContractError("the recipe samples without a chain; name one under 'sampler' of metric 'long-run'")
         target = make_target(evaluation.model, settings.space)
         starts = () if self.fresh else settings.starts
         reference, said = self._reference(evaluation)

@@ -124,6 +124,16 @@ class Classifier(Settings):
         return trained_classifier(data, device=evaluation.device, cache=cache, **attrs.asdict(self))
 
 
+def check_images(shape: Size) -> None:
+    """Refuse items that a classifier can't take.
+
+    Raises:
+        ContractError: They are no images.
+    """
+    if len(shape) != 3:
+        raise ContractError(f"a classifier takes images (channels, height, width), but items are {tuple(shape)}")
+
+
 def trained_classifier(
     data: Dataset,
     *,
@@ -153,8 +163,7 @@ def trained_classifier(
         DataError: The data have no labels.
     """
     at_least(1).check(steps=steps, width=width, size=size)
-    if len(data.data_shape) != 3:
-        raise ContractError(f"a classifier takes images (channels, height, width), but items are {data.data_shape}")
+    check_images(data.data_shape)
     train, test = data.split("train"), data.split("test")
     settings = {"version": _VERSION, "seed": seed, "steps": steps, "width": width, "size": size, "batch": _BATCH}
     kept: Path | None = None

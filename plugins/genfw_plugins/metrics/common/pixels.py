@@ -118,7 +118,7 @@ class TensorPixels:
     """
 
     def __init__(self, x: Tensor) -> None:
-        self.pixels, self.shape = to_pixels(x.cpu()).contiguous(), _image(tuple(x.shape[1:]))
+        self.pixels, self.shape = to_pixels(x.cpu()).contiguous(), check_image(tuple(x.shape[1:]))
         self.extent = Extent.of(x)
 
     def __len__(self) -> int:
@@ -232,7 +232,7 @@ def data_pixels(evaluation: Evaluation, split: str, count: int | None) -> SplitP
     """
     rows, index = evaluation.row_numbers(split, count)
     assert evaluation.data is not None  # row_numbers has refused it
-    pixels = SplitPixels(rows, index, _image(evaluation.data.data_shape))
+    pixels = SplitPixels(rows, index, check_image(evaluation.data.data_shape))
     pixels.extent.of_data(_data(split))
     return pixels
 
@@ -288,7 +288,7 @@ def drawn_pixels(evaluation: Evaluation, count: int) -> FilePixels:
     Raises:
         ContractError: The samples are no images of one or three channels.
     """
-    shape = _image(evaluation.model.data_shape)
+    shape = check_image(evaluation.model.data_shape)
     folder = evaluation.directory / "cache"
     path = folder / f"samples-{count}-{_key(evaluation, count)[:24]}.npy"
     # Without the recipe, an object's settings are known in part only: such samples are drawn anew.
@@ -319,6 +319,20 @@ def made_of(evaluation: Evaluation, metric: str) -> Pairs:
     return evaluation.pairs[metric]
 
 
+def check_made(evaluation: Evaluation, metric: str) -> None:
+    """Refuse a recipe that does not list a metric whose images another compares.
+
+    Raises:
+        ContractError: It does not.
+    """
+    listed = evaluation.recipe.get("evaluate")
+    uses = [str(block.get("use", "")).rpartition("/")[2] for block in listed or ()]
+    if listed is not None and metric not in uses:
+        raise ContractError(
+            f"this metric compares data with what metric '{metric}' has made of them; list '{metric}' before this one"
+        )
+
+
 def protocol_of(evaluation: Evaluation, metric: str) -> dict[str, Any]:
     """How a metric has made its images, for the protocol of one that compares them.
 
@@ -330,7 +344,12 @@ def protocol_of(evaluation: Evaluation, metric: str) -> dict[str, Any]:
     return {f"{metric}_{key}": value for key, value in made.items() if key not in common}
 
 
-def _image(shape: Size) -> Size:
+def check_image(shape: Size) -> Size:
+    """Refuse items that are no images of one or three channels.
+
+    Raises:
+        ContractError: They are not.
+    """
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise ContractError(
             f"this metric compares images of one or three channels, and the items have shape {tuple(shape)}"

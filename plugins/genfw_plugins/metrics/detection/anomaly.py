@@ -87,7 +87,7 @@ class Anomaly(Metric):
     count: int | None = None
     batch: int = attrs.field(default=500, validator=at_least(1))
 
-    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+    def examine(self, evaluation: Evaluation) -> None:
         model = evaluation.model
         if model.decoder is None:
             raise ContractError("metric 'anomaly' scores p(x|z); the recipe has no decoder")
@@ -96,6 +96,9 @@ class Anomaly(Metric):
                 "these scores need an encoder; without one, give a posterior chain (chain: {sampler: ..., start: ...}) "
                 "and leave out 'elbo'"
             )
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        self.examine(evaluation)
         inliers = evaluation.rows(self.split, self.count)
         outliers = evaluation.rows(self.outliers, self.count)
         weights = self._weights(evaluation)

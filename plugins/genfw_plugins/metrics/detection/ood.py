@@ -142,9 +142,14 @@ class OutOfDistribution(Metric):
         if both := [name for name in self.derived if name in self.others]:
             raise ContractError(f"'{both[0]}' is both a set of its own and derived; give the set another name")
 
+    def examine(self, evaluation: Evaluation) -> None:
+        self._scores(evaluation.model)
+        for name, data in self.others.items():
+            check_shape(name, data, evaluation.model.data_shape)
+
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        model = evaluation.model
-        scores = self._scores(model)
+        self.examine(evaluation)
+        scores = self._scores(evaluation.model)
         names = ["test", "train", *self.others, *self.derived]
         # Those first that may be absent or not fit: the data's own are the ones that have been trained on.
         tasks = [(name, tuple(scores)) for name in reversed(names)]
@@ -181,9 +186,7 @@ class OutOfDistribution(Metric):
 
     def _items(self, evaluation: Evaluation, name: str) -> Tensor:
         if name in self.others:
-            data = self.others[name]
-            check_shape(name, data, evaluation.model.data_shape)
-            return take_rows(available(evaluation, data).split("test"), self.count, "ood", name).x
+            return take_rows(available(evaluation, self.others[name]).split("test"), self.count, "ood", name).x
         test = evaluation.row_numbers("test", self.count)[1]
         if name == "train":
             return evaluation.rows("train", len(test)).x

@@ -13,7 +13,7 @@ from genfw import ContractError, DataError, Dataset, Evaluation, Settings, Size
 from genfw.nn.torchvision import import_torchvision
 from genfw.plugins.validators import at_least
 from genfw.randomness import isolated_rng
-from genfw_plugins.metrics.common.classifier import Classifier
+from genfw_plugins.metrics.common.classifier import Classifier, check_images
 from genfw_plugins.metrics.common.content import digest_of_tensors
 from genfw_plugins.metrics.common.weights import fetched, proved
 
@@ -100,6 +100,29 @@ class Features(Settings):
         if name not in OWN and self.weights is not None and self.sha256 is None:
             raise ContractError(
                 "weights of torch-fidelity are pickles, which can run code; say by 'sha256' which file you trust"
+            )
+
+    def examine(self, data: Dataset | None, shape: Size, *, smoke: bool = False) -> None:
+        """Refuse data that a classifier can't be trained on for these images.
+
+        Arguments:
+            data: The recipe's data.
+            shape: Shape of the images that are compared.
+            smoke: Whether this is a smoke run, where images may be smaller.
+
+        Raises:
+            ContractError: There are no data, or they have another shape.
+        """
+        if self.extractor != "classifier":
+            return
+        data = self.dataset or data
+        if data is None:
+            raise ContractError("extractor 'classifier' is trained on labelled data; name a 'dataset'")
+        check_images(data.data_shape)
+        if tuple(data.data_shape) not in (tuple(shape), (1, *shape[1:])) and not smoke:
+            raise ContractError(
+                f"the classifier would be trained on images of shape {tuple(data.data_shape)}, and these have "
+                f"{tuple(shape)}"
             )
 
     @property

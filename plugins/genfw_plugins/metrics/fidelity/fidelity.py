@@ -19,6 +19,8 @@ from genfw_plugins.metrics.common.pixels import (
     SplitPixels,
     TensorPixels,
     check_data,
+    check_image,
+    check_made,
     data_pixels,
     drawn_pixels,
     join_notes,
@@ -58,7 +60,14 @@ class _Fidelity(Metric):
     def measure(self, evaluation: Evaluation, extractor: Extractor, layer: str) -> list[Result]:
         """The numbers, without their protocol's common part."""
 
+    def examine(self, evaluation: Evaluation) -> None:
+        shape = check_image(evaluation.model.data_shape)
+        if self.of != "samples":
+            check_made(evaluation, self.of)
+        self.features.examine(evaluation.data, shape, smoke=evaluation.smoke)
+
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        self.examine(evaluation)
         if self.of != "samples":
             made_of(evaluation, self.of)  # before weights are fetched, or a classifier is trained
         # Before anything is drawn: absent weights should not cost an hour of chains.

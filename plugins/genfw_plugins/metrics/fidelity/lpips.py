@@ -16,7 +16,15 @@ from genfw import DataError, Evaluation, Metric, Result
 from genfw.nn.torchvision import import_torchvision
 from genfw.plugins.validators import at_least
 from genfw.weights.torch_files import open_published
-from genfw_plugins.metrics.common.pixels import ROUNDING, TensorPixels, join_notes, made_of, protocol_of
+from genfw_plugins.metrics.common.pixels import (
+    ROUNDING,
+    TensorPixels,
+    check_image,
+    check_made,
+    join_notes,
+    made_of,
+    protocol_of,
+)
 from genfw_plugins.metrics.common.weights import fetched, proved
 
 #: torchvision's VGG16, and how the SHA-256 of the file begins.
@@ -55,7 +63,12 @@ class LPIPS(Metric):
     size: int | None = attrs.field(default=None, validator=at_least(16))
     batch: int = attrs.field(default=32, validator=at_least(1))
 
+    def examine(self, evaluation: Evaluation) -> None:
+        check_image(evaluation.model.data_shape)
+        check_made(evaluation, self.of)
+
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        self.examine(evaluation)
         pairs = made_of(evaluation, self.of)
         first, second = TensorPixels(pairs.x), TensorPixels(pairs.made)
         made = f"the {self.of}s"

@@ -74,7 +74,7 @@ class LogLikelihood(Metric):
         if self.chain is not None and self.chain.count is not None:
             raise ContractError("fits says how many chains there are for an item; leave 'count' out of chain")
 
-    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+    def examine(self, evaluation: Evaluation) -> None:
         model, chain, sampler = evaluation.model, self.chain, self.sampler
         if model.data_energies:
             raise ContractError(
@@ -91,6 +91,10 @@ class LogLikelihood(Metric):
                 "with an energy on the latent, log Z is annealed: name a kernel under 'sampler', such as "
                 "{use: hmc, adapt: false}"
             )
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        self.examine(evaluation)
+        model, chain, sampler = evaluation.model, self.chain, self.sampler
         rows = evaluation.rows(self.split, self.count)
         parts = rows.x.split(items_at_once(self.draws, self.fits, self.batch))
         below_and_above = evaluation.spread(self._bracket, list(enumerate(parts)))

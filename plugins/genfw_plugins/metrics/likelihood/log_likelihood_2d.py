@@ -84,10 +84,14 @@ class LogLikelihood2D(Metric):
         if window is not None and not (len(window) == 4 and window[0] < window[1] and window[2] < window[3]):
             raise ContractError(f"a window is [left, right, bottom, top], got {window}")
 
+    def examine(self, evaluation: Evaluation) -> None:
+        shape = evaluation.model.data_shape
+        if math.prod(shape) != 2:
+            raise ContractError(f"this metric is for data of two numbers, here an item has shape {shape}")
+
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        self.examine(evaluation)
         model = evaluation.model
-        if math.prod(model.data_shape) != 2:
-            raise ContractError(f"this metric is for data of two numbers, here an item has shape {model.data_shape}")
         x = evaluation.rows(self.split, self.count).x.to(evaluation.device)
         mixture = None
         if model.decoder is not None:

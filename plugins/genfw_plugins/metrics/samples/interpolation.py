@@ -69,13 +69,17 @@ class Interpolation(Metric):
     points: int = attrs.field(default=11, validator=at_least(3))
     show: int = attrs.field(default=6, validator=at_least(0))
 
-    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+    def examine(self, evaluation: Evaluation) -> None:
         target = make_target(evaluation.model, evaluation.settings.space)
         if isinstance(target, DataTarget | JointTarget):
             raise ContractError(
                 "interpolation goes through noise, and positions in the recipe's sample.space "
                 f"'{evaluation.settings.space}' are data"
             )
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        self.examine(evaluation)
+        target = make_target(evaluation.model, evaluation.settings.space)
         position = evaluation.samples(2 * self.pairs).position.to(evaluation.device)
         ways = on_sphere(target.layout, position[: self.pairs], position[self.pairs :], self.points)
         with frozen_for_chain(*target.modules()), torch.no_grad():

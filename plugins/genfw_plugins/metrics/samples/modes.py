@@ -14,7 +14,7 @@ from genfw import ContractError, DataError, Dataset, Evaluation, Figure, Metric,
 from genfw.evaluation.extent import Extent
 from genfw.evaluation.pictures import SERIES, Canvas
 from genfw.plugins.validators import at_least
-from genfw_plugins.metrics.common.classifier import Classifier, TrainedClassifier
+from genfw_plugins.metrics.common.classifier import Classifier, TrainedClassifier, check_images
 from genfw_plugins.metrics.common.content import read_split
 from genfw_plugins.metrics.common.pixels import join_notes
 from genfw_plugins.metrics.common.sets import available
@@ -76,7 +76,21 @@ class Modes(Metric):
         if source is not None and (len(source.data_shape) != 3 or source.data_shape[0] != 1):
             raise ContractError(f"source has images of one channel; the items of this one are {source.data_shape}")
 
+    def examine(self, evaluation: Evaluation) -> None:
+        data = self.source or evaluation.data
+        shape = tuple(evaluation.model.data_shape)
+        if data is None:
+            raise ContractError("modes are those of labelled data, and the recipe has no 'data:' section")
+        if self.source is not None and (len(shape) != 3 or shape[1:] != tuple(data.data_shape[1:])):
+            raise ContractError(
+                f"samples of shape {shape} are no stack of images of shape {tuple(data.data_shape)}; "
+                "set the size of 'source'"
+            )
+        if self.by != "nearest":
+            check_images(data.data_shape)
+
     def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        self.examine(evaluation)
         data = self._data(evaluation)
         x = evaluation.samples(self.samples).x
         labels = _labels(data.split("train"))
@@ -131,16 +145,9 @@ class Modes(Metric):
         return [attrs.evolve(result, note=join_notes(said, result.note)) for result in results]
 
     def _data(self, evaluation: Evaluation) -> Dataset:
-        shape = tuple(evaluation.model.data_shape)
         if self.source is not None:
-            if len(shape) != 3 or shape[1:] != tuple(self.source.data_shape[1:]):
-                raise ContractError(
-                    f"samples of shape {shape} are no stack of images of shape {tuple(self.source.data_shape)}; "
-                    "set the size of 'source'"
-                )
             return available(evaluation, self.source)
-        if evaluation.data is None:
-            raise ContractError("modes are those of labelled data, and the recipe has no 'data:' section")
+        assert evaluation.data is not None  # examine refuses this
         return evaluation.data
 
     def _classify(self, classifier: TrainedClassifier, x: Tensor, device: torch.device) -> Tensor:

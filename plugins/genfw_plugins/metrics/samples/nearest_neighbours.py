@@ -14,7 +14,7 @@ from genfw import ContractError, Dataset, Evaluation, Figure, Metric, Result, Sp
 from genfw.evaluation.extent import Extent
 from genfw.evaluation.pictures import is_image
 from genfw.plugins.validators import at_least
-from genfw_plugins.metrics.common.classifier import Classifier
+from genfw_plugins.metrics.common.classifier import Classifier, check_images
 from genfw_plugins.metrics.common.pixels import TensorPixels, check_data, join_notes
 from genfw_plugins.metrics.common.sets import draw_index
 from genfw_plugins.metrics.fidelity.extractors import Features, make_extractor
@@ -97,10 +97,21 @@ class NearestNeighbours(Metric):
         if self.rows is not None and self.rows < self.neighbours:
             raise ContractError(f"neighbours must be at most rows, got {self.neighbours} of {self.rows}")
 
-    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+    def examine(self, evaluation: Evaluation) -> None:
         data = evaluation.data
         if data is None:
             raise ContractError("neighbours are looked for in the training data, and the recipe has no 'data:' section")
+        if "classifier" in self.spaces:
+            check_images(data.data_shape)
+        shape, crop = tuple(data.data_shape), self.crop
+        # In a smoke run images may be smaller, and so is the square.
+        if crop is not None and (len(shape) != 3 or (crop > min(shape[1:]) and not evaluation.smoke)):
+            raise ContractError(f"a square of {crop} can't be cut out of items of shape {shape}")
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        self.examine(evaluation)
+        data = evaluation.data
+        assert data is not None  # examine refuses this
         split = data.split("train")
         index = draw_index(len(split), self.rows, "nearest-neighbours")
         # Before anything is drawn.
@@ -162,8 +173,6 @@ class NearestNeighbours(Metric):
             return (lambda x: x), {}
         if evaluation.smoke:  # images may be smaller there
             crop = min(crop, *shape[1:])
-        if len(shape) != 3 or crop > min(shape[1:]):
-            raise ContractError(f"a square of {crop} can't be cut out of items of shape {shape}")
         top, left = (shape[1] - crop) // 2, (shape[2] - crop) // 2
         return (lambda x: x[..., top : top + crop, left : left + crop]), {"crop": crop}
 

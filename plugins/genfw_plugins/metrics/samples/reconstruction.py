@@ -48,12 +48,14 @@ class Reconstruction(Metric):
     batch: int = attrs.field(default=250, validator=at_least(1))
     show: int = attrs.field(default=16, validator=at_least(0))
 
-    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
-        model = evaluation.model
-        if self.chain is None and model.encoder is None:
+    def examine(self, evaluation: Evaluation) -> None:
+        if self.chain is None and evaluation.model.encoder is None:
             raise ContractError(
                 "reconstruction needs an encoder, or a posterior chain (chain: {sampler: ..., start: ...})"
             )
+
+    def compute(self, evaluation: Evaluation) -> Sequence[Result]:
+        self.examine(evaluation)
         rows = evaluation.rows(self.split, self.count)
         extent = Extent.of(rows.x) if is_image(tuple(rows.x.shape[1:])) else None
         # Errors are right in any units. It is metrics that make pixels of what this one leaves that must refuse.

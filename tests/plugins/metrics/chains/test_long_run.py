@@ -8,27 +8,17 @@ import torch
 from genfw.errors import ContractError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.results import Figure
-from genfw.interfaces import Dataset, Decoder, Energy, Prior, Split
+from genfw.interfaces import Dataset, Decoder, Energy, Split
 from genfw.interfaces.likelihood import Gaussian
-from genfw.interfaces.values import Latent
 from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings
 from genfw.testing import MetricSuite
+from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.mala import MALA
 from genfw_plugins.metrics.chains.long_run import LongRun, drift, look
 
 SHAPE = (1, 4, 4)
-
-
-class Unit(Prior):
-    noise_shapes = ((16,),)
-
-    def transform(self, noise, temperature=1.0):
-        return Latent((temperature * noise[0],))
-
-    def log_prob(self, latent):
-        return -0.5 * latent.flat().square().sum(1)
 
 
 class Identity(Decoder):
@@ -82,7 +72,7 @@ class Quiet(Evaluation):
 
 
 def evaluation(folder, energy=None, kind=Evaluation, **settings):
-    model = Model(Unit(), Identity(), energy=energy)
+    model = Model(StandardNormal(16), Identity(), energy=energy)
     return kind(model, Images(), SampleSettings(space="prior", **settings), folder, seed=2)
 
 
@@ -167,7 +157,7 @@ def test_without_a_picture_there_are_the_drifts(tmp_path):
         def forward(self, latent):
             return Gaussian(latent.flat(), 0.1)
 
-    model = Model(Unit(), Vector())
+    model = Model(StandardNormal(16), Vector())
     one = Quiet(model, None, SampleSettings(space="prior", sampler=Langevin(step_size=0.1)), tmp_path)
     results = LongRun(steps=(16,), chains=3).compute(one)
     assert [result.name for result in results] == ["energy-drift-16", "diverged-16", "norm-drift-16", "norm-16"]

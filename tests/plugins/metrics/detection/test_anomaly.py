@@ -9,13 +9,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from genfw.errors import ContractError, DataError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.results import Figure
-from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, TensorSplit
+from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, TensorSplit
 from genfw.interfaces.likelihood import Gaussian
 from genfw.interfaces.values import Latent
 from genfw.models.chains import Chain
 from genfw.models.model import Model
 from genfw.runs.directory import RunDirectory
 from genfw.testing import MetricSuite
+from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.starts.encoder import EncoderStart
 from genfw_plugins.mcmc.starts.noise import NoiseStart
@@ -24,16 +25,6 @@ from genfw_plugins.metrics.detection.detection import detect, draw_scores, least
 
 SHAPE = (1, 2, 2)
 SIGMA = 0.5
-
-
-class Normal(Prior):
-    noise_shapes = ((4,),)
-
-    def transform(self, noise, temperature=1.0):
-        return Latent((temperature * noise[0],))
-
-    def log_prob(self, latent):
-        return -0.5 * latent.flat().square().sum(1)
 
 
 class Scaled(Decoder):
@@ -121,7 +112,7 @@ SCORES = {
 
 
 def test_every_score_is_its_formula(tmp_path):
-    model = Model(Normal(), Scaled(), Half(), Tilt())
+    model = Model(StandardNormal(4), Scaled(), Half(), Tilt())
     results = take(Anomaly(scores=tuple(SCORES), trials=2, batch=64), tmp_path, model, Evaluation)
     for number, (name, score) in enumerate(SCORES.items()):
         ending = f"-{name}" if number else ""
@@ -136,7 +127,7 @@ def test_every_score_is_its_formula(tmp_path):
 
 
 def test_the_published_weight_of_the_squared_error(tmp_path):
-    model = Model(Normal(), Scaled(), Half(), Tilt())
+    model = Model(StandardNormal(4), Scaled(), Half(), Tilt())
     results = take(Anomaly(weight=1.0, trials=1), tmp_path, model)
     auprc, _ = by_hand(lambda x: 0.125 * x.square().sum(1) + x[:, 0] + 0.25 * x.square().sum(1))
     assert results["auprc"].value == pytest.approx(auprc, abs=1e-6)
@@ -176,7 +167,7 @@ def test_the_least_auprc_is_that_of_outliers_ranked_last(prevalence):
 def test_noiseless_steps_from_the_encoder_walk_to_the_centre_of_the_posterior(tmp_path):
     # The posterior's centre is x / (1 + sigma^2); from there the joint is -log p(x) without constants.
     chain = Chain(Langevin(step_size=0.1, steps=60, noise=0.0), EncoderStart(encoder=Half()))
-    model = Model(Normal(), Scaled())
+    model = Model(StandardNormal(4), Scaled())
     results = take(Anomaly(chain=chain, trials=1), tmp_path, model)
     auprc, auroc = by_hand(lambda x: x.square().sum(1))
     assert results["auprc"].value == pytest.approx(auprc, abs=1e-3)
@@ -185,7 +176,7 @@ def test_noiseless_steps_from_the_encoder_walk_to_the_centre_of_the_posterior(tm
 
 
 def test_trials_differ_and_their_spread_is_told(tmp_path):
-    model = Model(Normal(), Scaled(), Half(spread=0.5))
+    model = Model(StandardNormal(4), Scaled(), Half(spread=0.5))
     five = take(Anomaly(trials=5), tmp_path, model)
     assert five["auprc"].error > 0.0
     assert "Standard deviation over 5 trials" in five["auprc"].note
@@ -195,7 +186,7 @@ def test_trials_differ_and_their_spread_is_told(tmp_path):
 
 
 def test_weights_of_the_last_checkpoints_are_taken_in_turn_and_put_back(tmp_path):
-    model = Model(Normal(), Scaled(), Half(spread=0.0))
+    model = Model(StandardNormal(4), Scaled(), Half(spread=0.0))
     kept = RunDirectory(tmp_path).checkpoints
     kept.recipe.write_text("seed: 0\n")
     expected = []
@@ -243,19 +234,19 @@ def test_what_it_refuses(tmp_path):
         with pytest.raises(ContractError, match=message):
             Anomaly(**arguments)
     with pytest.raises(ContractError, match="has no decoder"):
-        take(Anomaly(), tmp_path, Model(Normal(), energy=Tilt()))
+        take(Anomaly(), tmp_path, Model(StandardNormal(4), energy=Tilt()))
     with pytest.raises(ContractError, match="these scores need an encoder"):
-        take(Anomaly(), tmp_path, Model(Normal(), Scaled()))
+        take(Anomaly(), tmp_path, Model(StandardNormal(4), Scaled()))
     chain = Chain(Langevin(step_size=0.1, steps=1), NoiseStart())
     with pytest.raises(ContractError, match="leave out 'elbo'"):
-        take(Anomaly(chain=chain, scores=("elbo",)), tmp_path, Model(Normal(), Scaled()))
+        take(Anomaly(chain=chain, scores=("elbo",)), tmp_path, Model(StandardNormal(4), Scaled()))
     with pytest.raises(ContractError, match="has no checkpoints to take weights from"):
-        take(Anomaly(checkpoints=2), tmp_path, Model(Normal(), Scaled(), Half()))
+        take(Anomaly(checkpoints=2), tmp_path, Model(StandardNormal(4), Scaled(), Half()))
     with pytest.raises(DataError, match="no split 'absent'"):
-        take(Anomaly(outliers="absent"), tmp_path, Model(Normal(), Scaled(), Half()))
+        take(Anomaly(outliers="absent"), tmp_path, Model(StandardNormal(4), Scaled(), Half()))
     wild = Chain(Langevin(step_size=1e15, steps=5), NoiseStart())
     with pytest.raises(ContractError, match="scores are not numbers; the chains diverged"):
-        take(Anomaly(chain=wild), tmp_path, Model(Normal(), Scaled()))
+        take(Anomaly(chain=wild), tmp_path, Model(StandardNormal(4), Scaled()))
     with pytest.raises(ContractError, match="got 0 inliers and 2 outliers"):
         detect(torch.empty(0), torch.zeros(2))
 
@@ -265,7 +256,7 @@ class TestAnomaly(MetricSuite):
         return Anomaly(trials=2)
 
     def evaluation(self, directory):
-        return evaluation(directory, Model(Normal(), Scaled(), Half(spread=0.3), Tilt()))
+        return evaluation(directory, Model(StandardNormal(4), Scaled(), Half(spread=0.3), Tilt()))
 
 
 def test_no_two_of_many_sets_look_alike_in_the_histogram():

@@ -14,14 +14,14 @@ from torch.utils.data import Dataset as TorchDataset
 from genfw.errors import ContractError, DataError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.measure import measure
-from genfw.interfaces import Dataset, Decoder, Energy, Prior, Split
+from genfw.interfaces import Dataset, Decoder, Energy, Split
 from genfw.interfaces.likelihood import Gaussian
-from genfw.interfaces.values import Latent
 from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings
 from genfw.nn.torchvision import import_torchvision
 from genfw.testing import MetricSuite
 from genfw.training.synthetic import Synthetic
+from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.datasets.digits import Digits
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.metrics.common import pixels as pixels_module
@@ -69,16 +69,6 @@ class Tiny(fidelity.feature_extractor_base.FeatureExtractorBase):
 fidelity.register_feature_extractor("genfw-test-tiny", Tiny)
 
 
-class Normal(Prior):
-    noise_shapes = ((6,),)
-
-    def transform(self, noise, temperature=1.0):
-        return Latent((temperature * noise[0],))
-
-    def log_prob(self, latent):
-        return -0.5 * latent.flat().square().sum(1)
-
-
 class Picture(Decoder):
     noise_shape = SHAPE
 
@@ -120,7 +110,7 @@ class Rows(Dataset, Split):
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return Model(Normal(), Picture(), energy=Pull())
+    return Model(StandardNormal(6), Picture(), energy=Pull())
 
 
 @pytest.fixture(autouse=True)
@@ -338,7 +328,7 @@ def test_data_in_half_of_the_range_and_cut_samples_are_noted(tmp_path, model, na
 @pytest.mark.parametrize("name", EVERY)
 def test_samples_on_another_scale_are_refused_and_drawn_once(tmp_path, name, monkeypatch):
     torch.manual_seed(0)
-    model = Model(Normal(), Scaled(127.5, 127.5))
+    model = Model(StandardNormal(6), Scaled(127.5, 127.5))
     for _ in range(2):
         with pytest.raises(ContractError, match=r"the samples have values from .*they are on another scale"):
             EVERY[name]().compute(evaluation(tmp_path, model))
@@ -347,7 +337,7 @@ def test_samples_on_another_scale_are_refused_and_drawn_once(tmp_path, name, mon
 
 def test_noise_of_the_largest_scale_is_measured(tmp_path):
     torch.manual_seed(0)
-    here = evaluation(tmp_path, Model(Normal(), Scaled(1.0, sigma=1.0)))
+    here = evaluation(tmp_path, Model(StandardNormal(6), Scaled(1.0, sigma=1.0)))
     (result,) = EVERY["fid"]().compute(here)
     assert "were cut" in result.note
 
@@ -388,7 +378,7 @@ def test_the_classifier_as_extractor(tmp_path, monkeypatch):
         def forward(self, latent):
             return Gaussian(self.map(latent.flat()).tanh()[:, :64].unflatten(1, (1, 8, 8)), 0.05)
 
-    grey = Model(Normal(), Grey())
+    grey = Model(StandardNormal(6), Grey())
     here = Evaluation(grey, Digits(), SampleSettings(), tmp_path)
     (score,) = InceptionScore(samples=60, splits=2, features=Features(extractor="classifier")).compute(here)
     assert 1.0 <= score.value <= 10.0
@@ -396,7 +386,7 @@ def test_the_classifier_as_extractor(tmp_path, monkeypatch):
     assert score.protocol["classifier_classes"] == 10
     assert score.error > 0
     # The classifier of grey digits reads the channels of colour images one by one; found in the cache by now.
-    colour = Evaluation(Model(Normal(), Picture()), Synthetic(SHAPE, rows=64), SampleSettings(), tmp_path)
+    colour = Evaluation(Model(StandardNormal(6), Picture()), Synthetic(SHAPE, rows=64), SampleSettings(), tmp_path)
     fid = FID(samples=60, features=Features(extractor="classifier", dataset=Digits()))
     assert fid.compute(colour)[0].value > 0
     module = features_module.remembered(colour, fid.features.key, None).module
@@ -486,7 +476,7 @@ def test_what_can_not_be_compared_is_refused(tmp_path, model):
 class Suite(MetricSuite):
     def evaluation(self, directory):
         torch.manual_seed(0)
-        return evaluation(directory, Model(Normal(), Picture(), energy=Pull()))
+        return evaluation(directory, Model(StandardNormal(6), Picture(), energy=Pull()))
 
 
 class TestFID(Suite):

@@ -8,13 +8,14 @@ from torch.distributions import MultivariateNormal
 
 from genfw.errors import ContractError
 from genfw.evaluation.evaluation import Evaluation
-from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Split
+from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Split
 from genfw.interfaces.likelihood import Gaussian
 from genfw.interfaces.values import Latent
 from genfw.models.chains import Chain
 from genfw.models.model import Model
 from genfw.models.targets import FunctionTarget, PriorTarget
 from genfw.testing import MetricSuite
+from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.hmc import HMC
 from genfw_plugins.mcmc.mala import MALA
 from genfw_plugins.mcmc.starts.noise import NoiseStart
@@ -29,16 +30,6 @@ MATRIX = torch.tensor([[0.9, 0.2, -0.3], [0.0, 0.7, 0.4], [0.5, -0.6, 0.8], [0.2
 CURVATURE = torch.tensor([3.0, 0.5, 8.0])
 SLOPE = torch.tensor([2.0, -1.0, 0.5])
 LOG_Z = float((-0.5 * (1 + CURVATURE).log() + 0.5 * SLOPE.square() / (1 + CURVATURE)).sum())
-
-
-class Unit(Prior):
-    noise_shapes = ((DIMENSION,),)
-
-    def transform(self, noise, temperature=1.0):
-        return Latent((temperature * noise[0],))
-
-    def log_prob(self, latent):
-        return -0.5 * latent.flat().square().sum(1) - 0.5 * DIMENSION * math.log(2 * math.pi)
 
 
 class Linear(Decoder):
@@ -126,7 +117,7 @@ def test_the_schedule_leads_from_base_to_target():
 
 
 def test_annealing_holds_log_z_between_its_bounds():
-    model = Model(Unit(), Linear(), energy=Quadratic())
+    model = Model(StandardNormal(DIMENSION), Linear(), energy=Quadratic())
     target = PriorTarget(model)
     forward, _ = anneal(target, kernel(1), target.draw_base(400, generator()), 30, generator=generator(1))
     deviation = (1 + CURVATURE).rsqrt()
@@ -188,7 +179,7 @@ def test_an_encoder_is_seen_to_be_normal_or_not():
 @pytest.mark.parametrize("energy", [False, True])
 @pytest.mark.parametrize("by", ["encoder", "chain"])
 def test_the_integral_lies_between_lower_and_upper(by, energy):
-    model = Model(Unit(), Linear(), Rough(), Quadratic() if energy else None)
+    model = Model(StandardNormal(DIMENSION), Linear(), Rough(), Quadratic() if energy else None)
     chain = Chain(MALA(step_size=0.1, steps=40, adapt=False), NoiseStart()) if by == "chain" else None
     x = Rows().get(torch.arange(40))[0]
     truth = exact(energy) + (LOG_Z if energy else 0.0)
@@ -204,7 +195,9 @@ def test_the_integral_lies_between_lower_and_upper(by, energy):
 
 def test_an_encoder_that_is_not_normal_gives_the_lower_side_alone():
     x = Rows().get(torch.arange(40))[0]
-    lower, upper = bracket(Model(Unit(), Linear(), Curved()), x, 3000, None, kernel(), generator=generator())
+    lower, upper = bracket(
+        Model(StandardNormal(DIMENSION), Linear(), Curved()), x, 3000, None, kernel(), generator=generator()
+    )
     assert upper is None
     assert torch.allclose(lower, exact(False).double(), atol=0.15)
 
@@ -213,7 +206,7 @@ def test_an_encoder_that_is_not_normal_gives_the_lower_side_alone():
 
 
 def test_the_metric_holds_the_likelihood_of_a_latent_energy_model(tmp_path):
-    model = Model(Unit(), Linear(), Rough(), Quadratic())
+    model = Model(StandardNormal(DIMENSION), Linear(), Rough(), Quadratic())
     metric = LogLikelihood(sampler=kernel(2), draws=200, refine=2, temperatures=40, chains=200, settle=20)
     results = take(metric, tmp_path, model)
     truth = exact(True)
@@ -230,7 +223,7 @@ def test_the_metric_holds_the_likelihood_of_a_latent_energy_model(tmp_path):
 
 
 def test_without_energy_and_kernel_there_is_the_lower_bound(tmp_path):
-    (result,) = take(LogLikelihood(draws=1000), tmp_path, Model(Unit(), Linear(), Rough())).values()
+    (result,) = take(LogLikelihood(draws=1000), tmp_path, Model(StandardNormal(DIMENSION), Linear(), Rough())).values()
     assert result.value == pytest.approx(float(exact(False).mean()), abs=0.05)
     assert result.note == "Lower estimate: importance sampling with 1000 draws."
 
@@ -241,13 +234,13 @@ def test_what_it_refuses(tmp_path):
     with pytest.raises(ContractError, match="leave 'count' out of chain"):
         LogLikelihood(chain=Chain(kernel(), NoiseStart(), count=5))
     with pytest.raises(ContractError, match="needs proposals: an encoder in the recipe, or posterior chains"):
-        take(LogLikelihood(), tmp_path, Model(Unit(), Linear()))
+        take(LogLikelihood(), tmp_path, Model(StandardNormal(DIMENSION), Linear()))
     with pytest.raises(ContractError, match="log Z is annealed: name a kernel under 'sampler'"):
-        take(LogLikelihood(), tmp_path, Model(Unit(), Linear(), Rough(), Quadratic()))
+        take(LogLikelihood(), tmp_path, Model(StandardNormal(DIMENSION), Linear(), Rough(), Quadratic()))
     outside = Quadratic()
     outside.on = "data"
     with pytest.raises(ContractError, match="knows no normaliser of energies on data"):
-        take(LogLikelihood(), tmp_path, Model(Unit(), Linear(), Rough(), outside))
+        take(LogLikelihood(), tmp_path, Model(StandardNormal(DIMENSION), Linear(), Rough(), outside))
     with pytest.raises(ContractError, match="at least 1 step, got 0"):
         schedule(0)
     with pytest.raises(ContractError, match="at least 2 chains per item, got 1"):
@@ -259,4 +252,6 @@ class TestLogLikelihood(MetricSuite):
         return LogLikelihood(sampler=kernel(1), draws=20, temperatures=5, chains=10, settle=2)
 
     def evaluation(self, directory):
-        return Evaluation(Model(Unit(), Linear(), Rough(), Quadratic()), Rows(), directory=directory, seed=1)
+        return Evaluation(
+            Model(StandardNormal(DIMENSION), Linear(), Rough(), Quadratic()), Rows(), directory=directory, seed=1
+        )

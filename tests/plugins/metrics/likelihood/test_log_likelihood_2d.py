@@ -9,11 +9,12 @@ from torch.distributions import MultivariateNormal
 
 from genfw.errors import ContractError
 from genfw.evaluation.evaluation import Evaluation
-from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Split
+from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Split
 from genfw.interfaces.likelihood import Deterministic, Gaussian
 from genfw.interfaces.values import Latent
 from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings
+from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.metrics.likelihood.density import Grid, draw_mixture, importance_log_prob
 from genfw_plugins.metrics.likelihood.log_likelihood_2d import LogLikelihood2D
 
@@ -22,17 +23,6 @@ SHIFT = torch.tensor([0.3, -0.5])
 SIGMA = 0.4
 PRECISION = torch.tensor([[1.5, 0.4], [0.4, 0.7]])
 COVARIANCE = MATRIX @ MATRIX.T + SIGMA**2 * torch.eye(2)
-
-
-class Normal(Prior):
-    noise_shapes = ((3,),)
-
-    def transform(self, noise, temperature=1.0):
-        return Latent((temperature * noise[0],))
-
-    def log_prob(self, latent):
-        z = latent.flat()
-        return -0.5 * z.square().sum(1) - 1.5 * math.log(2 * math.pi)
 
 
 class Linear(Decoder):
@@ -58,7 +48,7 @@ class Wide(Encoder):
         law = MultivariateNormal(torch.zeros(3), torch.eye(3) * 1.3)
         z = 1.3**0.5 * torch.randn(len(x), 3, generator=generator)
         zero = torch.zeros(len(x))
-        return Posterior(Latent((z,)), z, law.log_prob(z), Normal().log_prob(Latent((z,))), zero[:, None])
+        return Posterior(Latent((z,)), z, law.log_prob(z), StandardNormal(3).log_prob(Latent((z,))), zero[:, None])
 
 
 class Quadratic(Energy):
@@ -116,7 +106,9 @@ def test_grid_integrates_a_density_to_one():
 
 
 def test_mixture_on_the_grid_equals_the_mixture_at_points():
-    mixture = draw_mixture(Model(Normal(), Linear(), energy=LatentQuadratic()), 700, torch.Generator().manual_seed(0))
+    mixture = draw_mixture(
+        Model(StandardNormal(3), Linear(), energy=LatentQuadratic()), 700, torch.Generator().manual_seed(0)
+    )
     grid = Grid((-2.0, 2.0, -1.0, 3.0), 9)
     for weighted in (False, True):
         on_grid = mixture.log_prob_on(grid, weighted=weighted, chunk=200)
@@ -124,7 +116,7 @@ def test_mixture_on_the_grid_equals_the_mixture_at_points():
 
 
 def test_points_between_and_beyond_the_grid():
-    mixture = draw_mixture(Model(Normal(), Linear()), 700, torch.Generator().manual_seed(0))
+    mixture = draw_mixture(Model(StandardNormal(3), Linear()), 700, torch.Generator().manual_seed(0))
     grid = Grid((-2.0, 2.0, -1.0, 3.0), 161)
     x = torch.tensor([[0.3117, 0.2071], [-1.9, 2.9], [1.234, -0.777], [2.5, 0.0], [0.0, 3.001]])
     values = grid.interpolate(mixture.log_prob_on(grid, weighted=False), x)
@@ -136,7 +128,7 @@ def test_points_between_and_beyond_the_grid():
 
 
 def test_linear_gaussian_with_quadratic_energy(tmp_path):
-    results = measured(tmp_path, Model(Normal(), Linear(), Wide(), Quadratic()), density="encoder")
+    results = measured(tmp_path, Model(StandardNormal(3), Linear(), Wide(), Quadratic()), density="encoder")
     log_z, law = tilted(SHIFT, COVARIANCE)
     assert results["log-z"].value == pytest.approx(log_z, abs=0.01)
     assert abs(results["log-z-importance"].value - log_z) < 4 * results["log-z-importance"].error
@@ -153,7 +145,7 @@ def test_linear_gaussian_with_quadratic_energy(tmp_path):
 
 
 def test_prior_draws_agree_with_the_encoder(tmp_path):
-    model = Model(Normal(), Linear(), Wide(), Quadratic())
+    model = Model(StandardNormal(3), Linear(), Wide(), Quadratic())
     prior = measured(tmp_path, model, density="prior")["log-likelihood"]
     encoder = measured(tmp_path, model, density="encoder")["log-likelihood"]
     assert prior.protocol["density"] == "prior"
@@ -163,7 +155,9 @@ def test_prior_draws_agree_with_the_encoder(tmp_path):
 
 @pytest.mark.parametrize("density", ["prior", "encoder"])
 def test_latent_and_data_energies_together(tmp_path, density):
-    results = measured(tmp_path, Model(Normal(), Linear(), Wide(), [Quadratic(), LatentQuadratic()]), density=density)
+    results = measured(
+        tmp_path, Model(StandardNormal(3), Linear(), Wide(), [Quadratic(), LatentQuadratic()]), density=density
+    )
     covariance = MATRIX @ MATRIX.T / 3 + SIGMA**2 * torch.eye(2)
     log_z, law = tilted(SHIFT, covariance)
     assert results["log-z"].value == pytest.approx(log_z - 1.5 * math.log(3), abs=0.02)
@@ -184,7 +178,7 @@ def test_energy_on_data_alone_needs_no_generator(tmp_path):
 
 
 def test_importance_sampling_does_not_depend_on_how_it_is_batched():
-    model = Model(Normal(), Linear(), Wide())
+    model = Model(StandardNormal(3), Linear(), Wide())
     many = importance_log_prob(model, Points.x[:40], 3000, torch.Generator().manual_seed(0), batch=700)[0]
     few = importance_log_prob(model, Points.x[:40], 3000, torch.Generator().manual_seed(1), batch=10**6)[0]
     exact = MultivariateNormal(SHIFT, COVARIANCE).log_prob(Points.x[:40]).double()
@@ -193,7 +187,7 @@ def test_importance_sampling_does_not_depend_on_how_it_is_batched():
 
 
 def test_figures_are_left_in_the_run_directory(tmp_path):
-    results = measured(tmp_path, Model(Normal(), Linear(), Wide(), Quadratic()))
+    results = measured(tmp_path, Model(StandardNormal(3), Linear(), Wide(), Quadratic()))
     figures = results["log-likelihood"].figures
     assert [figure.path for figure in figures] == ["figures/density.png", "figures/samples-2d.png"]
     for figure in figures:
@@ -203,7 +197,7 @@ def test_figures_are_left_in_the_run_directory(tmp_path):
 
 def test_a_decoder_without_density_is_refused(tmp_path):
     with pytest.raises(ContractError, match="Gaussian likelihood, this one gives Deterministic"):
-        measured(tmp_path, Model(Normal(), Point()))
+        measured(tmp_path, Model(StandardNormal(3), Point()))
 
 
 def test_a_window_has_an_inside():

@@ -7,23 +7,14 @@ import torch
 
 from genfw.errors import ContractError
 from genfw.evaluation.evaluation import Evaluation
-from genfw.interfaces import Decoder, Energy, Prior
+from genfw.interfaces import Decoder, Energy
 from genfw.interfaces.likelihood import Deterministic
-from genfw.interfaces.values import Latent, NoiseLayout
+from genfw.interfaces.values import NoiseLayout
 from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings
 from genfw.testing import MetricSuite
+from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.metrics.samples.interpolation import Interpolation, on_sphere
-
-
-class Normal(Prior):
-    noise_shapes = ((2,),)
-
-    def transform(self, noise, temperature=1.0):
-        return Latent((temperature * noise[0],))
-
-    def log_prob(self, latent):
-        return -0.5 * latent.flat().square().sum(1)
 
 
 class Plain(Decoder):
@@ -49,7 +40,9 @@ class Saddle(Energy):
 
 
 def ways(tmp_path, positions, decoder, points=9, **settings):
-    evaluation = Evaluation(Model(Normal(), decoder, energy=Saddle()), None, SampleSettings(**settings), tmp_path)
+    evaluation = Evaluation(
+        Model(StandardNormal(2), decoder, energy=Saddle()), None, SampleSettings(**settings), tmp_path
+    )
     samples = evaluation.samples(len(positions))
     object.__setattr__(samples, "position", torch.tensor(positions))
     results = Interpolation(pairs=len(positions) // 2, points=points).compute(evaluation)

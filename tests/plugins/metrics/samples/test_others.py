@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from genfw.errors import ContractError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.measure import measure
-from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Sampler, Split, Start
+from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Sampler, Split, Start
 from genfw.interfaces.likelihood import Gaussian
 from genfw.interfaces.sampler import Info
 from genfw.interfaces.values import Latent
@@ -19,6 +19,7 @@ from genfw.models.chains import Chain
 from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings
 from genfw.runs.directory import RunDirectory
+from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.mala import MALA
 from genfw_plugins.mcmc.starts.noise import NoiseStart
@@ -30,16 +31,6 @@ from genfw_plugins.metrics.samples.training_cost import TrainingCost
 
 SHAPE = (1, 4, 4)
 SIGMA = 0.1
-
-
-class Normal(Prior):
-    noise_shapes = ((16,),)
-
-    def transform(self, noise, temperature=1.0):
-        return Latent((temperature * noise[0],))
-
-    def log_prob(self, latent):
-        return -0.5 * latent.flat().square().sum(1)
 
 
 class Identity(Decoder):
@@ -100,7 +91,7 @@ def take(metric, *arguments, **settings):
 
 
 def test_reconstruction_by_the_encoder(tmp_path):
-    model = Model(Normal(), Identity(), Off())
+    model = Model(StandardNormal(16), Identity(), Off())
     results = take(Reconstruction(batch=70), tmp_path, model)
     expected = Off.offset**2 + Off.spread**2
     assert abs(results["mse"].value - expected) < 4 * results["mse"].error
@@ -114,7 +105,7 @@ def test_reconstruction_by_posterior_chains(tmp_path):
     # p(z|x) is N(x / (1 + s^2), s^2 / (1 + s^2)) here; its draws miss x by the variance, and by the shrinkage squared.
     sampler = Langevin(step_size=2e-3, steps=60)
     chain = Chain(sampler, NoiseStart())
-    results = take(Reconstruction(count=200, chain=chain, batch=80), tmp_path, Model(Normal(), Identity()))
+    results = take(Reconstruction(count=200, chain=chain, batch=80), tmp_path, Model(StandardNormal(16), Identity()))
     variance, shrinkage = SIGMA**2 / (1 + SIGMA**2), SIGMA**2 / (1 + SIGMA**2)
     expected = variance + shrinkage**2 * 0.25
     assert results["mse"].value == pytest.approx(expected, rel=0.25)
@@ -125,7 +116,7 @@ def test_reconstruction_by_posterior_chains(tmp_path):
 
 def test_reconstruction_without_means_says_so(tmp_path):
     with pytest.raises(ContractError, match="needs an encoder, or a posterior chain"):
-        take(Reconstruction(), tmp_path, Model(Normal(), Identity()))
+        take(Reconstruction(), tmp_path, Model(StandardNormal(16), Identity()))
 
 
 def test_speed_of_generator_and_chain(tmp_path):
@@ -133,7 +124,7 @@ def test_speed_of_generator_and_chain(tmp_path):
     chained = take(
         metric,
         tmp_path,
-        Model(Normal(), Identity(), energy=Level()),
+        Model(StandardNormal(16), Identity(), energy=Level()),
         batch=20,
         sampler=Langevin(step_size=0.01, steps=30),
     )
@@ -141,12 +132,12 @@ def test_speed_of_generator_and_chain(tmp_path):
     product = chained["samples-per-second"].value * chained["seconds-per-batch"].value
     assert product == pytest.approx(20)
     assert {"threads", "hardware", "cores", "repeats"} <= chained["chain-cost"].protocol.keys()
-    plain = take(metric, tmp_path, Model(Normal(), Identity()), batch=20)
+    plain = take(metric, tmp_path, Model(StandardNormal(16), Identity()), batch=20)
     assert set(plain) == {"samples-per-second", "seconds-per-batch"}
 
 
 def test_speed_of_posterior_chains_and_what_a_model_costs(tmp_path):
-    model = Model(Normal(), Identity(), energy=Level())
+    model = Model(StandardNormal(16), Identity(), energy=Level())
     chain = Chain(Langevin(step_size=0.01, steps=3), NoiseStart())
     results = take(SamplingSpeed(repeats=1, posterior=chain), tmp_path, model, batch=20)
     posterior = results["posterior-seconds-per-batch"]
@@ -159,7 +150,7 @@ def test_training_cost_counts_parameters_and_the_time_of_an_epoch(tmp_path):
     amortizer.encoder = torch.nn.Linear(5, 2)  # 12, which describe images
     decoder = Identity()
     decoder.weights = torch.nn.Linear(7, 4)  # 32
-    model = Model(Normal(), decoder)
+    model = Model(StandardNormal(16), decoder)
     model.amortizer = amortizer
     run = RunDirectory(tmp_path)
     for step, seconds in ((10, 100.0), (20, 160.0)):
@@ -170,22 +161,25 @@ def test_training_cost_counts_parameters_and_the_time_of_an_epoch(tmp_path):
     assert results["amortizer-share"].value == pytest.approx(50.0)
     images = len(measured.data.split("train"))
     assert results["minutes-per-epoch"].value == pytest.approx(0.1 * images / 4)
-    bare = {result.name for result in TrainingCost().compute(evaluation(tmp_path / "new", Model(Normal(), Identity())))}
+    bare = {
+        result.name
+        for result in TrainingCost().compute(evaluation(tmp_path / "new", Model(StandardNormal(16), Identity())))
+    }
     assert bare == {"parameters"}
 
 
 def test_grids_of_samples_and_data_have_one_range(tmp_path):
-    (result,) = SampleGrid(count=9).compute(evaluation(tmp_path, Model(Normal(), Identity())))
+    (result,) = SampleGrid(count=9).compute(evaluation(tmp_path, Model(StandardNormal(16), Identity())))
     assert [figure.path for figure in result.figures] == ["samples/model.png", "samples/data.png"]
     assert result.value is None
     data = imread(tmp_path / "samples/data.png")
-    rows = evaluation(tmp_path, Model(Normal(), Identity())).rows("test", 9).x
+    rows = evaluation(tmp_path, Model(StandardNormal(16), Identity())).rows("test", 9).x
     expected = ((rows[0, 0, 0, 0].clamp(-1, 1) + 1) * 127.5).round() / 255
     assert data[3, 3, 0] == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_chains_that_mix(tmp_path):
-    model = Model(Normal(), Identity(), energy=Wells())
+    model = Model(StandardNormal(16), Identity(), energy=Wells())
     model.energies[0].forward = lambda v: 0.1 * v.square().sum(1)
     metric = ChainDiagnostics(chains=16, steps=400, coordinates=4)
     results = take(metric, tmp_path, model, sampler=MALA(step_size=0.3, steps=10), space="prior")
@@ -197,7 +191,7 @@ def test_chains_that_mix(tmp_path):
 
 
 def test_chains_that_are_trapped_are_called_out(tmp_path):
-    model = Model(Normal(), Identity(), energy=Wells())
+    model = Model(StandardNormal(16), Identity(), energy=Wells())
     metric = ChainDiagnostics(chains=16, steps=1500, coordinates=3)
     sampler = MALA(step_size=0.01, steps=10)
     results = take(metric, tmp_path, model, sampler=sampler, space="prior")
@@ -238,7 +232,7 @@ class Together(Start):
 def test_chains_that_never_move_are_called_out(tmp_path, start):
     begin = NoiseStart() if start == "apart" else Together()
     metric = ChainDiagnostics(chains=4, steps=40, coordinates=2, show=0)
-    setup = evaluation(tmp_path, Model(Normal(), Identity()), sampler=Still(), start=begin, space="prior")
+    setup = evaluation(tmp_path, Model(StandardNormal(16), Identity()), sampler=Still(), start=begin, space="prior")
     results = {result.name: result for result in measure(setup, [("chain-diagnostics", metric)])}
     assert results["r-hat"].value is None
     assert "4 of 4 chains never moved. In 3 of 3 quantities no chain moved. The value is inf." in results["r-hat"].note
@@ -251,13 +245,13 @@ def test_chains_that_never_move_are_called_out(tmp_path, start):
 
 def test_some_chains_that_never_move_are_counted(tmp_path):
     metric = ChainDiagnostics(chains=8, steps=100, coordinates=2, show=0)
-    results = take(metric, tmp_path, Model(Normal(), Identity()), sampler=Still(moving=6), space="prior")
+    results = take(metric, tmp_path, Model(StandardNormal(16), Identity()), sampler=Still(moving=6), space="prior")
     assert 1.1 < results["r-hat"].value < 100
     assert results["r-hat"].note.endswith("2 of 8 chains never moved.")
 
 
 def test_a_chain_that_diverged_is_not_passed_over(tmp_path):
-    model = Model(Normal(), Identity(), energy=Wells())
+    model = Model(StandardNormal(16), Identity(), energy=Wells())
     metric = ChainDiagnostics(chains=4, steps=40, coordinates=2, show=0)
     sampler = Langevin(step_size=1e6, steps=10)
     results = take(metric, tmp_path, model, sampler=sampler, space="prior")
@@ -268,19 +262,19 @@ def test_a_chain_that_diverged_is_not_passed_over(tmp_path):
 def test_diagnostics_leave_an_adapting_kernel_alone(tmp_path):
     sampler = MALA(step_size=0.01, steps=10)
     before = str(sampler.state_dict())
-    model = Model(Normal(), Identity(), energy=Wells())
+    model = Model(StandardNormal(16), Identity(), energy=Wells())
     take(ChainDiagnostics(chains=4, steps=40, show=0), tmp_path, model, sampler=sampler, space="prior")
     assert str(sampler.state_dict()) == before
 
 
 def test_without_a_chain_there_is_nothing_to_diagnose(tmp_path):
-    results = take(ChainDiagnostics(), tmp_path, Model(Normal(), Identity()))
+    results = take(ChainDiagnostics(), tmp_path, Model(StandardNormal(16), Identity()))
     assert results["r-hat"].value is None
     assert results["r-hat"].note == "The recipe samples without a chain."
 
 
 def test_metrics_in_a_row_share_nothing_but_samples(tmp_path):
-    model = Model(Normal(), Identity(), Off(), Level())
+    model = Model(StandardNormal(16), Identity(), Off(), Level())
     settings = {"batch": 10, "sampler": Langevin(step_size=0.01, steps=5)}
     metrics = [("reconstruction", Reconstruction(count=20)), ("sample-grid", SampleGrid(count=4))]
     forwards = measure(evaluation(tmp_path / "a", model, **settings), metrics)
