@@ -137,7 +137,7 @@ def test_the_published_weight_of_the_squared_error(tmp_path):
 
 def test_without_a_sampler_the_start_itself_is_scored(tmp_path):
     chain = Chain(None, EncoderStart(encoder=Half()))
-    results = take(Anomaly(chain=chain, trials=1), tmp_path, Model(Normal(), Scaled(), None, Tilt()))
+    results = take(Anomaly(chain=chain, trials=1), tmp_path, Model(StandardNormal(4), Scaled(), None, Tilt()))
     assert results["auprc"].value == pytest.approx(by_hand(SCORES["log-joint"])[0], abs=1e-6)
     assert results["auprc"].protocol["sampler"] == "none"
 
@@ -147,7 +147,7 @@ def test_auprc_at_another_prevalence_is_that_of_repeated_items(tmp_path):
     half, own = detect(low, high, (0.5, 0.25)).auprc_at.values()
     assert half == pytest.approx(detect(low, high.repeat(3)).auprc)
     assert own == pytest.approx(detect(low, high).auprc)
-    model = Model(Normal(), Scaled(), Half(), Tilt())
+    model = Model(StandardNormal(4), Scaled(), Half(), Tilt())
     results = take(Anomaly(scores=("elbo", "prior"), prevalence=(0.5,), trials=1), tmp_path, model)
     data = HeldOut().x
     scores = [SCORES["prior"](data[name].flatten(1)) for name in ("test", "held-out")]
