@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from torch import nn
 
 from genfw.errors import BrokenPartError, GenfwError, is_disk_fault, one_line
@@ -188,6 +189,8 @@ def _watch_split(promise: Promise, origin: str) -> Promise:
 
 
 def _made_nan(value: Any, arguments: tuple[Any, ...]) -> str:
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return ""  # a graph that is being recorded holds no numbers yet
     made = tensors_of(value)
     if not any(bool(tensor.isnan().any()) for tensor in made if tensor.device.type != "meta"):
         return ""
