@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,11 @@ from genfw.engine.interrupts import Interrupts
 from genfw.engine.launching import launched
 from genfw.engine.loop import Training
 from genfw.engine.observers import Observers, hook_trackers
+from genfw.engine.result import RunResult, finished
 from genfw.errors import ChangedRecipeError, ContractError, DivergenceError, GenfwError, RunError, one_line
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.measure import add_problem, measure, write_samples
-from genfw.evaluation.results import Figure, Result
+from genfw.evaluation.results import Result
 from genfw.interfaces.dataset import Dataset
 from genfw.plugins import load_plugins
 from genfw.plugins.hookspecs import RunInfo
@@ -44,60 +45,10 @@ from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.environment import describe_environment, differences
 from genfw.runs.files import read_mapping, read_records, write_atomically
 from genfw.runs.mirror import Mirror, try_push
-from genfw.runs.pages.layout import digits
-from genfw.runs.pages.notebook import Plot, curves_of, html_table, plot_curves
 from genfw.training.given import as_data
 from genfw.training.tracker import Tracker
 
 _log = logging.getLogger("genfw")
-
-
-@attrs.frozen(repr=False)
-class RunResult:
-    """The outcome of a run.
-
-    Arguments:
-        directory: The run directory.
-        status: ``finished``; other outcomes raise exceptions.
-        results: The results of its metrics.
-        problems: What its evaluation lacks besides the numbers of metrics that failed.
-        smoke: Whether it is a smoke run, whose numbers mean nothing.
-    """
-
-    directory: Path
-    status: str
-    results: tuple[Result, ...]
-    problems: tuple[str, ...] = ()
-    smoke: bool = False
-
-    def curves(self) -> dict[str, list[Any]]:
-        """The logged rows as columns, for ``pandas.DataFrame``; see :func:`genfw.runs.pages.notebook.curves_of`."""
-        return curves_of(RunDirectory(self.directory).read_metrics())
-
-    def plot(self, *names: str) -> Plot:
-        """Curves over the steps, one panel each.
-
-        Arguments:
-            names: Scalars to draw; by default the first six that change.
-        """
-        return plot_curves(self.curves(), names)
-
-    def _facts(self) -> list[tuple[str, str]]:
-        return [
-            (item.name, f"{digits(item.value, item.error)} {item.unit}".strip())
-            for item in self.results
-            if item.value is not None
-        ]
-
-    def __repr__(self) -> str:
-        numbers = "".join(f"; {name}: {value}" for name, value in self._facts())
-        return f"RunResult({self.status}, {self.directory}{numbers})"
-
-    def _repr_html_(self) -> str:
-        run_dir = RunDirectory(self.directory)
-        pictures = [run_dir.samples / name for name in ("model.png", "samples.png")]
-        picture = next((path.read_bytes() for path in pictures if path.is_file()), b"")
-        return html_table(f"{self.status}: {self.directory}", self._facts(), picture=picture)
 
 
 # -- start and resume -------------------------------------------------------------------------------------------------
@@ -180,7 +131,7 @@ def resume(
     """
     run_dir = RunDirectory.open(directory)
     if found_outside() is None and run_dir.status().state == "finished":  # nothing to compose
-        return _finished(run_dir)
+        return finished(run_dir)
     composition = compose_again(run_dir, registry, data=data)
     state = agreed(lambda: run_dir.status().state, lambda: make_fabric(composition.engine))
     return _go_on(composition, run_dir, state, trackers)
@@ -189,7 +140,7 @@ def resume(
 def _go_on(composition: Composition, run_dir: RunDirectory, state: str, trackers: Sequence[Tracker]) -> RunResult:
     if state == "finished":
         release()
-        return _finished(run_dir)
+        return finished(run_dir)
     return drive(composition, run_dir, trackers, resumed=state != "waiting")
 
 
@@ -240,15 +191,7 @@ def drive(
             with contextlib.suppress(OSError):  # a full disk, or a directory that is gone: the reason comes first
                 _end(run_dir, observers, attrs.evolve(run_dir.status(), state="failed", reason=reason))
             raise
-    return _finished(run_dir, results)
-
-
-def _finished(run_dir: RunDirectory, results: Sequence[Result] | None = None) -> RunResult:
-    """The outcome of a run; its results are read where they are not at hand."""
-    results = tuple(_read_results(run_dir) if results is None else results)
-    evaluation = read_mapping(run_dir.evaluation)
-    problems = tuple(str(problem) for problem in evaluation.get("problems") or ())
-    return RunResult(run_dir.path, "finished", results, problems, bool(evaluation.get("smoke")))
+    return finished(run_dir, results)
 
 
 def _end(run_dir: RunDirectory, observers: Observers, status: Status) -> None:
@@ -392,14 +335,3 @@ def _read(
     elif sets or unsets:
         raise RunError("sets and unsets do not apply to a Recipe, which is read already; give them to load_recipe")
     return recipe, registry or load_plugins(local=recipe.plugins)
-
-
-def _read_results(run_dir: RunDirectory) -> Iterator[Result]:
-    names = {field.name for field in attrs.fields(Result)}
-    pictured = {field.name for field in attrs.fields(Figure)}
-    for record in read_records(read_mapping(run_dir.evaluation).get("results")):
-        # An earlier evaluation may have left records of any form.
-        found = read_records(record.get("figures"))
-        figures = [Figure(**figure) for figure in found if figure.keys() == pictured]
-        known = {key: value for key, value in record.items() if key in names}
-        yield Result(**{"name": "", "value": None, **known, "figures": figures})

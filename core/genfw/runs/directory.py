@@ -6,10 +6,9 @@ import contextlib
 import functools
 import hashlib
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +19,13 @@ from genfw.errors import RunError, closest
 from genfw.runs.files import (
     first_difference,
     is_like,
-    parse_json,
     read_mapping,
     read_records,
     read_text,
     write_atomically,
 )
 from genfw.runs.lock import hold, is_held
+from genfw.runs.rows import append_row, cut_rows, read_rows, tail_of
 
 if TYPE_CHECKING:
     from genfw.runs.checkpoints import Checkpoints
@@ -236,19 +235,19 @@ class RunDirectory:
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Add a row to ``metrics.jsonl``, with null for numbers that are not finite."""
-        _append(self.metrics, row)
+        append_row(self.metrics, row)
 
     def append_event(self, kind: str, message: str, **extra: Any) -> None:
         """Add a row to ``events.jsonl``."""
-        _append(self.events, {"time": time.time(), "kind": kind, "message": message, **extra})
+        append_row(self.events, {"time": time.time(), "kind": kind, "message": message, **extra})
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Rows of ``metrics.jsonl``, without an incomplete last line."""
-        return _rows(self.metrics)
+        return read_rows(self.metrics)
 
     def read_events(self) -> list[dict[str, Any]]:
         """Rows of ``events.jsonl``, without an incomplete last line."""
-        return _rows(self.events)
+        return read_rows(self.events)
 
     def log_sizes(self) -> dict[str, int]:
         """Flush the two logs to the disk; their sizes in bytes, which a checkpoint keeps for :meth:`truncate`."""
@@ -269,13 +268,13 @@ class RunDirectory:
                 A resumed run repeats its steps instead.
         """
         if reject:
-            tail = _tail(self.metrics, sizes.get(self.metrics.name, 0))
+            tail = tail_of(self.metrics, sizes.get(self.metrics.name, 0))
             with open(self.rejected, "ab") as file:
                 file.write(tail)
-        _cut(self.metrics, sizes.get(self.metrics.name, 0), lambda row: False)
+        cut_rows(self.metrics, sizes.get(self.metrics.name, 0), lambda row: False)
         if not reject:
             # Repeated steps raise their health events again; an event without step, such as an interrupt, is kept.
-            _cut(self.events, sizes.get(self.events.name, 0), lambda row: "step" not in row)
+            cut_rows(self.events, sizes.get(self.events.name, 0), lambda row: "step" not in row)
 
 
 def _fresh(folder: Path, stem: str) -> Path:
@@ -288,58 +287,6 @@ def _fresh(folder: Path, stem: str) -> Path:
             return target
         except FileExistsError:
             count += 1
-
-
-# -- lines ------------------------------------------------------------------------------------------------------------
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return value
-
-
-def _append(path: Path, row: Mapping[str, Any]) -> None:
-    line = json.dumps(_finite(row), default=str) + "\n"
-    # A single write of a whole line: a reader sees all of a row or none of it.
-    with open(path, "ab") as file:
-        file.write(line.encode())
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    rows: list[Any] = []
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        with contextlib.suppress(ValueError):
-            rows += read_records([parse_json(line)])
-    return rows
-
-
-def _tail(path: Path, size: int) -> bytes:
-    if not path.exists():
-        return b""
-    tail = path.read_bytes()[size:]
-    return tail[: tail.rfind(b"\n") + 1]
-
-
-def _cut(path: Path, size: int, keep: Callable[[dict[str, Any]], bool]) -> None:
-    if not path.exists():
-        return
-    kept = []
-    for line in _tail(path, size).splitlines(keepends=True):
-        with contextlib.suppress(ValueError):
-            if all(keep(dict(row)) for row in read_records([parse_json(line)])):
-                kept.append(line)
-    with open(path, "rb+") as file:
-        # After a crash of the machine the file may be shorter than its recorded size; never grow it.
-        file.seek(min(size, path.stat().st_size))
-        file.write(b"".join(kept))
-        file.truncate()
-        file.flush()
-        os.fsync(file.fileno())
 
 
 # -- all runs ---------------------------------------------------------------------------------------------------------
