@@ -10,7 +10,7 @@ import typer
 from genfw_cli.output import lines, measured, note, remark, show_json, table, tell_problems
 
 if TYPE_CHECKING:
-    from genfw.engine.run import RunResult
+    from genfw.engine.result import RunResult
 
 
 def drive(start: Callable[..., RunResult], as_json: bool, *arguments: Any, **more: Any) -> None:

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from genfw import errors, interfaces
     from genfw.engine.finished import load_run
     from genfw.engine.fit import Fit, fit
-    from genfw.engine.run import RunResult, resume, run
+    from genfw.engine.result import RunResult
+    from genfw.engine.run import resume, run
     from genfw.errors import ContractError, DataError
     from genfw.evaluation.evaluation import Evaluation
     from genfw.evaluation.metric import Metric
@@ -67,7 +68,8 @@ __version__ = "0.1.0"
 _MODULES = {
     "engine.finished": ("load_run",),
     "engine.fit": ("Fit", "fit"),
-    "engine.run": ("RunResult", "resume", "run"),
+    "engine.result": ("RunResult",),
+    "engine.run": ("resume", "run"),
     "errors": ("ContractError", "DataError"),
     "evaluation.evaluation": ("Evaluation",),
     "evaluation.metric": ("Metric",),

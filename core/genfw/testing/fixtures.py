@@ -12,7 +12,7 @@ from genfw.testing.suite import generator_of
 from genfw.testing.tiny import tiny_model as build_tiny_model
 
 if TYPE_CHECKING:
-    from genfw.engine.run import RunResult
+    from genfw.engine.result import RunResult
 
 #: A whole run in about a second: a VAE, then an energy on its data, then samples.
 TINY_RECIPE = """\
