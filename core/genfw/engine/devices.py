@@ -38,7 +38,7 @@ def first_device(accelerator: str, rank: int = 0) -> torch.device:
     if accelerator in ("auto", "cuda") and torch.cuda.is_available():
         # Deterministic kernels need it, and cuBLAS reads it at a process's first product, which composing may take.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        return torch.device("cuda", rank % max(1, torch.cuda.device_count()))
+        return torch.device("cuda", rank % (torch.cuda.device_count() or rank + 1))
     if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
         return torch.device("mps")
     if accelerator in ("auto", "cpu"):

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from genfw.errors import RecipeError, RunError
 from genfw.plugins import load_plugins
 from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.sweep import Sweep, SweepRun
+from places import ROOT
 from run_toys import assert_same, final_state
 
 RECIPE = """
@@ -110,11 +112,8 @@ def test_long_and_odd_values_make_names_of_files(recipe, registry, tmp_path):
 
 def test_several_recipes_by_pattern(registry, recipe, tmp_path):
     found = expand(["small/damc-*"], registry)
-    assert [path.rpartition("/")[2] for path in found] == [
-        "damc-digits.yaml",
-        "damc-fashion.yaml",
-        "damc-mnist-anomaly-small.yaml",
-    ]
+    assert [Path(path).name for path in found] == sorted(path.name for path in ROOT.glob("recipes/small/damc-*.yaml"))
+    assert len(found) >= 3
     with pytest.raises(RunError, match="no shipped recipe matches 'x\\*'"):
         expand(["x*"], registry)
     sweep = plan_sweep([recipe, "quickstart"], [], registry, directory=tmp_path / "two")
