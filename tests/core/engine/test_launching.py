@@ -10,7 +10,7 @@ import torch
 
 from genfw.engine import devices
 from genfw.engine import run as engine
-from genfw.engine.devices import count_processes, first_device, make_fabric, release, tuned
+from genfw.engine.devices import count_processes, first_device, make_fabric, release, tuned, usable_cores
 from genfw.engine.launching import WorkerProcesses
 from genfw.errors import RunError
 from genfw.runs.checkpoints import Checkpoints
@@ -59,6 +59,8 @@ genfw: 1
 name: fit
 plugins: [./fit.py]
 data: {use: gaussian-grid}
+prior: {use: standard-normal, dim: 2}
+decoder: {use: mlp, hidden: [4]}
 energy: {use: mlp, on: data, hidden: [16]}
 train: [{use: fit, steps: 12, batch: 16, optimizer: {use: adam, lr: 1e-2}}]
 engine: {accelerator: cpu, log_every: 4, checkpoint_every: 5}
@@ -78,6 +80,7 @@ def recipe(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(recipe):
+    usable_cores()  # joblib sets a variable for OpenMP when it is imported
     environment = dict(os.environ)
     path = engine.run(recipe, directory=recipe.parent / "two", sets=["engine.devices=2"]).directory
     assert dict(os.environ) == environment
