@@ -286,6 +286,7 @@ def _conclude(
     observers.event("evaluate", f"{len(composition.metrics)} metrics")
     results = measure(evaluation, composition.metrics)
     _see_samples(evaluation, run_dir, observers)
+    _see_rows(run_dir, observers)
     for doubt in evaluation.doubts.values():
         _warn(run_dir, observers, doubt)
     run_dir.write_status(Status("running", "report"))
@@ -310,6 +311,19 @@ def _see_samples(evaluation: Evaluation, run_dir: RunDirectory, observers: Obser
         _warn(run_dir, observers, f"no samples were drawn: {error}")
     except DivergenceError as error:
         message = f"no samples were drawn: {error}"
+        _warn(run_dir, observers, message)
+        add_problem(run_dir.path, message)
+
+
+def _see_rows(run_dir: RunDirectory, observers: Observers) -> None:
+    """Tell of logged numbers that are none; they remain where the health monitor is off, or only warns."""
+    lost = [(row, name) for row in run_dir.read_metrics() for name, value in row.items() if value is None]
+    if lost:
+        row, name = lost[0]
+        message = (
+            f"{len(lost):,} logged numbers of the training are not finite, the first of them {name} of stage "
+            f"{row.get('stage')}, step {row.get('step')}"
+        )
         _warn(run_dir, observers, message)
         add_problem(run_dir.path, message)
 

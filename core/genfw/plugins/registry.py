@@ -237,7 +237,8 @@ class Registry:
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let a plugin's module run: it prints on stderr, since a program may read stdout, and the folder stays."""
+    """Let a plugin's module run: it prints on stderr, as programs read stdout, and folder and hook stay."""
+    hook = sys.excepthook
     try:
         folder = os.getcwd()
     except OSError:  # it is gone
@@ -246,6 +247,7 @@ def undisturbed() -> Iterator[None]:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
+        sys.excepthook = hook
         with contextlib.suppress(OSError):
             if folder and os.getcwd() != folder:
                 os.chdir(folder)
