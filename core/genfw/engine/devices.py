@@ -72,7 +72,7 @@ def make_fabric(
         device: Device for a single-process Fabric, whatever other processes there are. It must be the process's device:
             Fabric sets the current CUDA device, and collective calls fail if it changes.
     """
-    with _quiet():
+    with quiet_fabric():
         if device is not None:
             process, own = Process(port=port), device
         elif (outside := found_outside()) is not None:
@@ -93,7 +93,7 @@ def make_fabric(
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_fabric() -> Iterator[None]:
     """Silence Fabric's announcements of precision and processes, and its warnings about clusters."""
     logger = logging.getLogger("lightning_fabric")
     level = logger.level

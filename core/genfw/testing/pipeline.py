@@ -19,6 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from genfw.engine.devices import quiet_fabric
 from genfw.errors import DataError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.metric import Metric
@@ -218,7 +219,8 @@ class OptimizerSuite(ComponentSuite):
 
 @functools.lru_cache(maxsize=1)
 def _fabric() -> Fabric:
-    return Fabric(accelerator="cpu", devices=1)
+    with quiet_fabric():
+        return Fabric(accelerator="cpu", devices=1)
 
 
 class StageSuite(ComponentSuite):
