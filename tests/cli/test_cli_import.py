@@ -55,7 +55,7 @@ def test_energy_of_vaebm(call, tmp_path, values, zipped):
     file = {"model": weights, "optimizer": optimizer.state_dict()}
     torch.save(file, tmp_path / "EBM_17.pth", _use_new_zipfile_serialization=zipped)
     called = call("import", "vaebm-energy", "EBM_17.pth")
-    assert (called.code, called.rows) == (0, [["vaebm-energy-EBM_17.safetensors"]])
+    assert (called.code, called.rows) == (0, [[str(tmp_path / "vaebm-energy-EBM_17.safetensors")]])
     assert "card: vaebm-energy-EBM_17.json" in called.err
     card = json.loads((tmp_path / "vaebm-energy-EBM_17.json").read_text())
     block = card["architecture"]["energy"]

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from torch import nn
 
 from genfw.errors import BrokenPartError, GenfwError, is_disk_fault, one_line
@@ -189,10 +188,9 @@ def _watch_split(promise: Promise, origin: str) -> Promise:
 
 
 def _made_nan(value: Any, arguments: tuple[Any, ...]) -> str:
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        return ""  # a graph that is being recorded holds no numbers yet
     made = tensors_of(value)
-    if not any(bool(tensor.isnan().any()) for tensor in made if tensor.device.type != "meta"):
+    # To look at numbers of a CUDA device, the host would wait for it, and a graph that is being recorded has none yet.
+    if not any(bool(tensor.isnan().any()) for tensor in made if tensor.device.type not in ("meta", "cuda")):
         return ""
     given = [tensor.detach() for tensor in tensors_of(arguments) if tensor.is_floating_point()]
     # NaN and infinity are no moderate values either.

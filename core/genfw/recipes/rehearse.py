@@ -158,8 +158,9 @@ class _Trial(Builder):
         model, marks = composition.model, self._marks()
         if not self.incomplete:
             self._examine_networks(model, data, marks)
-        with self._fitting("sample", marks, "'sample:'"):
-            make_target(model, composition.sample.space)
+        if "sample" in self.resolved.recipe.root.value:  # a model that can't be sampled may be trained and measured
+            with self._fitting("sample", marks, "'sample:'"):
+                make_target(model, composition.sample.space)
         self._examine_stages(composition, marks)
         evaluation = Evaluation(
             model,
@@ -214,7 +215,7 @@ class _Trial(Builder):
     def _examine_stages(self, composition: Composition, marks: Mapping[str, Mark]) -> None:
         world = composition.engine.devices
         for (part, _), (name, stage) in zip(self.parts("train"), composition.stages, strict=True):
-            if isinstance(world, int) and stage is not None and stage.batch % world:
+            if isinstance(world, int) and stage is not None and stage.steps and stage.batch % world:
                 said = f"stage '{name}' has batches of {stage.batch} rows, which {world} processes can't share"
                 self.faults.add("GF217", f"{said}; set 'batch' to a multiple of {world}", marks[part])
 

@@ -15,6 +15,7 @@ from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior
 from genfw.interfaces.likelihood import Gaussian
 from genfw.interfaces.values import Latent, Size
 from genfw.models.model import Model
+from genfw.nn.precision import apply_in_full
 
 if TYPE_CHECKING:
     from genfw.evaluation.evaluation import Evaluation
@@ -113,8 +114,7 @@ class TinyEnergy(Energy):
         self.net = nn.Sequential(nn.Linear(size, 4), nn.Tanh(), nn.Linear(4, 1))
 
     def forward(self, v: Tensor) -> Tensor:
-        energy: Tensor = self.net(v.flatten(1)).squeeze(1)
-        return energy
+        return apply_in_full(self.net, v.flatten(1)).squeeze(1)
 
 
 class TinyData(Dataset):

@@ -36,7 +36,22 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", 
 #: Most pixels of one image: beyond them Pillow, too, suspects a bomb.
 _MOST_PIXELS = 89_478_485
 
+#: Formats that are opened, whatever a file's ending says: Pillow would run Ghostscript for a script.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF")
+
 _log = logging.getLogger("genfw")
+
+
+def open_picture(content: bytes) -> PIL.Image.Image:
+    """An image of a format that :data:`SUFFIXES` names; its pixels are read later.
+
+    Arguments:
+        content: A file's content.
+
+    Raises:
+        PIL.UnidentifiedImageError: It is of none of the formats.
+    """
+    return PIL.Image.open(io.BytesIO(content), formats=_FORMATS)
 
 
 @attrs.frozen
@@ -197,7 +212,7 @@ class FolderSource(FileSource):
         return [path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file()]
 
     def open(self, name: str) -> PIL.Image.Image:
-        return PIL.Image.open(io.BytesIO((self.folder / name).read_bytes()))
+        return open_picture((self.folder / name).read_bytes())
 
 
 class ZipSource(FileSource):
@@ -211,7 +226,7 @@ class ZipSource(FileSource):
         return [name for name in self._opened().entries if not name.endswith("/")]
 
     def open(self, name: str) -> PIL.Image.Image:
-        return PIL.Image.open(io.BytesIO(self._opened().read(name)))
+        return open_picture(self._opened().read(name))
 
     def _opened(self) -> Archive:
         # ZipFile locks its reads among threads, but a forked child would share, and move, its parent's file offset.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 
 from genfw.errors import AbsentDataError, DataError
 from genfw.interfaces import Split
-from genfw_plugins.datasets._images import Channels, ImageDataset, ImageSource
+from genfw_plugins.datasets._images import Channels, ImageDataset, ImageSource, open_picture
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -82,4 +81,4 @@ class _ArrowSource(ImageSource):
     def open(self, name: str) -> PIL.Image.Image:
         encoded = self.rows[int(name)][self.column]
         content = encoded["bytes"] if encoded["bytes"] is not None else Path(encoded["path"]).read_bytes()
-        return PIL.Image.open(io.BytesIO(content))
+        return open_picture(content)

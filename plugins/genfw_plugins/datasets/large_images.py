@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ import PIL.Image
 from genfw import DataError, Split
 from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.datasets._files import FetchedDataset, absent, download_folder, fetched, find_file, folders
-from genfw_plugins.datasets._images import ImageDataset, ImageSource, image_source
+from genfw_plugins.datasets._images import ImageDataset, ImageSource, image_source, open_picture
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -146,7 +145,7 @@ class LMDBSource(ImageSource):
 
     def open(self, name: str) -> PIL.Image.Image:
         with self._opened().begin() as transaction:
-            return PIL.Image.open(io.BytesIO(transaction.get(name.encode("ascii"))))
+            return open_picture(transaction.get(name.encode("ascii")))
 
     def _opened(self) -> Any:
         import lmdb

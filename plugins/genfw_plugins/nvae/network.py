@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from genfw.errors import ContractError
@@ -118,18 +118,15 @@ class BatchNorm(nn.BatchNorm2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=1e-5, momentum=0.05)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``(B, C, H, W)``.
-
-        Raises:
-            ContractError: In training, one row of one pixel, which has no variance.
-        """
-        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+    def _check_input_dim(self, x: Tensor) -> None:
+        # Not in `forward`: batch norms over processes have another one, and then the others' rows count too.
+        super()._check_input_dim(x)
+        alone = not (distributed.is_available() and distributed.is_initialized())
+        if self.training and alone and x.shape[0] * x.shape[2] * x.shape[3] == 1:
             raise ContractError(
                 "NVAE can't learn from a batch of 1 row where its maps have 1x1 pixels: one value has no variance; "
                 "use a batch of 2 or more, or fewer scales"
             )
-        return super().forward(x)
 
     def affine_map(self) -> tuple[Tensor, Tensor]:
         """Factor and shift per channel that it amounts to in eval mode."""

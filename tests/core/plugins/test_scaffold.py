@@ -71,7 +71,7 @@ def test_pytest_collects_and_runs_them(packages):
         cwd=folder,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "14 passed" in done.stdout
+    assert "15 passed" in done.stdout
 
 
 def test_smallest_package_is_small(packages):

@@ -9,6 +9,7 @@ from torch import nn
 
 from genfw.interfaces import Amortizer, Energy
 from genfw.interfaces.likelihood import Gaussian
+from genfw.nn.precision import apply_in_full
 from genfw.testing import AmortizerSuite, DecoderSuite, EncoderSuite, EnergySuite, PriorSuite
 from genfw.testing.tiny import TinyDecoder, TinyEncoder, TinyEnergy, TinyPrior
 
@@ -85,6 +86,13 @@ class Linear(Energy):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Linear(2, 1)
+
+    def forward(self, v):
+        return apply_in_full(self.net, v).squeeze(1)
+
+
+class HalfPrecision(Linear):
+    """Loses the gap beside the level under autocast."""
 
     def forward(self, v):
         return self.net(v).squeeze(1)
@@ -263,6 +271,7 @@ class FixedPenalty(Linear):
         (Anything, "test_constructor_is_a_documented_schema"),
         (Unexplained, "test_constructor_is_a_documented_schema"),
         (UnknownSpace, "test_says_what_it_reads"),
+        (HalfPrecision, "test_ends_in_full_precision_under_autocast"),
         (FixedPenalty, "test_penalty_is_one_number_or_none"),
     ],
 )

@@ -50,7 +50,9 @@ def named(block):
 
 
 def test_no_data_set_is_forgotten():
-    assert {named(block) for block in BLOCKS} == {c.name for c in REGISTRY.components if c.kind == "dataset"}
+    assert {named(block) for block in BLOCKS} == {
+        c.name for c in REGISTRY.components if c.kind == "dataset" and c.name != "given"
+    }  # a recipe has what was given in Python by its name alone
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=named)
@@ -72,4 +74,4 @@ def test_data_set_composes_and_trains_on_data_of_its_shape(block):
 def test_tracker_with_an_extra_can_be_named():
     recipe = parse_recipe(REST + "data: {use: gaussian-grid}\ntrackers: [{use: tensorboard}]")
     (tracker,) = compose(recipe, REGISTRY, smoke=True).trackers
-    assert type(tracker) is REGISTRY.load_class(REGISTRY.find("tracker", "tensorboard"))
+    assert isinstance(tracker, REGISTRY.load_class(REGISTRY.find("tracker", "tensorboard")))

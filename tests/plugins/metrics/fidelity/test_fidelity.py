@@ -213,7 +213,7 @@ def gaussian_features(mean, covariance, count=400):
 def test_frechet_distances_of_known_gaussians(tmp_path, model, monkeypatch, first, second, expected):
     features = {16: gaussian_features(*first), 120: gaussian_features(*second)}
     monkeypatch.setattr(
-        features_module, "_extract", lambda here, extractor, pixels, batch: {"features": features[len(pixels)]}
+        features_module, "extract_batches", lambda here, extractor, pixels, batch: {"features": features[len(pixels)]}
     )
     (result,) = FID(samples=16, features=RANDOM).compute(evaluation(tmp_path, model))
     assert result.value == pytest.approx(expected, abs=1e-9)
@@ -238,9 +238,9 @@ def test_pixels_come_back_as_they_were():
 
 def test_metrics_that_share_features_draw_and_extract_once(tmp_path, model, monkeypatch):
     calls = []
-    plain = features_module._extract
+    plain = features_module.extract_batches
     monkeypatch.setattr(
-        features_module, "_extract", lambda *arguments: calls.append(len(arguments[2])) or plain(*arguments)
+        features_module, "extract_batches", lambda *arguments: calls.append(len(arguments[2])) or plain(*arguments)
     )
     here = evaluation(tmp_path, model)
     tiny = {"samples": 50, "features": RANDOM}
