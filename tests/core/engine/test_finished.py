@@ -140,12 +140,14 @@ def test_a_wrong_recipe_leaves_nothing_behind(recipe, tmp_path):
 
 def test_a_plain_mapping_runs_smoke(tmp_path):
     sections = {"genfw": 1, "name": "plain", "data": {"use": "pinwheel"}, "energy": {"use": "mlp", "on": "data"}}
-    with pytest.raises(RecipeError, match="no prior, so no latent noise; its chains run in space 'data'"):
-        engine.run(sections, directory=tmp_path / "here", smoke=True)
-    sections["sample"] = {"space": "data", "sampler": {"use": "langevin", "step_size": 0.01, "steps": 2}}
     result = engine.run(sections, directory=tmp_path / "here", smoke=True)
     assert result.directory == tmp_path / "here"
     assert result.status == "finished"
+    events = RunDirectory(result.directory).read_events()
+    assert "no samples were drawn" in events[0]["message"]  # an energy on data alone, sampled in its (absent) noise
+    sections["sample"] = {"count": 4}
+    with pytest.raises(RecipeError, match="no prior, so no latent noise; its chains run in space 'data'"):
+        engine.run(sections, directory=tmp_path / "there", smoke=True)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.float32), ("64-true", torch.float64)])
