@@ -143,8 +143,8 @@ class RunDirectory:
         """
         if path is not None:
             target = Path(path)
-            # A process that was killed while it wrote the recipe leaves it, and perhaps a hidden file.
-            if target.is_dir() and any(e.name != "recipe.yaml" and e.name[0] != "." for e in target.iterdir()):
+            # A process that was killed while it wrote the first file may leave a hidden one.
+            if target.is_dir() and any(entry.name[0] != "." for entry in target.iterdir()):
                 raise RunError(
                     f"{target} is not empty; give another directory, or go on with what is there: genfw resume {target}"
                 )

@@ -172,9 +172,9 @@ def test_a_job_goes_on_with_its_own_recipe_alone(tmp_path):
     engine.run(path, directory=tmp_path / "run", sets=["train.0.steps=1"], go_on=True)
     with pytest.raises(RunError, match=r"train\.0\.steps is 1 there, and 4 here"):
         engine.run(path, directory=tmp_path / "run", go_on=True)
-    # What a process leaves that is killed before it wrote the resolved recipe is no obstacle.
+    # What a process leaves that is killed while it writes the first file is no obstacle.
     (tmp_path / "left").mkdir()
-    (tmp_path / "left" / "recipe.yaml").write_text("genf")
+    (tmp_path / "left" / ".resolved.yaml.part").write_text("genf")
     assert engine.run(path, directory=tmp_path / "left", sets=["train.0.steps=1"], go_on=True).status == "finished"
 
 

@@ -36,6 +36,13 @@ def test_a_directory_in_use_is_not_taken_over(tmp_path, run):
     assert RunDirectory.create(tmp_path, "demo", "name: demo\n", path=tmp_path / "mine").path == tmp_path / "mine"
 
 
+def test_a_folder_with_a_recipe_of_the_user_is_not_taken(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("mine")
+    with pytest.raises(RunError, match="not empty"):
+        RunDirectory.create(tmp_path, "demo", "name: demo\n", path=tmp_path)
+    assert (tmp_path / "recipe.yaml").read_text() == "mine"
+
+
 def test_status_says_killed_when_the_process_is_gone(run):
     assert run.status().state == "killed"
     with run.lock():
