@@ -99,6 +99,8 @@ def export_run(
             write_atomically(folder.path / file, without_home(text))
     for pictures in _PICTURES:
         for picture in sorted((run_dir.path / pictures).glob("*.png")):
+            if picture.name == "data.png":  # the data are not the model's to share
+                continue
             target = folder.path / pictures / picture.name
             target.parent.mkdir(exist_ok=True)
             shutil.copy(picture, target)
