@@ -12,20 +12,17 @@ from typing import Any
 
 from attempts import Called, call_genfw
 from hostile import Hostile, Right
+from tiny_recipe import TINY_VAE
 
-_RECIPE = """
-genfw: 1
-name: tiny
-data: {use: gaussian-grid}
-prior: {use: standard-normal, dim: 2}
-decoder: {use: mlp, hidden: [4], sigma: 0.2}
-encoder: {use: mlp, hidden: [4]}
-train:
+_RECIPE = (
+    TINY_VAE
+    + """train:
   - {use: elbo, steps: 6, batch: 8, optimizer: {use: adam, lr: 1e-3}}
 sample: {count: 4}
 evaluate: [{use: sampling-speed, batch: 4, repeats: 1}]
 engine: {log_every: 2, checkpoint_every: 2, accelerator: cpu, threads: 1}
 """
+)
 
 #: Files of a run, and which commands read them.
 FILES = {

@@ -16,6 +16,7 @@ from genfw.recipes.recipe import parse_recipe
 from genfw.runs.directory import RunDirectory
 from genfw.training.settings import EngineSettings
 from genfw.training.tracker import Tracker
+from tiny_recipe import TINY_VAE
 
 ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", **ADDRESS}
@@ -128,17 +129,13 @@ class Sender(Tracker):
             os.kill(os.getpid(), self.signum)
 
 
-RECIPE = """
-genfw: 1
-name: tiny
-data: {use: gaussian-grid}
-prior: {use: standard-normal, dim: 2}
-decoder: {use: mlp, hidden: [4], sigma: 0.2}
-encoder: {use: mlp, hidden: [4]}
-train: [{use: elbo, steps: 4, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
+RECIPE = (
+    TINY_VAE
+    + """train: [{use: elbo, steps: 4, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
 sample: {count: 4}
 engine: {accelerator: cpu, log_every: 2}
 """
+)
 
 
 @pytest.mark.parametrize(("signum", "requeued"), [(signal.SIGUSR1, True), (signal.SIGTERM, False)])

@@ -10,21 +10,18 @@ from genfw.engine.plan import _Extrapolated, _limited, _OutOfTime, plan_run
 from genfw.evaluation.evaluation import Evaluation
 from genfw.models.sampling import SampleSettings
 from genfw.recipes.compose import compose
+from tiny_recipe import TINY_VAE
 
-RECIPE = """
-genfw: 1
-name: tiny
-data: {use: gaussian-grid}
-prior: {use: standard-normal, dim: 2}
-decoder: {use: mlp, hidden: [4], sigma: 0.2}
-encoder: {use: mlp, hidden: [4]}
-energy: {use: mlp, on: latent, hidden: [8]}
+RECIPE = (
+    TINY_VAE
+    + """energy: {use: mlp, on: latent, hidden: [8]}
 train:
   - {use: elbo, steps: 1000, batch: 8, optimizer: {use: adam, lr: 1e-3}, tilted: false}
   - {use: elbo, steps: 3, batch: 8, optimizer: {use: adam, lr: 1e-3}, tilted: false}
 sample: {count: 4}
 engine: {accelerator: cpu, threads: 1, log_every: 10, checkpoint_every: 300, keep: 2}
 """
+)
 
 
 class Ticks:

@@ -17,20 +17,17 @@ from genfw.plugins import load_plugins
 from genfw.runs.directory import RunDirectory
 from places import ROOT
 from run_toys import assert_same, final_state
+from tiny_recipe import TINY_VAE
 
 pytestmark = pytest.mark.slow
 
-RECIPE = """
-genfw: 1
-name: tiny
-data: {use: gaussian-grid}
-prior: {use: standard-normal, dim: 2}
-decoder: {use: mlp, hidden: [4], sigma: 0.2}
-encoder: {use: mlp, hidden: [4]}
-train: [{use: elbo, steps: 2000, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
+RECIPE = (
+    TINY_VAE
+    + """train: [{use: elbo, steps: 2000, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
 sample: {count: 4}
 engine: {accelerator: cpu, threads: 1, log_every: 50, checkpoint_every: 50}
 """
+)
 
 
 @pytest.fixture(scope="module")

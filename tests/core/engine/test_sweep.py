@@ -20,18 +20,15 @@ from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.sweep import Sweep, SweepRun
 from places import ROOT
 from run_toys import assert_same, final_state
+from tiny_recipe import TINY_VAE
 
-RECIPE = """
-genfw: 1
-name: tiny
-data: {use: gaussian-grid}
-prior: {use: standard-normal, dim: 2}
-decoder: {use: mlp, hidden: [4], sigma: 0.2}
-encoder: {use: mlp, hidden: [4]}
-train: [{use: elbo, steps: 4, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
+RECIPE = (
+    TINY_VAE
+    + """train: [{use: elbo, steps: 4, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
 sample: {count: 4}
 engine: {accelerator: cpu, threads: 1, log_every: 2}
 """
+)
 OVER = ["seed=0..2", "train.0.optimizer.lr=1e-3,2e-3"]
 
 

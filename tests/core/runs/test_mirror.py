@@ -18,18 +18,15 @@ from genfw.runs.directory import RunDirectory
 from genfw.runs.mirror import Mirror
 from genfw.training.tracker import Tracker
 from run_toys import assert_same, final_state
+from tiny_recipe import TINY_VAE
 
-RECIPE = """
-genfw: 1
-name: tiny
-data: {use: gaussian-grid}
-prior: {use: standard-normal, dim: 2}
-decoder: {use: mlp, hidden: [4], sigma: 0.2}
-encoder: {use: mlp, hidden: [4]}
-train: [{use: elbo, steps: 12, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
+RECIPE = (
+    TINY_VAE
+    + """train: [{use: elbo, steps: 12, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
 sample: {count: 4}
 engine: {accelerator: cpu, threads: 1, log_every: 2, checkpoint_every: 4, keep: 2}
 """
+)
 
 
 class Sender(Tracker):

@@ -26,6 +26,7 @@ from wandb.proto import wandb_internal_pb2
 
 from genfw_plugins.trackers.mlflow import MLflow
 from genfw_plugins.trackers.wandb import WeightsAndBiases
+from tiny_recipe import TINY_VAE
 
 RECIPE = {"name": "tiny", "seed": 3, "train": [{"use": "elbo", "steps": 100}, {"use": "contrastive", "steps": 50}]}
 
@@ -219,18 +220,14 @@ class TestWeightsAndBiases(TrackerSuite):
 
 def test_a_run_tells_both(tmp_path):
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text("""
-genfw: 1
-name: tiny
-data: {use: gaussian-grid}
-prior: {use: standard-normal, dim: 2}
-decoder: {use: mlp, hidden: [4], sigma: 0.2}
-encoder: {use: mlp, hidden: [4]}
-train: [{use: elbo, steps: 4, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
+    recipe.write_text(
+        TINY_VAE
+        + """train: [{use: elbo, steps: 4, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
 sample: {count: 4}
 engine: {log_every: 2}
 trackers: [{use: wandb}, {use: mlflow}]
-""")
+"""
+    )
     result = engine.run(recipe, root=tmp_path / "runs", registry=load_plugins(enabled=False))
     assert result.status == "finished"
     assert not [row for row in RunDirectory.open(result.directory).read_events() if row["kind"] == "warning"]
