@@ -15,13 +15,11 @@ from genfw.engine.interrupts import Interrupts
 from genfw.engine.loop import Training
 from genfw.engine.observers import Observers
 from genfw.errors import ContractError
-from genfw.interfaces.dataset import Dataset
 from genfw.models.model import Model
 from genfw.plugins.registry import Registry
 from genfw.recipes.compose import compose
 from genfw.runs.directory import RunDirectory
 from genfw.runs.pages.notebook import Plot, curves_of, html_table, plot_curves
-from genfw.training.given import as_data
 from genfw.training.stage import Stage
 from genfw.training.tracker import Tracker
 
@@ -112,13 +110,8 @@ def fit(
     steps = sum(stage.steps for stage in stages)
     settings = {"accelerator": device, "log_every": min(50, max(1, steps // 200)), **(engine or {})}
     recipe = {"genfw": 1, "name": "fit", "seed": seed, "engine": settings, "health": dict(health or {})}
-    composition = compose(recipe, registry, device=str(own_device(device)))
-    given = as_data(data)
-    if not isinstance(given, Dataset):
-        named = compose({"genfw": 1, "name": "data", "data": dict(given)}, registry).data
-        assert named is not None  # the recipe has a data: section
-        given = named
-    composition.model, composition.data = model, given
+    composition = compose(recipe, registry, data=data, device=str(own_device(device)))
+    composition.model = model
     composition.stages = [(type(stage).__name__.lower(), stage) for stage in stages]
     record = _Record()
     trackers = [each if isinstance(each, Tracker) else _Callback(each) for each in callbacks]
