@@ -131,8 +131,9 @@ class Training:
         """Step until the stage ends or a rollback moves it to another step; returns whether it has ended."""
         settings, stage = self.settings, progress.stage
         for step, batch in loader.batches(progress.step, stage.steps):
-            # A part that makes NaN of first weights is broken; later the health monitor judges.
-            with self._synchronised(), watching() if step == 0 else contextlib.nullcontext():
+            # A part that makes NaN of first weights is broken; later, and on CUDA, the health monitor judges.
+            watches = step == 0 and self.fabric.device.type != "cuda"
+            with self._synchronised(), watching() if watches else contextlib.nullcontext():
                 progress.means.add(stage.step(self._on_device(batch), step))
             progress.step = step + 1
             last = progress.time_is_up() or progress.step == stage.steps

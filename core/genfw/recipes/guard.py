@@ -39,7 +39,7 @@ _watched = False
 
 @contextlib.contextmanager
 def watching() -> Iterator[None]:
-    """Inside the block networks are refused that make NaN of moderate values; this waits for the device."""
+    """Inside the block networks are refused that make NaN of moderate values; on CUDA the host would wait for each."""
     global _watched
     before, _watched = _watched, True
     try:
@@ -189,8 +189,7 @@ def _watch_split(promise: Promise, origin: str) -> Promise:
 
 def _made_nan(value: Any, arguments: tuple[Any, ...]) -> str:
     made = tensors_of(value)
-    # To look at numbers of a CUDA device, the host would wait for it, and a graph that is being recorded has none yet.
-    if not any(bool(tensor.isnan().any()) for tensor in made if tensor.device.type not in ("meta", "cuda")):
+    if not any(bool(tensor.isnan().any()) for tensor in made if tensor.device.type != "meta"):
         return ""
     given = [tensor.detach() for tensor in tensors_of(arguments) if tensor.is_floating_point()]
     # NaN and infinity are no moderate values either.
