@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from genfw.evaluation.results import Figure, Result
-from genfw.runs.directory import RunDirectory
+from genfw.runs.directory import PICTURES, RunDirectory
 from genfw.runs.files import read_mapping, read_records
 from genfw.runs.pages.layout import digits
 from genfw.runs.pages.notebook import Plot, curves_of, html_table, plot_curves
@@ -57,8 +57,7 @@ class RunResult:
         return f"RunResult({self.status}, {self.directory}{numbers})"
 
     def _repr_html_(self) -> str:
-        run_dir = RunDirectory(self.directory)
-        pictures = [run_dir.samples / name for name in ("model.png", "samples.png")]
+        pictures = [self.directory / name for name in PICTURES]
         picture = next((path.read_bytes() for path in pictures if path.is_file()), b"")
         return html_table(f"{self.status}: {self.directory}", self._facts(), picture=picture)
 
@@ -80,9 +79,10 @@ def finished(run_dir: RunDirectory, results: Sequence[Result] | None = None) -> 
 def _read_results(run_dir: RunDirectory) -> Iterator[Result]:
     names = {field.name for field in attrs.fields(Result)}
     pictured = {field.name for field in attrs.fields(Figure)}
+    needed = pictured - {"shows_data"}  # which files of an earlier genfw lack
     for record in read_records(read_mapping(run_dir.evaluation).get("results")):
         # An earlier evaluation may have left records of any form.
         found = read_records(record.get("figures"))
-        figures = [Figure(**figure) for figure in found if figure.keys() == pictured]
+        figures = [Figure(**figure) for figure in found if needed <= figure.keys() <= pictured]
         known = {key: value for key, value in record.items() if key in names}
         yield Result(**{"name": "", "value": None, **known, "figures": figures})

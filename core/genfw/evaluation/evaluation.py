@@ -230,6 +230,7 @@ class Evaluation:
         draw: Callable[[Canvas], None],
         *,
         size: tuple[float, float] = (6.4, 3.6),
+        shows_data: bool = False,
     ) -> Figure:
         """Draw a picture into the run directory.
 
@@ -239,10 +240,11 @@ class Evaluation:
             caption: What it shows, with units and value range.
             draw: Fills an empty matplotlib figure.
             size: Width and height in inches.
+            shows_data: Whether rows of the data can be seen in it.
         """
         path = f"figures/{self._file(name)}.png"
         save_figure(self.directory / path, draw, size=size)
-        return Figure(path, title, caption)
+        return Figure(path, title, caption, shows_data)
 
     def _file(self, name: str) -> str:
         return _checked(f"{name}-{self.label}" if self.label else name)
@@ -256,6 +258,7 @@ class Evaluation:
         *,
         columns: int | None = None,
         folder: str = "figures",
+        shows_data: bool = False,
     ) -> Figure:
         """Write data as a grid (images) or scatter (vectors); arguments as for :meth:`figure`.
 
@@ -264,7 +267,7 @@ class Evaluation:
         path = f"{_checked(folder)}/{self._file(name)}.png"
         save_samples(self.directory / path, x, columns=columns, title=title)
         cut = Extent.of(x).say_beyond("these images", "and were cut") if is_image(tuple(x.shape[1:])) else ""
-        return Figure(path, title, f"{caption} {cut}".strip())
+        return Figure(path, title, f"{caption} {cut}".strip(), shows_data)
 
 
 def _checked(name: str) -> str:

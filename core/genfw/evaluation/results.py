@@ -21,11 +21,13 @@ class Figure:
         path: Its path in the run directory, such as ``figures/density.png``.
         title: Heading in the report.
         caption: What it shows, with units and value range.
+        shows_data: Whether rows of the data can be seen in it; an exported model leaves such a picture out.
     """
 
     path: str
     title: str
     caption: str = ""
+    shows_data: bool = False
 
 
 @attrs.frozen

@@ -92,6 +92,10 @@ class RunRecord:
     smoke: bool = False
 
 
+#: Pictures of a run's samples, below its directory; the first that exists is shown.
+PICTURES = ("samples/model.png", "samples/samples.png")
+
+
 class RunDirectory:
     """The files of one run.
 

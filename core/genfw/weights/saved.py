@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
 from genfw.engine.finished import load_run
@@ -21,14 +22,14 @@ from genfw.recipes.check import ROLES
 from genfw.recipes.compose import Composition
 from genfw.recipes.yaml_nodes import dump
 from genfw.runs.cards import LICENCE, Card, read_numbers
-from genfw.runs.directory import RunDirectory
-from genfw.runs.files import read_mapping, read_text, without_home, write_atomically
+from genfw.runs.directory import PICTURES, RunDirectory
+from genfw.runs.files import read_mapping, read_records, read_text, without_home, write_atomically
 from genfw.runs.tensors import save_tensors
 from genfw.weights.describe import describe
 
 #: Files and folders of a run that a saved model keeps, for its report.
 _KEPT = ("recipe.yaml", "metrics.jsonl", "events.jsonl", "evaluation.json", "STATUS")
-_PICTURES = ("figures", "samples")
+_PICTURED = ("figures", "samples")
 #: Facts of a run's environment that say nothing about the machine's folders.
 _ENVIRONMENT = ("genfw", "python", "packages", "code", "git", "hardware")
 
@@ -72,6 +73,9 @@ def export_run(
 ) -> Path:
     """Save the trained model of a run with a card and what its report needs.
 
+    Pictures that show rows of the data stay behind: the data are not the model's to share. Those are the figures whose
+    ``shows_data`` is set, and all figures of an evaluation that an earlier genfw wrote, which does not say.
+
     Arguments:
         directory: The run directory.
         path: The folder to write; it must be absent or empty.
@@ -97,18 +101,27 @@ def export_run(
     for file in _KEPT:
         if text := read_text(run_dir.path / file):
             write_atomically(folder.path / file, without_home(text))
-    for pictures in _PICTURES:
-        for picture in sorted((run_dir.path / pictures).glob("*.png")):
-            if picture.name == "data.png":  # the data are not the model's to share
-                continue
-            target = folder.path / pictures / picture.name
-            target.parent.mkdir(exist_ok=True)
-            shutil.copy(picture, target)
+    for picture in _shared_pictures(run_dir):
+        target = folder.path / picture.relative_to(run_dir.path)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(picture, target)
     environment = read_mapping(run_dir.environment)
     kept = {key: environment[key] for key in _ENVIRONMENT if key in environment}
     write_atomically(folder.environment, without_home(json.dumps(kept, indent=1)))
-    card_of(run_dir, composition, name=name, licence=licence).write(folder.card)
+    card = card_of(run_dir, composition, name=name, licence=licence)
+    picture = next((path for path in PICTURES if (folder.path / path).is_file()), "")
+    attrs.evolve(card, picture=picture).write(folder.card)
     return folder.path
+
+
+def _shared_pictures(run_dir: RunDirectory) -> list[Path]:
+    """The run's own draws, and the figures of its results that show no rows of the data."""
+    records = read_records(read_mapping(run_dir.evaluation).get("results"))
+    figures = [figure for record in records for figure in read_records(record.get("figures"))]
+    shared = {figure.get("path") for figure in figures if figure.get("shows_data") is False}
+    found = [path for folder in _PICTURED for path in sorted((run_dir.path / folder).glob("*.png"))]
+    drawn = [*run_dir.samples.glob("samples.png"), *run_dir.samples.glob("stage*-step*.png")]
+    return [path for path in found if path in drawn or path.relative_to(run_dir.path).as_posix() in shared]
 
 
 def card_of(run_dir: RunDirectory, composition: Composition, *, name: str | None, licence: str) -> Card:
@@ -126,7 +139,6 @@ def card_of(run_dir: RunDirectory, composition: Composition, *, name: str | None
     hardware = environment.get("hardware") or {}
     where = [str(hardware.get("processor") or ""), *map(str, hardware.get("devices") or ())]
     threads = hardware.get("threads")
-    pictures = [f"samples/{file}" for file in ("model.png", "samples.png") if (run_dir.samples / file).is_file()]
     packages = environment.get("packages") or {}
     return Card(
         name=name or composition.name,
@@ -144,7 +156,6 @@ def card_of(run_dir: RunDirectory, composition: Composition, *, name: str | None
             **({"torch": str(packages["torch"])} if "torch" in packages else {}),
         },
         tags=_tags(composition),
-        picture=next(iter(pictures), ""),
         numbers=read_numbers(read_mapping(run_dir.evaluation).get("results")),
     )
 

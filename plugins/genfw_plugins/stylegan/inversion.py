@@ -75,7 +75,7 @@ class Inversion(Metric):
         if tiles:
             caption = "Pairs: an image, and what the generator makes of its latent. From -1 (black) to 1 (white)."
             pairs = torch.stack(tiles)
-            figures.append(evaluation.picture("inversion", "Inversions", caption, pairs, columns=8))
+            figures.append(evaluation.picture("inversion", "Inversions", caption, pairs, columns=8, shows_data=True))
         results = [_result("mse", torch.cat(pixels), protocol, figures, said)]
         if self.features is not None:
             results.append(_result("feature-distance", torch.cat(errors), protocol, [], said))

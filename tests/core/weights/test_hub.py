@@ -13,23 +13,12 @@ from genfw.runs.cards import Card, CardNumber, read_card
 from genfw.weights import hub
 from genfw_cli.main import main
 from hub_server import hub_server
-
-RECIPE = {
-    "genfw": 1,
-    "name": "tiny",
-    "description": "A tiny VAE.",
-    "data": {"use": "gaussian-grid", "train": 40, "test": 10},
-    "prior": {"use": "standard-normal", "dim": 2},
-    "decoder": {"use": "mlp", "hidden": [4]},
-    "encoder": {"use": "mlp", "hidden": [4]},
-    "train": [{"use": "elbo", "steps": 2, "batch": 4, "optimizer": {"use": "adam", "lr": 1e-3}}],
-    "evaluate": [{"use": "reconstruction", "count": 10}],
-}
+from tiny_recipe import TINY_RUN
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    return genfw.run(RECIPE, root=tmp_path_factory.mktemp("runs")).directory
+    return genfw.run(TINY_RUN, root=tmp_path_factory.mktemp("runs")).directory
 
 
 @pytest.fixture

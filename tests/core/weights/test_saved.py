@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 
 import pytest
 import torch
@@ -20,19 +21,12 @@ from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mlp_energy.energy import MLPEnergy
 from places import ROOT
+from tiny_recipe import TINY_RUN
 
-RECIPE = {
-    "genfw": 1,
-    "name": "tiny",
-    "description": "A tiny VAE.",
-    "data": {"use": "gaussian-grid", "train": 40, "test": 10},
-    "prior": {"use": "standard-normal", "dim": 2},
-    "decoder": {"use": "mlp", "hidden": [4]},
-    "encoder": {"use": "mlp", "hidden": [4]},
+RECIPE = TINY_RUN | {
     "energy": {"use": "mlp", "on": "data", "hidden": [4]},
-    "train": [{"use": "elbo", "steps": 2, "batch": 4, "optimizer": {"use": "adam", "lr": 1e-3}}],
     "sample": {"count": 6, "sampler": {"use": "langevin", "step_size": 0.01, "steps": 2}},
-    "evaluate": [{"use": "reconstruction", "count": 10}],
+    "evaluate": [{"use": "reconstruction", "count": 10}, {"use": "sample-grid", "count": 4}],
 }
 SHIPPED = shipped_models(load_plugins().model_dirs())
 
@@ -79,6 +73,27 @@ def test_an_exported_run_names_no_folder_of_its_machine(trained, tmp_path):
     texts = [path for path in folder.rglob("*") if path.suffix in (".json", ".jsonl", ".yaml", ".safetensors")]
     assert len(texts) >= 6
     assert [path.name for path in texts if str(trained.parent).encode() in path.read_bytes()] == []
+
+
+def test_an_exported_run_shows_no_rows_of_the_data(trained, tmp_path):
+    run_dir = RunDirectory(trained)
+    # Of no result; by genfw sample; during training.
+    for name in ("figures/lost.png", "samples/samples.png", "samples/stage0-step2.png"):
+        shutil.copy(run_dir.samples / "model.png", trained / name)
+    folder = export_run(trained, tmp_path / "tiny")
+    pictures = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    assert pictures == ["samples/model.png", "samples/samples.png", "samples/stage0-step2.png"]
+    assert read_card(folder / "card.yaml").picture == "samples/model.png"
+    # An evaluation that does not say what its figures show may show anything.
+    old = shutil.copytree(trained, tmp_path / "old")
+    records = json.loads((old / "evaluation.json").read_text())
+    for record in records["results"]:
+        for figure in record["figures"]:
+            del figure["shows_data"]
+    (old / "evaluation.json").write_text(json.dumps(records))
+    folder = export_run(old, tmp_path / "exported")
+    assert not (folder / "samples" / "model.png").exists()
+    assert read_card(folder / "card.yaml").picture == "samples/samples.png"
 
 
 def test_a_model_made_by_hand_comes_back(tmp_path):

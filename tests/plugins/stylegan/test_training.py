@@ -186,7 +186,7 @@ def test_inversion_is_the_error_of_the_encoder_s_centre(tmp_path):
     assert results["mse"].value == pytest.approx(float((x - image).square().mean()))
     assert results["feature-distance"].value == pytest.approx(float((network(x) - network(image)).square().mean()))
     assert results["mse"].protocol["features"] == "random"
-    assert len(results["mse"].figures) == 1
+    assert [figure.shows_data for figure in results["mse"].figures] == [True]
 
 
 def test_more_moves_invert_better(tmp_path):

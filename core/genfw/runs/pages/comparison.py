@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from genfw import __version__
+from genfw.runs.directory import PICTURES
 from genfw.runs.files import write_atomically
 from genfw.runs.pages.compare import Comparison, Number, Row, compare_runs
-from genfw.runs.pages.layout import digits, embed, render
-
-#: Images of a run's samples; the first that exists is shown.
-_SAMPLES = ("samples/model.png", "samples/samples.png")
+from genfw.runs.pages.layout import badge, digits, embed, render
 
 
 def write_comparison(directories: Sequence[Path | str], out: Path, *, across: Sequence[str] = ()) -> Path:
@@ -39,7 +37,7 @@ def _facts(comparison: Comparison) -> dict[str, Any]:
     runs = comparison.runs
     pictured = []
     for run in runs:
-        picture = next(filter(None, (embed(run.path, path) for path in _SAMPLES)), None)
+        picture = next(filter(None, (embed(run.path, path) for path in PICTURES)), None)
         if picture is not None:
             pictured.append({"label": run.label, "picture": picture})
     return {
@@ -79,12 +77,11 @@ def _row(row: Row, runs: int) -> dict[str, Any]:
 
 
 def _cell(number: Number, parted: bool) -> dict[str, Any]:
-    rank = "" if number.rank is None else f"{number.rank}{'=' if number.tied else ''}"
     return {
         "value": number.value,
         "text": digits(number.value, number.error),
         "error": "" if number.error is None else digits(number.error, number.error),
         "rank": number.rank,
-        "badge": f"{number.group}{rank}" if parted else rank,
+        "badge": badge(number.group if parted else "", number.rank, number.tied),
         "note": number.note,
     }

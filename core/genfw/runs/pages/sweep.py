@@ -9,7 +9,7 @@ from genfw import __version__
 from genfw.runs.directory import RunDirectory
 from genfw.runs.files import write_atomically
 from genfw.runs.pages.charts import HEIGHT, WIDTH, make_band_charts
-from genfw.runs.pages.layout import digits, render
+from genfw.runs.pages.layout import badge, digits, render
 from genfw.runs.pages.seeds import Mean, SeedComparison, SeedRow, compare_sweeps
 from genfw.runs.sweep import Sweep
 
@@ -62,13 +62,12 @@ def _row(row: SeedRow, comparison: SeedComparison) -> dict[str, Any]:
 
 
 def _cell(mean: Mean, parted: bool) -> dict[str, Any]:
-    place = "" if mean.rank is None else f"{mean.rank}{'=' if mean.tied else ''}"
     return {
         "text": digits(mean.mean, mean.deviation),
         "deviation": "" if mean.deviation is None else digits(mean.deviation, mean.deviation),
         "count": mean.count,
         "rank": mean.rank,
-        "badge": f"{mean.letter}{place}" if parted else place,
+        "badge": badge(mean.letter if parted else "", mean.rank, mean.tied),
         "note": mean.note,
     }
 

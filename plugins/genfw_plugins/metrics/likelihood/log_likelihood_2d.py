@@ -218,9 +218,10 @@ class LogLikelihood2D(Metric):
             pair = [("data", x[: self.samples].cpu()), ("samples", drawn)]
             figures.append(
                 evaluation.figure(
-                    "samples-2d", "Samples", caption, lambda canvas: _draw_pair(canvas, grid, pair), size=(6.3, 3.2)
+                    "samples-2d", "Samples", caption, lambda canvas: _draw_pair(canvas, grid, pair), size=(6.3, 3.2),
+                    shows_data=True,
                 )
-            )
+            )  # fmt: skip
         return figures
 
 

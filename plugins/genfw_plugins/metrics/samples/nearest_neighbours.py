@@ -184,6 +184,7 @@ class NearestNeighbours(Metric):
             tiles += [sample, torch.ones_like(sample), *split.get(near)[0].to(sample.dtype)]
         caption = f"Samples on the left; their nearest training items beside them, nearest first, between {space}."
         columns = rows.shape[1] + 2
+        title = f"Nearest neighbours, {space}"
         return evaluation.picture(
-            f"neighbours-{space}", f"Nearest neighbours, {space}", caption, torch.stack(tiles), columns=columns
+            f"neighbours-{space}", title, caption, torch.stack(tiles), columns=columns, shows_data=True
         )

@@ -105,7 +105,9 @@ class Reconstruction(Metric):
                 pairs += [*x[first : first + columns], *mean[first : min(first + columns, show)]]
             caption = "Rows in turn: test images, and the decoder's mean for them. Values from -1 (black) to 1 (white)."
             tiles = torch.stack(pairs)
-            return evaluation.picture("reconstruction", "Reconstructions", caption, tiles, columns=columns)
+            return evaluation.picture(
+                "reconstruction", "Reconstructions", caption, tiles, columns=columns, shows_data=True
+            )
 
         def draw(canvas: Canvas) -> None:
             axes = canvas.subplots()
@@ -113,4 +115,4 @@ class Reconstruction(Metric):
             draw_samples_2d(axes, mean[:2000], "data (grey) and reconstructions (blue)", colour=SERIES[0])
 
         caption = "First two coordinates of data and of the decoder's mean for them."
-        return evaluation.figure("reconstruction", "Reconstructions", caption, draw, size=(4.4, 4.4))
+        return evaluation.figure("reconstruction", "Reconstructions", caption, draw, size=(4.4, 4.4), shows_data=True)

@@ -42,7 +42,11 @@ class SampleGrid(Metric):
         if evaluation.data is not None:
             rows = evaluation.rows(self.split, self.count)
             caption = f"{len(rows)} rows of the {self.split} split, drawn alike."
-            figures.append(evaluation.picture("data", "Data", caption, rows.x, columns=self.columns, folder="samples"))
+            figures.append(
+                evaluation.picture(
+                    "data", "Data", caption, rows.x, columns=self.columns, folder="samples", shows_data=True
+                )
+            )
         note = "A picture, not a number."
         return [
             Result("sample-grid", None, protocol=evaluation.protocol(samples=self.count), note=note, figures=figures)

@@ -190,6 +190,7 @@ def test_figures_are_left_in_the_run_directory(tmp_path):
     results = measured(tmp_path, Model(StandardNormal(3), Linear(), Wide(), Quadratic()))
     figures = results["log-likelihood"].figures
     assert [figure.path for figure in figures] == ["figures/density.png", "figures/samples-2d.png"]
+    assert [figure.shows_data for figure in figures] == [False, True]
     for figure in figures:
         assert (tmp_path / figure.path).read_bytes().startswith(b"\x89PNG")
     json.dumps(dict(results["log-likelihood"].protocol))

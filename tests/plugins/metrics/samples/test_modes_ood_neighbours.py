@@ -337,7 +337,9 @@ def test_neighbours_look_at_the_range_of_data_and_samples(tmp_path):
     drawn[0, 0, 0, 0] = 1.5
     results = take(metric, Drawn(tmp_path, drawn, Rows(x))).values()
     assert all("All data lie in [0, 1]" in result.note and "reach from -" in result.note for result in results)
-    captions = [figure.caption for result in results for figure in result.figures]
+    figures = [figure for result in results for figure in result.figures]
+    assert all(figure.shows_data for figure in figures)
+    captions = [figure.caption for figure in figures]
     assert [caption.count("of these images lie beyond [-1, 1] and were cut") for caption in captions] == [1]
     with pytest.raises(ContractError, match=r"the data \(split 'train'\) have values from"):
         metric.compute(Drawn(tmp_path, drawn, Rows(255 * x)))

@@ -171,6 +171,7 @@ def test_training_cost_counts_parameters_and_the_time_of_an_epoch(tmp_path):
 def test_grids_of_samples_and_data_have_one_range(tmp_path):
     (result,) = SampleGrid(count=9).compute(evaluation(tmp_path, Model(StandardNormal(16), Identity())))
     assert [figure.path for figure in result.figures] == ["samples/model.png", "samples/data.png"]
+    assert [figure.shows_data for figure in result.figures] == [False, True]
     assert result.value is None
     data = imread(tmp_path / "samples/data.png")
     rows = evaluation(tmp_path, Model(StandardNormal(16), Identity())).rows("test", 9).x
