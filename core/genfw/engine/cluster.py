@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
+import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,6 +16,8 @@ from lightning_fabric.plugins.environments.lsf import LSFEnvironment
 from lightning_fabric.plugins.environments.mpi import MPIEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.distributed_c10d import default_pg_timeout
 
 from genfw.errors import GenfwError, RunError
 
@@ -129,6 +133,41 @@ def _refusal(name: str, remedy: str) -> RunError:
         f"{os.environ[name]} processes of genfw were started ({name}), and they would each make a run of their own; "
         f"{remedy}, or start them with torchrun or srun (docs/cluster.md)"
     )
+
+
+def fresh_store(process: ClusterEnvironment) -> TCPStore | None:
+    """A store in which the processes that torchrun has started find each other; ``None`` where torch makes a new one.
+
+    torchrun gives all its attempts one store, and in torch 2.13 the addresses of an attempt's dead processes stay there
+    for the next one to read. So the first process opens a new store. To learn its port, each of the others leaves a
+    word there that nobody has used before, and reads the answer to it.
+
+    Arguments:
+        process: This process.
+
+    Raises:
+        RunError: Not all processes came.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    host, rank, world = process.main_address, process.global_rank(), process.world_size()
+    known = TCPStore(host, process.main_port, is_master=False, timeout=default_pg_timeout)
+    if rank:
+        word = uuid.uuid4().hex
+        known.set(f"genfw/{rank}", word)
+        store = TCPStore(host, int(known.get(f"genfw/{word}")), is_master=False, timeout=default_pg_timeout)
+        store.add("here", 1)
+        return store
+    store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=default_pg_timeout)
+    end = time.monotonic() + default_pg_timeout.total_seconds()
+    while (here := store.add("here", 0)) < world - 1:
+        for name in [f"genfw/{other}" for other in range(1, world)]:
+            if known.check([name]):  # perhaps a dead process's, whose answer nobody reads
+                known.set(f"genfw/{known.get(name).decode()}", str(store.port))
+        if time.monotonic() > end:
+            raise RunError(f"{here + 1} of {world} processes came within {default_pg_timeout}; start them again")
+        time.sleep(0.05)
+    return store
 
 
 def is_first() -> bool:

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
 from genfw import randomness
-from genfw.engine.cluster import Process, found_outside
+from genfw.engine.cluster import Process, found_outside, fresh_store
 from genfw.errors import RunError
 from genfw.models.recording import Recordings, recorded
 from genfw.training.settings import EngineSettings
@@ -78,6 +78,11 @@ def make_fabric(
         elif (outside := found_outside()) is not None:
             process = Process(outside.global_rank(), outside.world_size(), outside.main_address, outside.main_port)
             own = first_device(settings.accelerator, outside.local_rank())
+            if not torch.distributed.is_initialized() and (store := fresh_store(process)) is not None:
+                backend = "nccl" if own.type == "cuda" else "gloo"
+                torch.distributed.init_process_group(
+                    backend, store=store, rank=process.global_rank(), world_size=process.world_size()
+                )  # Fabric takes the group that there is
         else:
             process, own = Process(rank, world, port=port), first_device(settings.accelerator, rank)
         several = process.world_size() > 1

@@ -24,7 +24,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     Raises:
         DiskError: The file can't be written; the message says which, and why.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():  # a further process of a run must make no folder there
+        path.parent.mkdir(parents=True, exist_ok=True)
     plain: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():

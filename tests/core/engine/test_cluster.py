@@ -3,12 +3,14 @@
 import os
 import signal
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from torch.distributed import TCPStore
 
 from genfw.engine import cluster
 from genfw.engine import run as engine
-from genfw.engine.cluster import agreed, found_outside, is_first
+from genfw.engine.cluster import Process, agreed, fresh_store, found_outside, is_first
 from genfw.engine.devices import make_fabric, own_device
 from genfw.engine.interrupts import Interrupts
 from genfw.errors import RecipeError, RunError
@@ -182,3 +184,27 @@ def test_a_second_signal_does_not_wait():
         assert (interrupts.requested, interrupts.warned) == (True, True)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_each_attempt_of_torchrun_meets_in_a_store_of_its_own(monkeypatch):
+    """torchrun's own store still holds what the processes of earlier attempts, now dead, have written there."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    agents = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    for key in ("genfw/1", "genfw/2", "genfw/dead"):
+        agents.set(key, "dead")
+
+    def meet(rank):
+        store = fresh_store(Process(rank, 3, "127.0.0.1", agents.port))
+        store.add("met", 1)
+        return store
+
+    ports = []
+    for _ in range(2):
+        with ThreadPoolExecutor(3) as threads:
+            stores = list(threads.map(meet, range(3)))
+        assert {store.add("met", 0) for store in stores} == {3}
+        ports.append({store.port for store in stores})
+    assert [len(each) for each in ports] == [1, 1]
+    assert len({agents.port}.union(*ports)) == 3
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert fresh_store(Process(0, 3)) is None

@@ -8,6 +8,7 @@ from unittest import mock
 import pytest
 import torch
 
+from fit_plugin import write
 from genfw.engine import devices
 from genfw.engine import run as engine
 from genfw.engine.devices import count_processes, first_device, make_fabric, release, tuned, usable_cores
@@ -19,63 +20,16 @@ from genfw.training.settings import EngineSettings
 from genfw.training.tracker import Tracker
 from run_toys import assert_same, edit_recipe
 
-PLUGIN = '''
-"""A stage without randomness of its own, and the optimiser it needs."""
-
-from genfw.plugins.component import Component
-from genfw.plugins.hookspecs import hookimpl
-from genfw.interfaces import OptimizerFactory, Stage
-
-
-@hookimpl
-def genfw_components():
-    return [Component("stage", "fit", f"{__name__}:Fit", "least squares of an energy")]
-
-
-class Fit(Stage):
-    """Fit the energy to the squared length of its points."""
-
-    def __init__(self, model: "Model", steps: int, batch: int, optimizer: OptimizerFactory, die_at: int = -1) -> None:
-        self.model, self.steps, self.batch, self.optimizer, self.die_at = model, steps, batch, optimizer, die_at
-
-    def setup(self) -> None:
-        from genfw.training.updater import Updater
-
-        self.updater = Updater([self.model.energies], self.optimizer, self.run, self.steps)
-        self.register("updater", self.updater)
-
-    def step(self, batch, step):
-        if step == self.die_at and self.run.fabric.global_rank == 1:
-            raise RuntimeError("the second process gives up")
-        loss = (self.model.data_energy(batch.x) - batch.x.square().sum(1)).square().mean()
-        return {"loss": loss.detach(), "gradient": self.updater.update(loss, step)}
-
-
-from genfw.models.model import Model  # noqa: E402
-'''
-
-RECIPE = """
-genfw: 1
-name: fit
-plugins: [./fit.py]
-data: {use: gaussian-grid}
-prior: {use: standard-normal, dim: 2}
-decoder: {use: mlp, hidden: [4]}
-energy: {use: mlp, on: data, hidden: [16]}
-train: [{use: fit, steps: 12, batch: 16, optimizer: {use: adam, lr: 1e-2}}]
-engine: {accelerator: cpu, log_every: 4, checkpoint_every: 5}
-"""
-
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fit")
-    (folder / "fit.py").write_text(PLUGIN)
-    (folder / "fit.yaml").write_text(RECIPE)
+    stage = "steps: 12, optimizer: {use: adam, lr: 1e-2}"
+    path = write(folder, stage, "engine: {accelerator: cpu, log_every: 4, checkpoint_every: 5}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "_conclude", lambda *_: [])
         patch.setenv("OMP_NUM_THREADS", "1")
-        yield folder / "fit.yaml"
+        yield path
 
 
 @pytest.fixture(scope="module")

@@ -10,23 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from fit_plugin import write
 from genfw.engine.launching import free_port
 from genfw.runs.directory import RunDirectory
 from run_toys import assert_same
 
 pytestmark = pytest.mark.slow
 
-PLUGIN = '''
-"""A stage that tells its process's number, and what files under the run its process writes."""
+#: Tells the number of its process, and what files under the run it writes.
+WATCH = """
 
 import atexit
 import os
 import pathlib
 import sys
-
-from genfw.plugins.component import Component
-from genfw.plugins.hookspecs import hookimpl
-from genfw.interfaces import OptimizerFactory, Stage
 
 NOTES, RUN = pathlib.Path(os.environ["TEST_NOTES"]), os.environ["TEST_RUN"] + "/"
 RANK = os.environ.get("RANK", "0")
@@ -44,47 +41,6 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 atexit.register(lambda: (NOTES / f"written-{RANK}").write_text("\\n".join(sorted(written))))
 (NOTES / f"pid-{RANK}").write_text(str(os.getpid()))
-
-
-@hookimpl
-def genfw_components():
-    return [Component("stage", "fit", f"{__name__}:Fit", "least squares of an energy, with noise")]
-
-
-class Fit(Stage):
-    """Fit the energy to the squared length of its points."""
-
-    def __init__(self, model: "Model", steps: int, batch: int, optimizer: OptimizerFactory) -> None:
-        self.model, self.steps, self.batch, self.optimizer = model, steps, batch, optimizer
-
-    def setup(self) -> None:
-        from genfw.training.updater import Updater
-
-        self.updater = Updater([self.model.energies], self.optimizer, self.run, self.steps)
-        self.register("updater", self.updater)
-
-    def step(self, batch, step):
-        import torch
-
-        noise = torch.randn(len(batch.x), generator=self.run.generator)
-        loss = (self.model.data_energy(batch.x) - batch.x.square().sum(1) + noise).square().mean()
-        return {"loss": loss.detach(), "gradient": self.updater.update(loss, step)}
-
-
-from genfw.models.model import Model  # noqa: E402
-'''
-
-RECIPE = """
-genfw: 1
-name: fit
-plugins: [./fit.py]
-data: {use: gaussian-grid}
-prior: {use: standard-normal, dim: 2}
-decoder: {use: mlp, hidden: [4]}
-energy: {use: mlp, on: data, hidden: [16]}
-train: [{use: fit, steps: 2000, batch: 16, optimizer: {use: adam, lr: 1e-3}}]
-sample: {count: 4}
-engine: {accelerator: cpu, threads: 1, log_every: 50, checkpoint_every: 50}
 """
 
 
@@ -136,8 +92,9 @@ def states(run):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("torchrun")
-    (path / "fit.py").write_text(PLUGIN)
-    (path / "fit.yaml").write_text(RECIPE)
+    engine = "engine: {accelerator: cpu, threads: 1, log_every: 50, checkpoint_every: 50}"
+    stage = "steps: 1000, noise: 1.0, optimizer: {use: adam, lr: 1e-3}"
+    write(path, stage, f"sample: {{count: 4}}\n{engine}\n", WATCH)
     return path
 
 
@@ -153,7 +110,7 @@ def whole(folder):
 def test_two_nodes_make_one_run_and_the_second_writes_only_what_is_its_own(whole):
     first, second = states(whole.run)
     assert_same(first["model"], second["model"])
-    assert len(whole.run.read_metrics()) == 2000 // 50
+    assert len(whole.run.read_metrics()) == 1000 // 50
     written = (whole.notes / "written-1").read_text().split("\n")
     names = {Path(path).name.lstrip(".").partition(".")[0] for path in written}
     assert names == {"rank1"}, written
