@@ -11,6 +11,7 @@ import torch
 from lightning_fabric import Fabric
 
 from genfw import randomness
+from genfw.engine.background import Background
 from genfw.engine.interrupts import Interrupts
 from genfw.engine.observers import Observers
 from genfw.engine.recovery import Clock, StageProgress, set_up_stage
@@ -56,6 +57,7 @@ class Training:
         self.composition, self.fabric, self.run_dir = composition, fabric, run_dir
         self.observers, self.interrupts = observers, interrupts
         self.settings, self.clock = composition.engine, Clock()
+        self.background = Background(fabric.world_size)
         self.model = composition.model.to(fabric.device)
         if self.settings.precision == "64-true":
             self.model.double()
@@ -72,8 +74,9 @@ class Training:
         """
         if self.composition.data is None and self.composition.stages:
             raise ContractError("this recipe trains without data; give it a data: section")
-        for stage_index in range(0 if start is None else start.stage, len(self.composition.stages)):
-            self.run_stage(stage_index, start if start is not None and start.stage == stage_index else None)
+        with self.background.settled():
+            for stage_index in range(0 if start is None else start.stage, len(self.composition.stages)):
+                self.run_stage(stage_index, start if start is not None and start.stage == stage_index else None)
         self.model.eval()
 
     def run_stage(self, stage_index: int, start: Checkpoint | None = None) -> None:
@@ -91,7 +94,16 @@ class Training:
         stage = set_up_stage(composition, fabric, stage_index, rows)
         name = composition.stages[stage_index][0]
         progress = StageProgress(
-            composition, fabric, self.run_dir, self.observers, self.clock, stage_index, name, stage, rows
+            composition,
+            fabric,
+            self.run_dir,
+            self.observers,
+            self.clock,
+            stage_index,
+            name,
+            stage,
+            rows,
+            self.background,
         )
         loader = Loader(
             split,
@@ -156,6 +168,7 @@ class Training:
             if stop and not last:
                 if not saves:
                     progress.save(scheduled=False)
+                self.background.settle()
                 raise KeyboardInterrupt
             if last:  # by its time, before its last step
                 break

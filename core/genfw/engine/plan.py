@@ -222,6 +222,7 @@ def _time_stage(training: Training, index: int, name: str, stage: Stage, seconds
         stage.finish()
     finally:
         del stage.step
+    training.background.settle()
     first = min(_WARM_UP, len(starts) - 2)
     count = len(starts) - 1 - first
     state = {"model": training.model.state_dict(), "stage": stage.state_dict()}

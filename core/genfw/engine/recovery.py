@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 import attrs
 import torch
 from lightning_fabric import Fabric
 
 from genfw import randomness
+from genfw.engine.background import Background
 from genfw.engine.devices import usable_cores
 from genfw.engine.observers import Observers
 from genfw.errors import RunError
@@ -97,6 +100,7 @@ class StageProgress:
         name: Its name.
         stage: The stage, set up.
         rows: Rows of the training split.
+        background: Writes the checkpoints.
         step: Completed steps.
         began: The clock's seconds at the stage's beginning.
     """
@@ -110,6 +114,7 @@ class StageProgress:
     name: str
     stage: Stage
     rows: int
+    background: Background
     step: int = 0
     began: float = 0.0
     monitor: Monitor = attrs.field(init=False)
@@ -160,7 +165,9 @@ class StageProgress:
     def save(
         self, *, healthy: bool | None = None, scheduled: bool = True, final: bool = False, returned: bool = False
     ) -> None:
-        """Write a checkpoint, together with all processes.
+        """Copy the state, and have it written as a checkpoint, together with all processes.
+
+        There is one copy at a time: this waits until the checkpoint before is written.
 
         Arguments:
             healthy: See :class:`Checkpoint`.
@@ -168,8 +175,8 @@ class StageProgress:
             final: See :class:`Checkpoint`.
             returned: Whether a rollback has restored this state.
         """
-        checkpoints = self.run_dir.checkpoints
-        checkpoint = checkpoints.save(
+        self.background.settle()
+        write = self.run_dir.checkpoints.prepare(
             self.state(),
             stage=self.stage_index,
             step=self.step,
@@ -186,16 +193,28 @@ class StageProgress:
             },
             rank=self.fabric.global_rank,
             world=self.fabric.world_size,
-            barrier=self.fabric.barrier,
+            barrier=self.background.barrier,
         )
-        if checkpoint is not None:
-            if final:
-                checkpoints.mark(checkpoint, final=True)
-            checkpoints.prune(self.composition.engine.keep)
+        self.background.do(partial(self._write, write, final), self._tell)
+        if self.fabric.global_rank == 0:
             self.write_status()
-            self.observers.event("checkpoint", checkpoint.name)
-            if failure := try_push(self.run_dir.mirror):
-                self.event("warning", failure)
+
+    def _write(self, write: Callable[[], Checkpoint | None], final: bool) -> tuple[str, str]:
+        """In the background: write a checkpoint; returns its name, and why it was not copied to the run's mirror."""
+        checkpoint = write()
+        if checkpoint is None:
+            return "", ""
+        if final:
+            self.run_dir.checkpoints.mark(checkpoint, final=True)
+        self.run_dir.checkpoints.prune(self.composition.engine.keep)
+        return checkpoint.name, try_push(self.run_dir.mirror)
+
+    def _tell(self, written: tuple[str, str]) -> None:
+        name, failure = written
+        if name:
+            self.observers.event("checkpoint", name)
+        if failure:
+            self.event("warning", failure)
 
     def restore(self, checkpoint: Checkpoint, *, reject: bool = False) -> None:
         """Restore the state of a checkpoint.
@@ -276,14 +295,18 @@ class StageProgress:
         self.event("stop", f"{reason}; the stage ends with its healthy state of step {self.step} instead of {step}")
 
     def judge_checkpoints(self, healthy: bool) -> None:
-        """Mark the stage's checkpoints before the last logged row as healthy or not."""
+        """In the background: mark the stage's checkpoints before the last logged row as healthy or not."""
+        self.background.do(partial(self._judge, self.step, healthy))
+
+    def _judge(self, step: int, healthy: bool) -> None:
         for checkpoint in self.run_dir.checkpoints.all():
-            waiting = checkpoint.healthy is None and checkpoint.scheduled and checkpoint.step < self.step
+            waiting = checkpoint.healthy is None and checkpoint.scheduled and checkpoint.step < step
             if checkpoint.stage == self.stage_index and waiting:
                 self.run_dir.checkpoints.mark(checkpoint, healthy=healthy)
 
     def _healthy(self, *, further: bool = True) -> Checkpoint:
         """The newest healthy checkpoint of this stage; ``further`` than one that a rollback has returned to before."""
+        self.background.settle()
         found: Checkpoint | None = None
         if self.fabric.global_rank == 0:
             able = [

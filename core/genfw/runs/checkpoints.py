@@ -196,7 +196,11 @@ class Checkpoints:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def save(
+    def save(self, state: StateTree, **facts: Any) -> Checkpoint | None:
+        """Write a checkpoint at once; see :meth:`prepare`."""
+        return self.prepare(state, **facts)()
+
+    def prepare(
         self,
         state: StateTree,
         *,
@@ -209,8 +213,8 @@ class Checkpoints:
         rank: int = 0,
         world: int = 1,
         barrier: Callable[[], object] = lambda: None,
-    ) -> Checkpoint | None:
-        """Write a checkpoint; every process calls this with its own state.
+    ) -> Callable[[], Checkpoint | None]:
+        """Copy the state of a checkpoint to host memory; every process calls this with its own state.
 
         Arguments:
             state: State of this process.
@@ -225,7 +229,8 @@ class Checkpoints:
             barrier: Waits for all processes.
 
         Returns:
-            The checkpoint, on the first process; ``None`` on the others.
+            What writes it, in this thread or another one, and returns the checkpoint, on the first process; ``None`` on
+            the others.
 
         Raises:
             ContractError: The state holds something that can't be saved.
@@ -233,39 +238,42 @@ class Checkpoints:
         name = f"stage{stage}-step{step:06d}" + (f"-r{rollbacks}" if rollbacks else "")
         part, path = self.folder / f".tmp-{name}", self.folder / name
         structure, tensors = split_tree(state)
-        if rank == 0:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-        barrier()
-        save_tensors(part / f"{_stem(rank)}.safetensors", tensors)
-        write_atomically(part / f"{_stem(rank)}.json", json.dumps(structure))
-        barrier()
-        if rank:
+
+        def write() -> Checkpoint | None:
+            if rank == 0:
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir(parents=True)
             barrier()
-            return None
-        before = self.all()
-        sequence = before[-1].sequence + 1 if before else 0
-        meta: dict[str, Any] = {
-            "format": _FORMAT,
-            "stage": stage,
-            "step": step,
-            "rollbacks": rollbacks,
-            "sequence": sequence,
-            "scheduled": scheduled,
-            "healthy": healthy,
-            "world": world,
-            "info": dict(info or {}),
-            "files": {file.name: hash_file(file) for file in sorted(part.iterdir())},
-            "recipe": None if self.recipe is None else hash_file(self.recipe),
-        }
-        meta["digest"] = _digest(meta)
-        write_atomically(part / _META, json.dumps(meta, indent=1))
-        if path.exists():  # damaged, or written at an interrupt and not resumed from
-            self._remove(path)
-        os.replace(part, path)
-        sync_folder(self.folder)
-        barrier()
-        return self._read(path, {})
+            save_tensors(part / f"{_stem(rank)}.safetensors", tensors)
+            write_atomically(part / f"{_stem(rank)}.json", json.dumps(structure))
+            barrier()
+            if rank:
+                barrier()
+                return None
+            before = self.all()
+            meta: dict[str, Any] = {
+                "format": _FORMAT,
+                "stage": stage,
+                "step": step,
+                "rollbacks": rollbacks,
+                "sequence": before[-1].sequence + 1 if before else 0,
+                "scheduled": scheduled,
+                "healthy": healthy,
+                "world": world,
+                "info": dict(info or {}),
+                "files": {file.name: hash_file(file) for file in sorted(part.iterdir())},
+                "recipe": None if self.recipe is None else hash_file(self.recipe),
+            }
+            meta["digest"] = _digest(meta)
+            write_atomically(part / _META, json.dumps(meta, indent=1))
+            if path.exists():  # damaged, or written at an interrupt and not resumed from
+                self._remove(path)
+            os.replace(part, path)
+            sync_folder(self.folder)
+            barrier()
+            return self._read(path, {})
+
+        return write
 
     def mark(self, checkpoint: Checkpoint, *, healthy: bool | None = None, final: bool | None = None) -> None:
         """Record in ``index.json`` what became known about a checkpoint after it was written."""
