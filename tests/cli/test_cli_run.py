@@ -216,13 +216,28 @@ def test_a_run_that_lacks_numbers_says_so_everywhere(call, tiny):
     assert "sample-grid\tfailed\t'sample:' gives" in said.out
     assert "1 of 1 results could not be measured: sample-grid" in said.err
     assert "no samples were drawn" in said.err
-    ((_, state, _, numbers),) = call("runs").rows
+    ((_, state, _, headline, numbers),) = call("runs").rows
     assert "finished, 1 failed, no samples were drawn" in state
-    assert numbers == "sample-grid failed"
+    assert (headline, numbers) == ("", "sample-grid failed")
     assert call("resume", "runs/a").code == 6
     page = (Path("runs/a") / "report.html").read_text()
     assert "Something is missing" in page
     assert "failed</span>" in page
+
+
+def test_a_run_is_listed_with_its_headline(call, done):
+    def told(**values):
+        records = [{"name": name.replace("_", "-"), **record} for name, record in values.items()]
+        Path(done["run"], "evaluation.json").write_text(json.dumps({"results": records}))
+        return call("runs").rows[0][3:]
+
+    grid, mse = {"value": None}, {"value": 0.25, "doubt": "few rows"}
+    assert told(sample_grid=grid, mse=mse, auroc={"value": 0.5}) == ["mse 0.25 ?", "auroc 0.5"]
+    fid = {"value": 66.74}
+    assert told(sample_grid=grid, mse=mse, fid=fid, auroc={"value": 0.5}) == ["fid 66.74", "mse 0.25 ?, auroc 0.5"]
+    papers = {"value": -0.8, "paper": -0.7}
+    assert told(fid=fid, score=papers, ood={"failed": True}) == ["score -0.8", "fid 66.74, ood failed"]
+    assert told(mse=mse, fid={"value": "much"}, auroc={"value": 1}) == ["mse 0.25 ?", "auroc 1"]
 
 
 def test_a_smoke_run_is_marked(call, tiny):

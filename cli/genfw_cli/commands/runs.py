@@ -11,12 +11,15 @@ from genfw_cli.output import Alarm, number, show_json, table
 if TYPE_CHECKING:
     from genfw.runs.directory import RunRecord
 
-#: Most numbers in a line, in the recipe's order.
-_NUMBERS = 3
+#: Most numbers beside the headline, in the recipe's order.
+_NUMBERS = 2
 
 
 def command(root: Root = Path("runs"), as_json: Json = False) -> None:
-    """List the runs with their progress and numbers."""
+    """List the runs with their progress and numbers.
+
+    The headline is a number that the paper has too, else the FID, else the first one.
+    """
     from genfw.runs.directory import list_runs
 
     found = list_runs(root)
@@ -24,13 +27,14 @@ def command(root: Root = Path("runs"), as_json: Json = False) -> None:
         show_json(found)
         return
     table(
-        ["run", "status", "at", "numbers"],
+        ["run", "status", "at", "headline", "other numbers"],
         [
             (
                 _short(run.path, root),
                 _state(run),
                 f"{run.stage} {run.step}" if run.stage else "",
-                _numbers(run),
+                _numbers(run, [run.headline] if run.headline else []),
+                _numbers(run, [name for name in run.numbers if name != run.headline]),
             )
             for run in found
         ],
@@ -45,11 +49,12 @@ def _state(run: RunRecord) -> str:
     return Alarm(", ".join(said)) if count or run.problems or run.status == "failed" else ", ".join(said)
 
 
-def _numbers(run: RunRecord) -> str:
-    """The first numbers; those that a reader should not rely on have a question mark."""
+def _numbers(run: RunRecord, names: list[str]) -> str:
+    """The first of some numbers, without pictures; a question mark is behind those a reader should not rely on."""
+    taken = [name for name in names if name in run.failed or run.numbers[name] is not None]
     return ", ".join(
-        f"{name} {'failed' if name in run.failed else number(value)}{' ?' if name in run.doubtful else ''}"
-        for name, value in list(run.numbers.items())[:_NUMBERS]
+        f"{name} {'failed' if name in run.failed else number(run.numbers[name])}{' ?' if name in run.doubtful else ''}"
+        for name in taken[:_NUMBERS]
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from tqdm import tqdm
 
 from genfw.engine.devices import make_fabric, own_device, release, tuned
 from genfw.engine.interrupts import Interrupts
@@ -68,7 +69,7 @@ class Fit:
 def fit(
     model: Model,
     data: Any,
-    stages: Sequence[Stage],
+    stages: Sequence[Stage | Mapping[str, Any]],
     *,
     callbacks: Sequence[Tracker | Callable[[Mapping[str, Any]], object]] = (),
     seed: int = 0,
@@ -86,7 +87,8 @@ def fit(
     Arguments:
         model: The model; it is trained in place.
         data: See :func:`genfw.training.given.as_data`.
-        stages: What to do, in turn, such as ``[ELBO(model=model, steps=500, batch=64, optimizer=Adam(lr=1e-3))]``.
+        stages: What to do, in turn: blocks as in a recipe's ``train:`` section, such as ``{"use": "elbo", "steps": 500,
+            "batch": 64, "optimizer": {"use": "adam", "lr": 1e-3}}``, or stages made in Python.
         callbacks: Trackers, or functions that are called with each logged row.
         seed: Source of all randomness.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -100,6 +102,7 @@ def fit(
 
     Raises:
         ContractError: There is no stage, or a stage trains another model.
+        RecipeError: A block has faults.
         DivergenceError: The health monitor stopped the training.
     """
     if not stages:
@@ -107,12 +110,17 @@ def fit(
     for stage in stages:
         if getattr(stage, "model", model) is not model:
             raise ContractError(f"{type(stage).__name__} trains another model than the one given to fit")
-    steps = sum(stage.steps for stage in stages)
-    settings = {"accelerator": device, "log_every": min(50, max(1, steps // 200)), **(engine or {})}
-    recipe = {"genfw": 1, "name": "fit", "seed": seed, "engine": settings, "health": dict(health or {})}
-    composition = compose(recipe, registry, data=data, device=str(own_device(device)))
-    composition.model = model
-    composition.stages = [(type(stage).__name__.lower(), stage) for stage in stages]
+    blocks = [dict(stage) for stage in stages if isinstance(stage, Mapping)]
+    recipe = {"genfw": 1, "name": "fit", "seed": seed, "train": blocks, "health": dict(health or {})}
+    recipe["engine"] = {"accelerator": device, **(engine or {})}
+    composition = compose(recipe, registry, data=data, model=model, device=str(own_device(device)))
+    built = iter(composition.stages)
+    composition.stages = [
+        (type(stage).__name__.lower(), stage) if isinstance(stage, Stage) else next(built) for stage in stages
+    ]
+    steps = sum(stage.steps for _, stage in composition.stages)
+    if "log_every" not in (engine or {}):
+        composition.engine = attrs.evolve(composition.engine, log_every=min(50, max(1, steps // 200)))
     record = _Record()
     trackers = [each if isinstance(each, Tracker) else _Callback(each) for each in callbacks]
     bar = [_Bar(steps)] if progress else []
@@ -159,7 +167,10 @@ class _Bar(Tracker):
     """One bar for all stages, in a notebook as in a terminal."""
 
     def __init__(self, steps: int) -> None:
-        self.bar = tqdm(total=steps, file=sys.stderr, unit="step", leave=True)
+        # The widget needs a kernel and ipywidgets; elsewhere, also in a notebook without them, the bar is text.
+        notebook = "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
+        bar = importlib.import_module("tqdm.notebook" if notebook else "tqdm").tqdm
+        self.bar = bar(total=steps, unit="step", leave=True, **({} if notebook else {"file": sys.stderr}))
         self.before = self.stage = 0
 
     def log(self, row: Mapping[str, Any]) -> None:

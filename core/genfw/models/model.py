@@ -55,19 +55,23 @@ class Model(nn.Module):
         self.amortizer = amortizer
         self._data_shape: Size | None = None if data_shape is None else tuple(data_shape)
 
+    @property
+    def roles(self) -> dict[str, nn.Module]:
+        """The parts by the names that recipes have for them: ``prior``, ``decoder``, ``energy.0``, ..."""
+        parts: dict[str, nn.Module | None] = {"prior": self.prior, "decoder": self.decoder, "encoder": self.encoder}
+        parts |= {f"energy.{index}": energy for index, energy in enumerate(self.energies)}
+        parts["amortizer"] = self.amortizer
+        return {role: part for role, part in parts.items() if part is not None}
+
     # -- what it shows of itself --------------------------------------------------------------------------------------
 
     def _facts(self) -> dict[str, str]:
-        parts: dict[str, nn.Module | None] = {"prior": self.prior, "decoder": self.decoder, "encoder": self.encoder}
-        many = len(self.energies) > 1
-        parts |= {f"energy {index + 1}" if many else "energy": part for index, part in enumerate(self.energies)}
-        parts["amortizer"] = self.amortizer
         facts = {}
-        for role, part in parts.items():
-            if part is not None:
-                count = sum(parameter.numel() for parameter in part.parameters())
-                where = f" on {part.on}" if isinstance(part, Energy) else ""
-                facts[role] = f"{type(part).__name__.lstrip('_')}{where}" + (f", {count:,} weights" if count else "")
+        for role, part in self.roles.items():
+            label = "energy" if role == "energy.0" and len(self.energies) == 1 else role
+            count = sum(parameter.numel() for parameter in part.parameters())
+            where = f" on {part.on}" if isinstance(part, Energy) else ""
+            facts[label] = f"{type(part).__name__.lstrip('_')}{where}" + (f", {count:,} weights" if count else "")
         return facts
 
     def __repr__(self) -> str:

@@ -112,30 +112,34 @@ class Resolved:
         return result
 
 
-def check(recipe: Recipe, registry: Registry, *, smoke: bool = False) -> Resolved:
+def check(recipe: Recipe, registry: Registry, *, smoke: bool = False, held: Iterable[str] = ()) -> Resolved:
     """Bind every block of a recipe. Imports the classes it uses; builds nothing.
 
     Arguments:
         recipe: The recipe.
         registry: Registry of the components.
         smoke: Apply the caps that classes declare for smoke runs.
+        held: Roles that a model made in Python has in place of the recipe.
 
     Raises:
         RecipeError: With every fault, including those of reading.
         PluginError: The recipe has no fault, but some of its components can't be loaded.
     """
-    resolved, faults = bind(recipe, registry, smoke=smoke)
+    resolved, faults = bind(recipe, registry, smoke=smoke, held=held)
     raise_faults(faults)
     return resolved
 
 
-def bind(recipe: Recipe, registry: Registry, *, smoke: bool = False) -> tuple[Resolved, FaultList]:
+def bind(
+    recipe: Recipe, registry: Registry, *, smoke: bool = False, held: Iterable[str] = ()
+) -> tuple[Resolved, FaultList]:
     """:func:`check` without its exception: what could be bound, and the faults of the rest.
 
     Arguments:
         recipe: The recipe.
         registry: Registry of the components.
         smoke: Apply the caps that classes declare for smoke runs.
+        held: See :func:`check`.
     """
     faults = FaultList(recipe.faults)
     smoke = smoke or recipe.smoke
@@ -143,10 +147,10 @@ def bind(recipe: Recipe, registry: Registry, *, smoke: bool = False) -> tuple[Re
     pinned = {key: entry["provider"] for key, entry in recorded.items() if entry.get("provider")}
     binder = Binder(registry, faults, smoke=smoke, pinned=pinned, written_paths=recipe.resolved)
     _check_requirements(recipe, faults)
-    sections = _Sections(recipe, binder)
+    sections = _Sections(recipe, binder, held)
     parts = sections.bind()
     notes = (*recipe.notes, *_drift(parts.values(), recorded))
-    unbound = {role: kind for role, kind in sections.kinds.items() if role not in parts}
+    unbound = {role: kind for role, kind in sections.kinds.items() if role not in (*parts, *held)}
     return Resolved(recipe, parts, smoke, registry, notes, unbound), faults
 
 
@@ -168,11 +172,13 @@ def raise_faults(faults: FaultList) -> None:
 class _Sections:
     """Binds the sections in the order of building, so that each knows the parts before it."""
 
-    def __init__(self, recipe: Recipe, binder: Binder) -> None:
+    def __init__(self, recipe: Recipe, binder: Binder, held: Iterable[str]) -> None:
         self.recipe, self.binder = recipe, binder
         self.parts: dict[str, BoundValue] = {}
         self.nodes = {section: node for section in ROLES if (node := _present(recipe, section)) is not None}
-        self.kinds = {role: ROLES[role.partition(".")[0]] for section in self.nodes for role in self._roles(section)}
+        roles = [*held, *(role for section in self.nodes for role in self._roles(section))]
+        self.kinds = {role: ROLES[role.partition(".")[0]] for role in roles}
+        self.present = {role.partition(".")[0] for role in roles}
 
     def _roles(self, section: str) -> list[str]:
         node = self.nodes[section]
@@ -212,15 +218,15 @@ class _Sections:
         order = list(ROLES)
         passed = order if section is None else order[: order.index(section)]
         names = set(_ALWAYS)
-        if "data" in self.nodes and "data" in passed:
+        if "data" in self.present and "data" in passed:
             names.add("data_shape")
-        if "prior" in self.nodes and "prior" in passed:
+        if "prior" in self.present and "prior" in passed:
             names.add("latent_layout")
             if "decoder" in passed:
                 names.add("noise_layout")
         if section is None:
             names.add("model")
-            if "decoder" in self.nodes:
+            if "decoder" in self.present:
                 names.add("data_shape")
         return frozenset(names)
 

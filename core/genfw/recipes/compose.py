@@ -86,6 +86,7 @@ def compose(
     registry: Registry | None = None,
     *,
     data: Any = None,
+    model: Model | None = None,
     device: str | torch.device = "cpu",
     smoke: bool = False,
 ) -> Composition:
@@ -96,16 +97,21 @@ def compose(
             sections.
         registry: Registry of the components; by default the installed plugins and the recipe's local ones.
         data: Data in place of the recipe's own; see :func:`genfw.training.given.as_data` for what it may be.
+        model: A model composed by hand, for a recipe that names no part of one.
         device: Device of the model.
         smoke: Apply the caps that classes declare for smoke runs, and use synthetic data where the data set is absent.
 
     Raises:
+        ContractError: Both the recipe and ``model`` have parts of a model.
         RecipeError: With every fault.
         PluginError: A component can't be loaded.
     """
     given = None if data is None else as_data(data)
-    resolved = _resolve(recipe, registry, smoke, given)
-    return Builder(resolved, torch.device(device), given if isinstance(given, Dataset) else None).compose()
+    resolved = _resolve(recipe, registry, smoke, given, () if model is None else tuple(model.roles))
+    parts = [section for section in ROLES if section != "data" and resolved.recipe.root.child(section) is not None]
+    if model is not None and parts:
+        raise ContractError(f"a model is given, and the recipe has parts of another: {', '.join(parts)}")
+    return Builder(resolved, torch.device(device), given if isinstance(given, Dataset) else None, model).compose()
 
 
 def _resolve(
@@ -113,12 +119,13 @@ def _resolve(
     registry: Registry | None,
     smoke: bool,
     data: Dataset | Mapping[str, Any] | None,
+    held: tuple[str, ...],
 ) -> Resolved:
     if isinstance(recipe, Resolved):
-        if registry is None and data is None and (recipe.smoke or not smoke):
+        if registry is None and data is None and not held and (recipe.smoke or not smoke):
             return recipe
         read = with_data(recipe.recipe, data)
-        return check(read, registry or recipe.registry, smoke=smoke or recipe.smoke)
+        return check(read, registry or recipe.registry, smoke=smoke or recipe.smoke, held=held)
     if isinstance(recipe, Path) or (isinstance(recipe, str) and "\n" not in recipe):
         recipe, registry = open_recipe(recipe, registry=registry)
     if isinstance(recipe, Mapping):
@@ -126,7 +133,7 @@ def _resolve(
     if isinstance(recipe, str):
         search = registry.recipe_dirs() if registry is not None else _registry(()).recipe_dirs()
         recipe = parse_recipe(recipe, search=search, strict=False)
-    return check(with_data(recipe, data), registry or _registry(recipe.plugins), smoke=smoke)
+    return check(with_data(recipe, data), registry or _registry(recipe.plugins), smoke=smoke, held=held)
 
 
 def with_data(recipe: Recipe, data: Dataset | Mapping[str, Any] | None) -> Recipe:
@@ -162,15 +169,20 @@ class Builder:
         resolved: The recipe, bound.
         device: Device of the model.
         given: The data set, where it was given in Python.
+        model: The model, likewise; its parts take the recipe's roles.
     """
 
-    def __init__(self, resolved: Resolved, device: torch.device, given: Dataset | None = None) -> None:
-        self.resolved, self.device, self.given = resolved, device, given
+    def __init__(
+        self, resolved: Resolved, device: torch.device, given: Dataset | None = None, model: Model | None = None
+    ) -> None:
+        self.resolved, self.device, self.given, self.model = resolved, device, given, model
         self.seed = resolved.recipe.seed
         self.faults = FaultList()
-        self.roles: dict[str, Any] = {}
+        self.roles: dict[str, Any] = {} if model is None else dict(model.roles)
         self.supplies: dict[str, Any] = {"device": device}
         self.part = ""
+        for role in self.roles:
+            self.see_role(role, resolved.recipe.root.mark)
 
     def compose(self) -> Composition:
         """All objects.
@@ -272,15 +284,15 @@ class Builder:
         mark = self.resolved.recipe.root.mark
         model = None
         with self._guard("the model", mark):
-            model = Model(
+            model = self.model or Model(
                 prior=self.roles.get("prior"),
                 decoder=self.roles.get("decoder"),
                 encoder=self.roles.get("encoder"),
                 energy=energies,
                 amortizer=self.roles.get("amortizer"),
                 data_shape=self.supplies.get("data_shape"),
-            ).to(self.device)
-            self.supplies["model"] = model
+            )
+            self.supplies["model"] = model.to(self.device)
             self._supply_noise_layout()
             if model.decoder is not None:
                 self.supplies.setdefault("data_shape", model.data_shape)

@@ -6,7 +6,6 @@ comes from, from which its report is written. Nothing here imports torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import yaml
 
 from genfw.errors import RunError, did_you_mean
 from genfw.runs.directory import RunDirectory, find_run
-from genfw.runs.files import read_mapping, write_atomically
+from genfw.runs.files import read_mapping, real, write_atomically
 
 #: Licence of weights where their author names none.
 LICENCE = "Apache-2.0"
@@ -106,16 +105,16 @@ def read_card(path: Path) -> Card:
 
 
 def _number(record: Any) -> CardNumber | None:
-    if not isinstance(record, Mapping) or (value := _real(record.get("value"))) is None:
+    if not isinstance(record, Mapping) or (value := real(record.get("value"))) is None:
         return None
     protocol = record.get("protocol")
     return CardNumber(
         name=str(record.get("name", "")),
         value=value,
-        error=_real(record.get("error")),
+        error=real(record.get("error")),
         unit=str(record.get("unit") or ""),
         better=str(record.get("better") or ""),
-        paper=_real(record.get("paper")),
+        paper=real(record.get("paper")),
         protocol={str(key): item for key, item in protocol.items()} if isinstance(protocol, Mapping) else {},
     )
 
@@ -124,11 +123,6 @@ def read_numbers(records: Any) -> tuple[CardNumber, ...]:
     """The records of an evaluation, or of a card, that have a number."""
     found = map(_number, records if isinstance(records, Sequence) and not isinstance(records, str) else ())
     return tuple(number for number in found if number is not None)
-
-
-def _real(value: Any) -> float | None:
-    real = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if real else None
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -141,8 +135,8 @@ def _sizes(value: Any) -> tuple[int, ...]:
 
 _READERS: Mapping[str, Any] = {
     **dict.fromkeys(("name", "description", "data", "licence", "command", "hardware", "picture"), str),
-    **dict.fromkeys(("parameters", "steps"), lambda value: int(_real(value) or 0)),
-    "minutes": lambda value: _real(value) or 0.0,
+    **dict.fromkeys(("parameters", "steps"), lambda value: int(real(value) or 0)),
+    "minutes": lambda value: real(value) or 0.0,
     "versions": lambda value: {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else {},
     "tags": _words,
     "data_shape": _sizes,

@@ -22,6 +22,7 @@ from genfw.runs.files import (
     read_mapping,
     read_records,
     read_text,
+    real,
     write_atomically,
 )
 from genfw.runs.lock import hold, is_held
@@ -70,7 +71,8 @@ class RunRecord:
         time: Start of the run, from its directory's name.
         updated: Last write of its status, in seconds since 1970.
         reason: Why it failed or stopped.
-        numbers: Headline numbers of ``evaluation.json``: name -> value.
+        numbers: The results of ``evaluation.json``: name -> value, ``None`` for a picture or a failure.
+        headline: Name of the number to show first: one that the paper has too, else the FID, else the first.
         failed: Names of results that could not be measured.
         doubtful: Names of results that a reader should not rely on.
         problems: What else the evaluation lacks.
@@ -86,6 +88,7 @@ class RunRecord:
     updated: float
     reason: str
     numbers: Mapping[str, float | None]
+    headline: str = ""
     failed: tuple[str, ...] = ()
     doubtful: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
@@ -333,8 +336,13 @@ def _evaluated(path: Path) -> dict[str, Any]:
     evaluation = read_mapping(path)
     named = [record for record in read_records(evaluation.get("results")) if isinstance(record.get("name"), str)]
     problems = evaluation.get("problems")
+    numbers = {record["name"]: real(record.get("value")) for record in named}
+    taken = [name for name, value in numbers.items() if value is not None]
+    compared = [record["name"] for record in named if real(record.get("paper")) is not None]
+    first = [name for name in taken if name in compared] + [name for name in taken if name.partition("@")[0] == "fid"]
     return {
-        "numbers": {record["name"]: record.get("value") for record in named},
+        "numbers": numbers,
+        "headline": next(iter([*first, *taken]), ""),
         "failed": tuple(record["name"] for record in named if record.get("failed")),
         "doubtful": tuple(record["name"] for record in named if record.get("doubt")),
         "problems": tuple(str(problem) for problem in problems) if isinstance(problems, list) else (),

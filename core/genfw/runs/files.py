@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -82,6 +83,12 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         part.unlink(missing_ok=True)
     if durable:
         sync_folder(path.parent)
+
+
+def real(value: Any) -> float | None:
+    """A finite number that a file of a run holds; ``None`` for whatever else stands there."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if number else None
 
 
 def is_like(blank: Any, value: Any) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from torch import nn
 
 from genfw.errors import ContractError
 from genfw.interfaces.construction import Constructed
@@ -39,23 +38,17 @@ def describe(model: Model, registry: Registry | None = None, *, name: str = "mod
     recipe: dict[str, Any] = {"genfw": FORMAT, "name": name}
     recipe["data"] = {"use": GIVEN, "shape": list(model.data_shape)}
     for role, part in writer.roles.items():
-        recipe[role] = writer.block(part)
-    if len(model.energies) > 1:
-        recipe["energy"] = [writer.block(energy) for energy in model.energies]
+        if role.startswith("energy."):
+            recipe.setdefault("energy", []).append(writer.block(part))
+        else:
+            recipe[role] = writer.block(part)
     return check(parse_recipe(dump(recipe)), registry).plain()
 
 
 class _Writer:
     def __init__(self, registry: Registry, model: Model) -> None:
         self.components = {component.target: component for component in registry.components}
-        parts = {
-            "prior": model.prior,
-            "decoder": model.decoder,
-            "encoder": model.encoder,
-            "energy": model.energies[0] if len(model.energies) == 1 else None,
-            "amortizer": model.amortizer,
-        }
-        self.roles: dict[str, nn.Module] = {role: part for role, part in parts.items() if part is not None}
+        self.roles = model.roles
 
     def block(self, part: Any) -> dict[str, Any]:
         """A component as a block."""

@@ -109,8 +109,8 @@ def export_run(
     kept = {key: environment[key] for key in _ENVIRONMENT if key in environment}
     write_atomically(folder.environment, without_home(json.dumps(kept, indent=1)))
     card = card_of(run_dir, composition, name=name, licence=licence)
-    picture = next((path for path in PICTURES if (folder.path / path).is_file()), "")
-    attrs.evolve(card, picture=picture).write(folder.card)
+    shown = next((path for path in PICTURES if (folder.path / path).is_file()), "")
+    attrs.evolve(card, picture=shown).write(folder.card)
     return folder.path
 
 

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 import genfw
-from genfw.errors import ContractError, DivergenceError
+from genfw.errors import ContractError, DivergenceError, RecipeError
 from genfw_plugins.basics.decoder import MLPDecoder
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.langevin import Langevin
+from genfw_plugins.mcmc.starts.encoder import EncoderStart
 from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.training.contrastive import Contrastive
 from genfw_plugins.training.elbo import ELBO
@@ -60,6 +61,23 @@ def test_it_trains_as_a_run_does(tmp_path, monkeypatch):
     assert list((tmp_path / "temporary").glob("genfw*")) == []
 
 
+def test_blocks_of_a_recipe_are_stages_too():
+    """A block finds the model and its parts, here the encoder, as in a recipe."""
+    sampler = {"use": "langevin", "step_size": 1e-2, "steps": 2}
+    negatives = {"sampler": sampler, "start": {"use": "encoder"}}
+    blocks = [RECIPE["train"][0], RECIPE["train"][0] | {"use": "contrastive", "negatives": negatives}]
+    recipe = RECIPE | {"energy": {"use": "mlp", "on": "data", "hidden": [4]}, "train": []}
+    first, second, untrained = (genfw.compose(recipe, data=X).model for _ in range(3))
+    genfw.fit(first, X, blocks, progress=False)
+    chain = genfw.Chain(sampler=Langevin(step_size=1e-2, steps=2), start=EncoderStart(encoder=second.encoder))
+    made = Contrastive(model=second, steps=6, batch=4, optimizer=Adam(lr=1e-2), negatives=chain)
+    genfw.fit(second, X, [blocks[0], made], progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    for role in ("decoder", "encoder", "energy.0"):
+        before, after = next(untrained.roles[role].parameters()), next(first.roles[role].parameters())
+        assert (before != after).any(), role
+
+
 def test_stages_follow_each_other_on_a_plain_module(capsys):
     model = vae()
     net = nn.Sequential(nn.Linear(2, 8), nn.SiLU(), nn.Linear(8, 1))
@@ -83,6 +101,10 @@ def test_what_can_not_be_fitted_is_refused():
         genfw.fit(model, X, [])
     with pytest.raises(ContractError, match="trains another model"):
         genfw.fit(model, X, [elbo(vae())])
+    with pytest.raises(RecipeError, match=r"GF203.*ELBO has no parameter 'betta' - did you mean 'beta'\?"):
+        genfw.fit(model, X, [RECIPE["train"][0] | {"betta": 2.0}])
+    with pytest.raises(ContractError, match="parts of another: prior, decoder, encoder"):
+        genfw.compose(RECIPE, data=X, model=model)
 
 
 def test_the_monitor_watches():

@@ -10,6 +10,8 @@ from typing import Any
 
 import attrs
 
+from genfw.runs.files import real
+
 WIDTH, HEIGHT = 340, 180
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 24
 #: Most points of a line, more than its pixels.
@@ -82,10 +84,11 @@ def make_charts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Chart], list[tu
     """
     series: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
-        step = row.get("step")
+        step = real(row.get("step"))
         for name, value in row.items():
-            if name not in _ROW_KEYS and _is_number(value) and _is_number(step):
-                series.setdefault(str(name), []).append((float(step), float(value)))  # type: ignore[arg-type]
+            number = real(value)
+            if name not in _ROW_KEYS and number is not None and step is not None:
+                series.setdefault(str(name), []).append((step, number))
     constant = [
         (name, short(points[0][1])) for name, points in series.items() if len({value for _, value in points}) == 1
     ]
@@ -106,10 +109,11 @@ def make_band_charts(groups: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
     found: dict[str, dict[str, dict[float, list[float]]]] = {}
     for label, runs in groups.items():
         for row in itertools.chain.from_iterable(runs):
+            step = real(row.get("step"))
             for name, value in row.items():
-                if name not in _ROW_KEYS and _is_number(value) and _is_number(row.get("step")):
-                    steps = found.setdefault(name, {}).setdefault(label, {})
-                    steps.setdefault(float(row["step"]), []).append(float(value))
+                number = real(value)
+                if name not in _ROW_KEYS and number is not None and step is not None:
+                    found.setdefault(name, {}).setdefault(label, {}).setdefault(step, []).append(number)
     charts = []
     for name in sorted(found, key=_rank):
         means = {
@@ -122,10 +126,6 @@ def make_band_charts(groups: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
         }
         charts.append(_chart(name, means, spreads))
     return charts
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _rank(name: str) -> tuple[int, str]:

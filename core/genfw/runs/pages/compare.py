@@ -12,7 +12,7 @@ import attrs
 
 from genfw.errors import RunError
 from genfw.runs.directory import RunDirectory
-from genfw.runs.files import read_mapping, read_records
+from genfw.runs.files import read_mapping, read_records, real
 
 #: Protocol keys that do not prevent ranking: a seed is a repetition, and versions change only last digits.
 _RANKED_ACROSS = frozenset(
@@ -208,7 +208,7 @@ def _row(
     across: frozenset[str],
 ) -> Row:
     protocols = [_protocol(record) for _, record in records]
-    values = [_real(record.get("value")) for _, record in records]
+    values = [real(record.get("value")) for _, record in records]
     counted = [index for index, (run, _) in enumerate(records) if values[index] is not None and not runs[run].smoke]
     better = str(records[0][1].get("better") or "")
     keys = list(dict.fromkeys(key for index in counted for key in protocols[index]))
@@ -219,7 +219,7 @@ def _row(
     differing = [key for key in keys if len({str(protocols[index].get(key)) for index in counted}) > 1]
     bars = [key for key in differing if key not in ranked_across]
     groups = _groups(protocols, counted, bars)
-    errors = [_real(record.get("error")) for _, record in records]
+    errors = [real(record.get("error")) for _, record in records]
 
     def alike(one: int, other: int) -> bool:
         noise = 2.0 * math.hypot(errors[one] or 0.0, errors[other] or 0.0)
@@ -331,19 +331,13 @@ def _reason(differences: Sequence[Difference], numbers: Sequence[Number], labels
 def _papers(name: str, papers: Sequence[Mapping[str, Any]]) -> tuple[PaperNumber, ...]:
     found: dict[tuple[str, float], list[int]] = {}
     for run, paper in enumerate(papers):
-        value = _real(_mapping(paper.get("expect")).get(name))
+        value = real(_mapping(paper.get("expect")).get(name))
         if value is None:
             continue
         parts = [str(paper.get("id") or "paper")]
         parts += [f"{key} {paper[key]}" for key in ("section", "table") if paper.get(key)]
         found.setdefault((", ".join(parts), value), []).append(run)
     return tuple(PaperNumber(source, value, tuple(runs)) for (source, value), runs in found.items())
-
-
-def _real(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import attrs
 
 from genfw.runs.directory import RunDirectory, Status
-from genfw.runs.files import read_mapping, read_records, read_text, without_home, write_atomically
+from genfw.runs.files import read_mapping, read_records, read_text, real, without_home, write_atomically
 from genfw.runs.pages.charts import HEIGHT, WIDTH, make_charts
 from genfw.runs.pages.layout import Picture, digits, embed, parts_of, render, words
 
@@ -118,7 +117,7 @@ def _seconds(events: Sequence[Mapping[str, Any]], status: Status) -> float | Non
 
 def _moment(event: Mapping[str, Any]) -> float | None:
     """When it was, in seconds since 1970; anybody may have written the file."""
-    moment = _real(event.get("time"))
+    moment = real(event.get("time"))
     return moment if moment is not None and 0 <= moment < 1e11 else None
 
 
@@ -137,7 +136,7 @@ def _event(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _result(record: Mapping[str, Any]) -> dict[str, Any]:
-    value, error, paper = (_real(record.get(key)) for key in ("value", "error", "paper"))
+    value, error, paper = (real(record.get(key)) for key in ("value", "error", "paper"))
     verdict, good = _verdict(value, error, paper, str(record.get("better", "")))
     protocol = [(str(key), words(item)) for key, item in _mapping(record.get("protocol")).items()]
     settings = record.get("settings")
@@ -157,7 +156,7 @@ def _result(record: Mapping[str, Any]) -> dict[str, Any]:
         "pictured": bool(record.get("figures")),
         "protocol": protocol,
         "settings": json.dumps(settings, indent=1) if isinstance(settings, Mapping) else "",
-        "seconds": _real(record.get("metric_seconds")),
+        "seconds": real(record.get("metric_seconds")),
     }
 
 
@@ -180,12 +179,6 @@ def _headlines(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     taken = [result for result in results if result["value"] is not None]
     compared = [result for result in taken if result["paper"]]
     return (compared or taken)[:4]
-
-
-def _real(value: Any) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 # -- curves -----------------------------------------------------------------------------------------------------------
