@@ -24,7 +24,7 @@ EPILOG = (
     "RECIPE is a path, or the name of a shipped recipe. RUN is a run directory, its name, 'latest', "
     "or a recipe's name for its latest run. "
     "The options above may stand before or after the command. Exit codes: 0 ok, 1 the run failed, 2 usage, 3 recipe, "
-    "4 component or plugin, 5 a check failed, 6 the run lacks numbers (a metric failed), 130 interrupted."
+    "4 component or plugin, 5 a check failed, 6 its numbers failed or are doubtful, 130 interrupted."
 )
 
 

@@ -19,7 +19,7 @@ import attrs
 if TYPE_CHECKING:
     from genfw.evaluation.results import Result
 
-#: Exit code of a run that was carried out, and lacks numbers or samples.
+#: Exit code of a run that was carried out, and whose numbers are not to be relied upon.
 INCOMPLETE = 6
 
 
@@ -187,11 +187,12 @@ def tell_problems(results: Sequence[Result], problems: Sequence[str] = (), *, sm
         smoke: Whether it is of a smoke run.
 
     Returns:
-        The exit code: 6 where a metric failed or anything is missing, else 0.
+        The exit code: 6 where a metric failed, a number is doubtful or anything is missing, else 0. A smoke run's
+        numbers are never doubted: they mean nothing.
     """
     if smoke:
         note("note: this was a smoke run; its numbers mean nothing")
-    doubtful = [result.name for result in results if result.doubt and not result.failed]
+    doubtful = [result.name for result in results if result.doubt and not result.failed and not smoke]
     if doubtful:
         note(f"warning: do not rely on {', '.join(doubtful)}; the table and the report say why")
     failed = [result.name for result in results if result.failed]
@@ -199,4 +200,4 @@ def tell_problems(results: Sequence[Result], problems: Sequence[str] = (), *, sm
         note(f"error: {len(failed)} of {len(results)} results could not be measured: {', '.join(failed)}")
     for problem in problems:
         note(f"error: {problem}")
-    return INCOMPLETE if failed or problems else 0
+    return INCOMPLETE if failed or doubtful or problems else 0

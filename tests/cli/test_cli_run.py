@@ -244,3 +244,29 @@ def test_a_smoke_run_is_marked(call, tiny):
     said = call("run", tiny, "--smoke", "--dir", "runs/a")
     assert (said.code, "its numbers mean nothing" in said.err) == (0, True)
     assert call("runs").rows[0][1] == "finished, smoke"
+
+
+def test_numbers_that_one_must_not_rely_on_show_in_the_exit_code(call, write):
+    recipe = write(
+        "stuck.yaml",
+        """
+        genfw: 1
+        name: stuck
+        data: {use: pinwheel}
+        prior: {use: standard-normal, dim: 3}
+        decoder: {use: mlp, hidden: [4], sigma: 0.2}
+        energy: {use: mlp, on: data, hidden: [4]}
+        train:
+          - use: contrastive
+            steps: 1
+            batch: 4
+            optimizer: {use: adam, lr: 1e-3}
+            negatives: {sampler: {use: langevin, step_size: 1e-3, steps: 1}, start: {use: noise}}
+        sample: {count: 4, sampler: {use: hmc, step_size: 1e5, adapt: false, steps: 2}}
+        evaluate: [{use: chain-diagnostics, chains: 4, steps: 20, show: 0}]
+        """,
+    )
+    said = call("run", recipe, "--dir", "runs/a")
+    assert said.code == 6
+    assert "do not rely on r-hat, ess-bulk, acceptance" in said.err
+    assert call("run", recipe, "--dir", "runs/b", "--smoke").code == 0

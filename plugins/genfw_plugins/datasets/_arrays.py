@@ -16,6 +16,22 @@ from genfw.plugins.validators import at_least, within
 from genfw.randomness import derive_seed
 
 Resize = Literal["pad", "bilinear"]
+_NO_LABELS = "'classes' and 'exclude' need labels, and this data set has none"
+
+
+@attrs.frozen
+class Headers:
+    """What the headers of image files announce.
+
+    Arguments:
+        images: Count of images.
+        size: Their height and width.
+        labels: Count of labels; ``None`` where there are none.
+    """
+
+    images: int
+    size: tuple[int, int]
+    labels: int | None
 
 
 def pixels_to_float(pixels: Tensor, bits: int = 8) -> Tensor:
@@ -82,11 +98,7 @@ def resize_pixels(pixels: Tensor, size: int, how: str, *, chunk: int = 4096) -> 
     if (height, width) == (size, size):
         return pixels
     if how == "pad":
-        if height > size or width > size:
-            raise DataError(
-                f"images of {height}x{width} can't be padded to {size}x{size}; "
-                "set a larger 'size' or 'resize: bilinear'"
-            )
+        check_padding(height, width, size)
         top, left = (size - height) // 2, (size - width) // 2
         return functional.pad(pixels, (left, size - width - left, top, size - height - top))
     resized = [
@@ -94,6 +106,20 @@ def resize_pixels(pixels: Tensor, size: int, how: str, *, chunk: int = 4096) -> 
         for part in pixels.split(chunk)
     ]
     return torch.cat([part.round_().clamp_(0, 255).to(torch.uint8) for part in resized])
+
+
+def check_padding(height: int, width: int, size: int) -> None:
+    """Refuse images that are larger than what they are padded to."""
+    if height > size or width > size:
+        raise DataError(
+            f"images of {height}x{width} can't be padded to {size}x{size}; set a larger 'size' or 'resize: bilinear'"
+        )
+
+
+def check_labels(images: int, labels: int | None) -> None:
+    """Refuse labels that are not as many as the images."""
+    if labels is not None and labels != images:
+        raise DataError(f"{images} images but {labels} labels; the files do not belong together")
 
 
 def keep_rows(
@@ -117,7 +143,7 @@ def keep_rows(
     kept = torch.ones(count, dtype=torch.bool)
     if classes is not None or exclude:
         if labels is None:
-            raise DataError("'classes' and 'exclude' need labels, and this data set has none")
+            raise DataError(_NO_LABELS)
         if classes is not None:
             kept &= torch.isin(labels, torch.tensor(list(classes), dtype=labels.dtype))
         if exclude:
@@ -179,6 +205,22 @@ class PixelDataset(Dataset):
     def read(self, name: str) -> tuple[Tensor, Tensor | None]:
         """Pixels and labels of one of ``files``, as they lie there."""
 
+    def headers(self, name: str) -> Headers | None:
+        """What the headers of a split's files say; ``None`` where that takes reading them, or fetching them."""
+        return None
+
+    def examine(self) -> None:
+        self._check_splits()
+        for name in ("train", "test"):
+            found = self.headers(name)
+            if found is None:
+                continue
+            check_labels(found.images, found.labels)
+            if self.resize == "pad":
+                check_padding(*found.size, self.size)
+            if found.labels is None and (self.classes is not None or self.exclude):
+                raise DataError(_NO_LABELS)
+
     def split(self, name: str) -> Split:
         """See :meth:`genfw.interfaces.Dataset.split`; there are also ``held-out`` and ``held-out-train``."""
         zenati = self.splits == "zenati"
@@ -200,19 +242,21 @@ class PixelDataset(Dataset):
 
     def _read(self, name: str) -> tuple[Tensor, Tensor | None]:
         pixels, labels = self.read(name)
-        if labels is not None and len(labels) != len(pixels):
-            raise DataError(f"{len(pixels)} images but {len(labels)} labels; the files do not belong together")
+        check_labels(len(pixels), None if labels is None else len(labels))
         return pixels, labels
 
     def _pooled(self) -> tuple[Tensor, Tensor]:
         """Training and test files as one set."""
-        if not self.exclude:
-            raise DataError("'splits: zenati' holds classes out; name them with 'exclude'")
+        self._check_splits()
         parts = [self._read(name) for name in ("train", "test")]
         labels = [labels for _, labels in parts if labels is not None]
         if len(labels) < len(parts):
             raise DataError("'splits: zenati' needs labels, and this data set has none")
         return torch.cat([pixels for pixels, _ in parts]), torch.cat(labels)
+
+    def _check_splits(self) -> None:
+        if self.splits == "zenati" and not self.exclude:
+            raise DataError("'splits: zenati' holds classes out; name them with 'exclude'")
 
     def _share(self, rows: Tensor, name: str) -> Tensor:
         """The four fifths of ``rows`` that are ``train``, or the rest, in order."""

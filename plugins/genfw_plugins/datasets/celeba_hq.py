@@ -39,6 +39,9 @@ class CelebAHQ(ImageDataset):
     crop: None = attrs.field(default=None, init=False)
     random_crop: bool = attrs.field(default=False, init=False)
 
+    def examine(self) -> None:
+        self._folder.examine()
+
     def split(self, name: str) -> Split:
         return self._folder.split(name)
 

@@ -11,6 +11,7 @@ import torch
 
 from genfw.errors import AbsentDataError, DataError
 from genfw.interfaces import Split
+from genfw_plugins.datasets._files import absent
 from genfw_plugins.datasets._images import Channels, ImageDataset, ImageSource, open_picture
 
 
@@ -40,6 +41,11 @@ class HuggingFace(ImageDataset):
     train: str = "train"
     test: str = "test"
     channels: Channels = 3
+
+    def examine(self) -> None:
+        # A set on the Hub would have to be fetched.
+        if self.data_dir is not None and not self.data_dir.expanduser().is_dir():
+            raise absent(f"the folder 'data_dir' of {self.path}", [self.data_dir], "Set 'data_dir' to what is there.")
 
     def split(self, name: str) -> Split:
         parts = {"train": self.train, "test": self.test}

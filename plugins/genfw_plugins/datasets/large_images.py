@@ -46,11 +46,17 @@ class CelebA(ImageDataset, FetchedDataset):
         self.crop = [15, 40, 163, 188] if self.crop is None else self.crop
         super().__attrs_post_init__()
 
+    def examine(self) -> None:
+        if self._find(fetch=False) is not None:
+            for name in ("train", "test"):
+                self.split(name)  # which lists the images, and opens none
+
     def split(self, name: str) -> Split:
         """See :meth:`genfw.interfaces.Dataset.split`; there is also ``valid``."""
         if name not in self.partition:
             raise DataError(f"there is no split '{name}'; there are {', '.join(self.partition)}")
         where = self._find()
+        assert where is not None
         source = image_source(where)
         first, last = self.partition[name]
         chosen = [image for image in source.names() if first <= _number(image) <= last]
@@ -61,7 +67,8 @@ class CelebA(ImageDataset, FetchedDataset):
             )
         return self.images(source, chosen, name)
 
-    def _find(self) -> Path:
+    def _find(self, *, fetch: bool = True) -> Path | None:
+        """The images; ``None`` where they would have to be fetched first, and may not be now."""
         places = [place / inner for place in folders(self.root, "celeba") for inner in ("", "celeba")]
         wanted = ("img_align_celeba", "img_align_celeba.zip")
         found = find_file(places, *wanted)
@@ -71,6 +78,8 @@ class CelebA(ImageDataset, FetchedDataset):
             f"and put it in {goal}, or set 'root' to the folder that has it."
         )
         if found is None and self.download:
+            if not fetch:
+                return None
             datasets = import_torchvision("torchvision.datasets")
             fetched("CelebA", goal, remedy, lambda: datasets.CelebA(goal, split="test", download=True))
             found = find_file(places, *wanted)
@@ -96,18 +105,28 @@ class LSUNChurch(ImageDataset, FetchedDataset):
     #: Where the databases are fetched from, with the split's name in it.
     address: ClassVar[str] = "http://dl.yf.io/lsun/scenes/church_outdoor_{}_lmdb.zip"
 
+    def examine(self) -> None:
+        for part in ("train", "val"):
+            if (found := self._find(part, fetch=False)) is not None:
+                LMDBSource(found).examine()
+
     def split(self, name: str) -> Split:
         if name not in ("train", "test"):
             raise DataError(f"there is no split '{name}'; there are train, test")
-        source = LMDBSource(self._find("train" if name == "train" else "val"))
+        found = self._find("train" if name == "train" else "val")
+        assert found is not None
+        source = LMDBSource(found)
         return self.images(source, source.names(), name)
 
-    def _find(self, part: str) -> Path:
+    def _find(self, part: str, *, fetch: bool = True) -> Path | None:
+        """The database; ``None`` where it would have to be fetched first, and may not be now."""
         places, wanted = folders(self.root, "lsun-church"), f"church_outdoor_{part}_lmdb"
         found = find_file(places, wanted)
         goal, address = download_folder(self.root, "lsun-church"), self.address.format(part)
         remedy = f"Fetch {address}, unpack it in {goal}, or set 'root' to the folder that has {wanted}."
         if found is None and self.download:
+            if not fetch:
+                return None
             fetched("LSUN church", goal, remedy, lambda: self._fetch(address, goal, wanted))
             found = find_file(places, wanted)
         if found is None:
@@ -138,6 +157,10 @@ class LMDBSource(ImageSource):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._environment: tuple[int, Any] | None = None
+
+    def examine(self) -> None:
+        """Open the database, and read nothing of it."""
+        self._opened()
 
     def names(self) -> list[str]:
         with self._opened().begin() as transaction:

@@ -9,10 +9,11 @@ import attrs
 import torch
 from torch import Tensor
 
+from genfw.errors import AbsentDataError
 from genfw.nn.torchvision import import_torchvision
-from genfw_plugins.datasets._arrays import PixelDataset
+from genfw_plugins.datasets._arrays import Headers, PixelDataset
 from genfw_plugins.datasets._files import FetchedDataset, absent, download_folder, fetched, find_file, folders
-from genfw_plugins.datasets.idx import read_idx
+from genfw_plugins.datasets.idx import idx_headers, read_idx
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -29,15 +30,19 @@ class MNIST(PixelDataset, FetchedDataset):
     #: Name of the folder, and of torchvision's class, which names its own folder after itself.
     names: ClassVar[tuple[str, str]] = ("mnist", "MNIST")
 
+    def headers(self, name: str) -> Headers | None:
+        found = self._find(name)
+        if found is None and not self.download:
+            raise self._absent(name)
+        return None if found is None else idx_headers(*found)
+
     def read(self, name: str) -> tuple[Tensor, Tensor | None]:
-        prefix = "train" if name == "train" else "t10k"
-        wanted = (f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte")
-        found = self._find(wanted)
+        found = self._find(name)
         if found is None:
             self._fetch(name)
-            found = self._find(wanted)
+            found = self._find(name)
         if found is None:
-            raise absent(f"{self.names[1]} ({', '.join(wanted)})", self._places(), self._remedy)
+            raise self._absent(name)
         return read_idx(found[0], 3).unsqueeze(1), read_idx(found[1], 1).to(torch.int64)
 
     def _places(self) -> list[Path]:
@@ -47,9 +52,17 @@ class MNIST(PixelDataset, FetchedDataset):
         loose = tops if self.root is not None else tops[:1]
         return [place for top in tops for place in ([top] if top in loose else []) + [top / torchvision / "raw"]]
 
-    def _find(self, wanted: tuple[str, str]) -> tuple[Path, Path] | None:
+    def _wanted(self, name: str) -> tuple[str, str]:
+        prefix = "train" if name == "train" else "t10k"
+        return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+
+    def _absent(self, name: str) -> AbsentDataError:
+        return absent(f"{self.names[1]} ({', '.join(self._wanted(name))})", self._places(), self._remedy)
+
+    def _find(self, name: str) -> tuple[Path, Path] | None:
+        wanted = self._wanted(name)
         for place in self._places():
-            images, labels = (find_file([place], name, f"{name}.gz") for name in wanted)
+            images, labels = (find_file([place], file, f"{file}.gz") for file in wanted)
             if images is not None and labels is not None:
                 return images, labels
         return None

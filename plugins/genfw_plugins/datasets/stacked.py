@@ -45,6 +45,9 @@ class Stacked(DrawnDataset):
         """Three channels of the source's size."""
         return (3, *self.source.data_shape[1:])
 
+    def examine(self) -> None:
+        self.source.examine()
+
     def split(self, name: str) -> Split:
         count, generator = self.begin(name, "stacked")
         source = self.source.split(name)

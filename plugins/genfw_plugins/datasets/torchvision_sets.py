@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import pickle
+from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
@@ -46,7 +47,23 @@ class TorchvisionPixels(PixelDataset, FetchedDataset):
     def arrays(self, source: Any) -> tuple[Tensor, Tensor]:
         """Pixels ``(N, 3, 32, 32)`` and labels ``(N,)`` of torchvision's object."""
 
+    def headers(self, name: str) -> None:
+        self._find(name)  # torchvision would read whole files to check their sums
+
     def read(self, name: str) -> tuple[Tensor, Tensor | None]:
+        title, (found, goal, remedy) = self.names[1], self._find(name)
+        kind = getattr(import_torchvision("torchvision.datasets"), title)
+        if self.download:
+            source = fetched(title, goal, remedy, lambda: kind(goal, **self.arguments(name), download=True))
+        else:
+            try:
+                source = kind(goal, **self.arguments(name))
+            except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
+                raise DataError(f"{title} at {found} is damaged: {error}. Remove it. {remedy}") from error
+        return self.arrays(source)
+
+    def _find(self, name: str) -> tuple[Path | None, Path, str]:
+        """What shows that the split is there, the folder that torchvision is told, and what to do without it."""
         folder, title = self.names
         places = folders(self.root, folder)
         found = find_file(places, self.landmark(name))
@@ -57,15 +74,7 @@ class TorchvisionPixels(PixelDataset, FetchedDataset):
         )
         if found is None and not self.download:
             raise absent(f"{title} ({self.landmark(name)})", places, remedy)
-        kind = getattr(import_torchvision("torchvision.datasets"), title)
-        if self.download:
-            source = fetched(title, goal, remedy, lambda: kind(goal, **self.arguments(name), download=True))
-        else:
-            try:
-                source = kind(goal, **self.arguments(name))
-            except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
-                raise DataError(f"{title} at {found} is damaged: {error}. Remove it. {remedy}") from error
-        return self.arrays(source)
+        return found, goal, remedy
 
 
 class CIFAR10(TorchvisionPixels):
