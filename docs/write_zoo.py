@@ -54,7 +54,7 @@ def _section(model: ShippedModel) -> Iterator[str]:
     yield f"Data: `{card.data}`."
     yield ""
     yield f"{card.steps:,} steps, {card.minutes:g} minutes on {card.hardware}, with {versions}."
-    yield f"Licence of the weights: {card.licence}."
+    yield f"Licence of the weights: {card.licence}{card.rounding}."
     yield ""
     yield from ("| number | value | paper | protocol |", "| --- | --- | --- | --- |")
     for number in card.numbers:

@@ -1,7 +1,8 @@
 """Every failure that genfw expects, by who can fix it.
 
 ``exit_code`` is what the command line returns for it: 1 the run failed, 3 the recipe is wrong,
-4 a component or plugin is wrong. Besides, 6 says that a run was carried out, and that its numbers are not to be relied upon.
+4 a component or plugin is wrong. Besides, 6 says that a run was carried out, and that its numbers are not to be relied
+upon.
 """
 
 from __future__ import annotations

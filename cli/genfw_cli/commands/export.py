@@ -21,6 +21,9 @@ def command(
     ] = None,
     licence: Annotated[str, typer.Option("--licence", metavar="ID", help="Licence of the weights.")] = "Apache-2.0",
     checkpoint: Checkpoint = "best",
+    half: Annotated[
+        bool, typer.Option("--half", help="Round the weights to float16: half the bytes, not the same to the bit.")
+    ] = False,
     root: Root = Path("runs"),
 ) -> None:
     """Save a run's trained model as a folder that stands alone.
@@ -35,7 +38,16 @@ def command(
     directory = find_run(run, root)
     registry = registry_of_run(ctx, directory)
     usual = Path(name or registry_name(directory))
-    wrote(export_run(directory, out or usual, name=name, licence=licence, checkpoint=checkpoint, registry=registry))
+    written = export_run(
+        directory,
+        out or usual,
+        name=name,
+        licence=licence,
+        checkpoint=checkpoint,
+        half=half,
+        registry=registry,
+    )
+    wrote(written)
 
 
 def registry_name(directory: Path) -> str:

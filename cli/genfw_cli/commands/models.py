@@ -63,7 +63,7 @@ def command(
                 f"data\t{card.data}",
                 f"trained\t{card.steps:,} steps, {card.minutes:g} minutes on {card.hardware}",
                 f"again\t{card.command}",
-                f"weights\t{card.parameters:,}, {model.bytes / 1e6:.1f} MB, {card.licence}",
+                f"weights\t{card.parameters:,}, {model.bytes / 1e6:.1f} MB, {card.licence}{card.rounding}",
                 f"tags\t{', '.join(card.tags)}",
                 f"folder\t{model.path}",
                 "",

@@ -15,7 +15,7 @@ import yaml
 
 from genfw.errors import RunError, did_you_mean
 from genfw.runs.directory import RunDirectory, find_run
-from genfw.runs.files import read_mapping, real, write_atomically
+from genfw.runs.files import read_mapping, real, without_home, write_atomically
 
 #: Licence of weights where their author names none.
 LICENCE = "Apache-2.0"
@@ -62,6 +62,7 @@ class Card:
         versions: Packages it was trained with.
         tags: Words to find it by.
         picture: File of its samples, below its folder; empty without.
+        weights: Type that the weights were rounded to after the numbers were measured; empty where they were not.
         numbers: What was measured.
     """
 
@@ -78,7 +79,13 @@ class Card:
     versions: Mapping[str, str] = attrs.field(factory=dict)
     tags: tuple[str, ...] = ()
     picture: str = ""
+    weights: str = ""
     numbers: tuple[CardNumber, ...] = ()
+
+    @property
+    def rounding(self) -> str:
+        """That the weights were rounded, as the end of a line about them; empty where they were not."""
+        return f", rounded to {self.weights} after the numbers were measured" if self.weights else ""
 
     def text(self) -> str:
         """The card as YAML."""
@@ -88,7 +95,7 @@ class Card:
 
     def write(self, path: Path) -> None:
         """Write the card as YAML."""
-        write_atomically(path, self.text())
+        write_atomically(path, without_home(self.text()))
 
 
 def read_card(path: Path) -> Card:
@@ -134,7 +141,7 @@ def _sizes(value: Any) -> tuple[int, ...]:
 
 
 _READERS: Mapping[str, Any] = {
-    **dict.fromkeys(("name", "description", "data", "licence", "command", "hardware", "picture"), str),
+    **dict.fromkeys(("name", "description", "data", "licence", "command", "hardware", "picture", "weights"), str),
     **dict.fromkeys(("parameters", "steps"), lambda value: int(real(value) or 0)),
     "minutes": lambda value: real(value) or 0.0,
     "versions": lambda value: {str(k): str(v) for k, v in value.items()} if isinstance(value, Mapping) else {},

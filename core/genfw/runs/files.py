@@ -57,9 +57,11 @@ def read_records(value: Any) -> list[Mapping[str, Any]]:
 
 
 def without_home(text: str) -> str:
-    """A text for others to read, with ``~`` for the user's home folder."""
-    home = str(Path.home())
-    return re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if len(home) > 1 else text
+    """A text for others to read: ``~`` for the user's home folder, the usual folder of data for ``$GENFW_DATA``."""
+    for folder, usual in ((os.environ.get("GENFW_DATA") or "", "~/.cache/genfw"), (str(Path.home()), "~")):
+        if len(folder) > 1:
+            text = re.sub(rf"{re.escape(folder.rstrip('/'))}(?![\w.-])", usual, text)
+    return text
 
 
 @contextlib.contextmanager

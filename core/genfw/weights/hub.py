@@ -161,7 +161,7 @@ def readme(card: Card, place: str) -> str:
     lines += [
         f"- Data: `{card.data}`, items of shape {tuple(card.data_shape)}",
         f"- Training: {card.steps:,} steps, {card.minutes:g} minutes on {card.hardware}; `{card.command}`",
-        f"- Weights: {card.parameters:,}, {card.licence}",
+        f"- Weights: {card.parameters:,}, {card.licence}{card.rounding}",
         "",
         "| number | value | protocol |",
         "| --- | --- | --- |",

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import torch
+from torch import Tensor
 
 from genfw.engine.finished import load_run
 from genfw.engine.saved import FORMAT, HEAD
@@ -69,6 +70,7 @@ def export_run(
     name: str | None = None,
     licence: str = LICENCE,
     checkpoint: str = "best",
+    half: bool = False,
     registry: Registry | None = None,
 ) -> Path:
     """Save the trained model of a run with a card and what its report needs.
@@ -82,6 +84,8 @@ def export_run(
         name: The model's name; the recipe's by default.
         licence: Licence of the weights.
         checkpoint: See :func:`~genfw.engine.finished.load_run`.
+        half: Round the weights to float16, in half of the bytes; the model computes in float32 all the same. The card
+            says so, and its numbers are of the weights before.
         registry: Plugins; the installed ones by default.
 
     Returns:
@@ -97,7 +101,7 @@ def export_run(
         return folder.path
     composition = load_run(directory, checkpoint=checkpoint, registry=registry)
     recipe = composition.resolved.plain()
-    _write(folder, composition.model, recipe)
+    _write(folder, composition.model, recipe, half=half)
     for file in _KEPT:
         if text := read_text(run_dir.path / file):
             write_atomically(folder.path / file, without_home(text))
@@ -110,7 +114,7 @@ def export_run(
     write_atomically(folder.environment, without_home(json.dumps(kept, indent=1)))
     card = card_of(run_dir, composition, name=name, licence=licence)
     shown = next((path for path in PICTURES if (folder.path / path).is_file()), "")
-    attrs.evolve(card, picture=shown).write(folder.card)
+    attrs.evolve(card, picture=shown, weights="float16" if half else "").write(folder.card)
     return folder.path
 
 
@@ -177,10 +181,21 @@ def _empty(path: str | Path) -> RunDirectory:
     return folder
 
 
-def _write(folder: RunDirectory, model: Model, recipe: Mapping[str, Any]) -> None:
+def _write(folder: RunDirectory, model: Model, recipe: Mapping[str, Any], *, half: bool = False) -> None:
     # A plugin file of this machine is no part of the model, and whoever loads it would not run it.
     kept = {key: value for key, value in recipe.items() if key != "plugins"}
     with torch.no_grad():
         head = {"format": FORMAT, "data_shape": list(model.data_shape)}
-    save_tensors(folder.weights, model.state_dict(), {HEAD: json.dumps(head)})
+    tensors = model.state_dict()
+    if half:
+        tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
+    save_tensors(folder.weights, tensors, {HEAD: json.dumps(head)})
     write_atomically(folder.resolved, without_home(dump(kept)))
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """A float32 tensor as float16, unless one of its numbers is too large for that."""
+    if tensor.dtype != torch.float32:
+        return tensor
+    rounded = tensor.half()
+    return rounded if bool(rounded.isfinite().all()) else tensor

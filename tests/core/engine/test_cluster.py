@@ -10,7 +10,7 @@ from torch.distributed import TCPStore
 
 from genfw.engine import cluster
 from genfw.engine import run as engine
-from genfw.engine.cluster import Process, agreed, fresh_store, found_outside, is_first
+from genfw.engine.cluster import Process, agreed, found_outside, fresh_store, is_first
 from genfw.engine.devices import make_fabric, own_device
 from genfw.engine.interrupts import Interrupts
 from genfw.errors import RecipeError, RunError

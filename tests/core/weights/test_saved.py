@@ -14,6 +14,7 @@ from genfw.errors import ContractError, RunError
 from genfw.plugins import load_plugins
 from genfw.runs.cards import read_card, shipped_models
 from genfw.runs.directory import RunDirectory
+from genfw.runs.files import without_home
 from genfw.weights.saved import export_run
 from genfw_cli.main import main
 from genfw_plugins.basics.decoder import MLPDecoder
@@ -68,11 +69,39 @@ def test_an_exported_run_draws_what_the_run_draws(trained, tmp_path):
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
+def test_half_of_the_bytes_is_nearly_the_same_model(trained, tmp_path):
+    whole, half = export_run(trained, tmp_path / "whole"), export_run(trained, tmp_path / "half", half=True)
+    kept, rounded = load_file(whole / "model.safetensors"), load_file(half / "model.safetensors")
+    for name, tensor in kept.items():
+        assert torch.equal(rounded[name].to(tensor.dtype), tensor.half().to(tensor.dtype)), name
+    assert {tensor.dtype for tensor in rounded.values()} == {torch.float16}
+    model = genfw.load(half)
+    assert {parameter.dtype for parameter in model.model.parameters()} == {torch.float32}
+    torch.testing.assert_close(model.sample(5, seed=3), genfw.load(whole).sample(5, seed=3), atol=1e-2, rtol=1e-2)
+    assert "float16" in model.card.rounding
+    assert not genfw.load(whole).card.rounding
+
+
+def test_a_number_that_is_too_large_for_half_stays(trained, tmp_path):
+    from genfw.weights.saved import _halved
+
+    large = torch.tensor([1.0, 1e6])
+    assert torch.equal(_halved(large), large)
+    assert _halved(torch.tensor([3])).dtype == torch.int64
+
+
 def test_an_exported_run_names_no_folder_of_its_machine(trained, tmp_path):
     folder = export_run(trained, tmp_path / "tiny")
     texts = [path for path in folder.rglob("*") if path.suffix in (".json", ".jsonl", ".yaml", ".safetensors")]
     assert len(texts) >= 6
     assert [path.name for path in texts if str(trained.parent).encode() in path.read_bytes()] == []
+
+
+def test_a_text_for_others_names_the_usual_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("GENFW_DATA", "/mnt/sets/")
+    text = "root=/mnt/sets/celeba, /mnt/sets2, /home/someone/x, /home/someone.else"
+    assert without_home(text) == "root=~/.cache/genfw/celeba, /mnt/sets2, ~/x, /home/someone.else"
 
 
 def test_an_exported_run_shows_no_rows_of_the_data(trained, tmp_path):
