@@ -26,7 +26,7 @@ STEPS, EVERY = 100, 20
 #: Overrides of the plan and the run of each recipe, and of the run alone.
 SETS = {
     "damc-digits": ([], [f"train.0.steps={STEPS}"]),
-    "vaebm-fashion": (["evaluate=[]"], [f"vars.nvae.steps={STEPS}", f"vars.energy_steps={STEPS}"]),
+    "vaebm-fashion": (["evaluate=[]", "sample.count=1"], [f"vars.nvae.steps={STEPS}", f"vars.energy_steps={STEPS}"]),
 }
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from genfw import randomness
 from genfw.engine.cluster import Process, found_outside, fresh_store
@@ -57,7 +58,12 @@ def count_processes(settings: EngineSettings) -> int:
 
 
 def make_fabric(
-    settings: EngineSettings, *, rank: int = 0, world: int = 1, port: int = 0, device: torch.device | None = None
+    settings: EngineSettings,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    store: TCPStore | None = None,
+    device: torch.device | None = None,
 ) -> Fabric:
     """A launched Fabric, with the device and precision of this process and its connection to the others.
 
@@ -68,23 +74,26 @@ def make_fabric(
         settings: The recipe's ``engine:`` section.
         rank: Rank of this process.
         world: Count of processes.
-        port: Port of the first process.
+        store: Where several processes of this machine meet.
         device: Device for a single-process Fabric, whatever other processes there are. It must be the process's device:
             Fabric sets the current CUDA device, and collective calls fail if it changes.
     """
     with quiet_fabric():
         if device is not None:
-            process, own = Process(port=port), device
+            process, own = Process(), device
         elif (outside := found_outside()) is not None:
             process = Process(outside.global_rank(), outside.world_size(), outside.main_address, outside.main_port)
             own = first_device(settings.accelerator, outside.local_rank())
-            if not torch.distributed.is_initialized() and (store := fresh_store(process)) is not None:
-                backend = "nccl" if own.type == "cuda" else "gloo"
-                torch.distributed.init_process_group(
-                    backend, store=store, rank=process.global_rank(), world_size=process.world_size()
-                )  # Fabric takes the group that there is
+            store = None if torch.distributed.is_initialized() else fresh_store(process)
         else:
-            process, own = Process(rank, world, port=port), first_device(settings.accelerator, rank)
+            process, own = Process(rank, world), first_device(settings.accelerator, rank)
+        if store is not None:  # Fabric takes the group that there is
+            torch.distributed.init_process_group(
+                "nccl" if own.type == "cuda" else "gloo",
+                store=PrefixStore("group", store),
+                rank=process.global_rank(),
+                world_size=process.world_size(),
+            )
         several = process.world_size() > 1
         fabric = Fabric(
             accelerator=own.type,
@@ -115,9 +124,6 @@ def release() -> None:
     """Leave the process group, so that this process can continue and train again later."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        if found_outside() is None:
-            for name in ("MASTER_ADDR", "MASTER_PORT"):
-                os.environ.pop(name, None)
 
 
 def usable_cores() -> int:

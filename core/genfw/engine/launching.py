@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
-import subprocess
+import shutil
+import signal
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
 from genfw.engine.cluster import found_outside
 from genfw.engine.devices import first_device, make_fabric, release
@@ -23,24 +26,19 @@ from genfw.training.settings import EngineSettings
 
 #: What workers are started for.
 Task = Literal["run", "evaluate"]
-
-
-def free_port() -> int:
-    """A TCP port that is free."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+#: Signals that torch's processes would catch: this process has handlers of its own.
+_CAUGHT = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
 
 
 class WorkerProcesses:
-    """The workers of a run on this machine, each ``python -m genfw.engine.worker`` with the run directory.
+    """The workers of a run on this machine, each ``python -m genfw.engine.worker``, started and ended by torch.
 
     This process has rank 0, whatever program it is (a script, the command line, a notebook). No script is run twice.
 
     Arguments:
         directory: The run directory.
         world: Count of processes, including this one.
+        store: Where the processes meet; this process holds it.
         task: ``run`` to train and then to evaluate, or ``evaluate``.
         accelerator: Replaces the recipe's ``engine.accelerator``.
         checkpoint: Name of the checkpoint to resume from.
@@ -51,47 +49,46 @@ class WorkerProcesses:
         self,
         directory: Path,
         world: int,
+        store: TCPStore,
         *,
         task: Task = "run",
         accelerator: str = "auto",
         checkpoint: str | None = None,
         plugins: Sequence[str] = (),
     ) -> None:
-        self.port = free_port()
-        self._ready = socket.create_server(("127.0.0.1", 0))
+        self.store, self.world, self._logs = store, world, tempfile.mkdtemp(prefix="genfw-")
         order = {
             "directory": str(directory),
             "world": world,
             "task": task,
             "accelerator": accelerator,
-            "port": self.port,
-            "ready_port": self._ready.getsockname()[1],
+            "port": store.port,
             "checkpoint": checkpoint,
             "plugins": list(plugins),
         }
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-        self.processes = [
-            subprocess.Popen(
-                [sys.executable, "-m", "genfw.engine.worker", json.dumps({**order, "rank": rank})],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=environment,
+        words = [("-m", "genfw.engine.worker", json.dumps({**order, "rank": rank})) for rank in range(1, world)]
+        path = {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+        with _own_signals():
+            self._context = start_processes(
+                "genfw",
+                sys.executable,
+                dict(enumerate(words)),
+                dict.fromkeys(range(world - 1), path),
+                DefaultLogsSpecs(self._logs),
             )
-            for rank in range(1, world)
-        ]
 
     def __enter__(self) -> WorkerProcesses:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._ready.close()
-        for process in self.processes:
-            try:
-                # Workers end with this process by themselves; after a failure they wait for a message for ever.
-                process.wait(timeout=30 if kind is None else 2)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        # Workers end with this process by themselves; after a failure they may wait for a message for ever.
+        self._context.wait(timeout=30 if kind is None else 2)
+        self._context.close(signal.SIGKILL)
+        shutil.rmtree(self._logs, ignore_errors=True)
+
+    def pids(self) -> list[int]:
+        """Numbers of the workers."""
+        return list(self._context.pids().values())
 
     def wait_until_ready(self) -> None:
         """Wait until all workers have composed their model; a barrier could not report a missing one.
@@ -99,17 +96,12 @@ class WorkerProcesses:
         Raises:
             RunError: A worker has failed.
         """
-        self._ready.settimeout(0.1)
-        waiting = len(self.processes)
-        while waiting:
-            try:
-                self._ready.accept()[0].close()
-                waiting -= 1
-            except TimeoutError:
-                self.check()
+        while self.store.add("ready", 0) < self.world - 1:
+            self.check()
+            time.sleep(0.05)
 
     def check(self, patience: float = 0.0) -> None:
-        """Raise an error if workers have failed.
+        """Raise an error if workers have failed; torch then ends the others.
 
         Arguments:
             patience: Seconds to wait for the first failure: a connection breaks before its process has ended.
@@ -118,15 +110,26 @@ class WorkerProcesses:
             RunError: Workers have failed.
         """
         end = time.monotonic() + patience
-        while (
-            not (codes := [code for process in self.processes if (code := process.poll())]) and time.monotonic() < end
-        ):
+        while (result := self._context.wait(timeout=0)) is None and time.monotonic() < end:
             time.sleep(0.05)
-        if codes:
+        if result is not None and result.failures:
+            first = min(result.failures.values(), key=lambda failure: failure.timestamp)
             raise RunError(
-                f"{len(codes)} of {1 + len(self.processes)} processes failed with exit code {codes[0]}; "
-                "their messages are above"
+                f"a worker, one of {self.world} processes, failed with exit code {first.exitcode}; its messages are "
+                "above"
             )
+
+
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """Restore this process's handlers of signals, which torch replaces where it starts processes."""
+    before = {signum: signal.getsignal(signum) for signum in _CAUGHT}
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # not in the main thread, where torch has replaced none either
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
 
 
 @contextlib.contextmanager
@@ -139,8 +142,8 @@ def launched(
     checkpoint: str | None = None,
     plugins: Sequence[str] = (),
 ) -> Iterator[Fabric]:
-    """Inside the block this process is one of several: the first, which starts its workers, or one that
-    something else started.
+    """Inside the block this process is one of several: the first, which starts its workers, or one that something else
+    started.
 
     Arguments:
         settings: The recipe's ``engine:`` section.
@@ -163,12 +166,13 @@ def launched(
         raise RunError(
             f"each of {world} processes takes a device of its own, and torch finds {torch.cuda.device_count()} here"
         )
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with WorkerProcesses(
-        directory, world, task=task, accelerator=settings.accelerator, checkpoint=checkpoint, plugins=plugins
+        directory, world, store, task=task, accelerator=settings.accelerator, checkpoint=checkpoint, plugins=plugins
     ) as workers:
         try:
             workers.wait_until_ready()
-            yield make_fabric(settings, rank=0, world=world, port=workers.port)
+            yield make_fabric(settings, rank=0, world=world, store=store)
         except (RuntimeError, LostProcessError, BrokenPartError) as error:
             try:
                 workers.check(patience=30.0 if "onnection" in str(error) else 0.0)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
-import threading
-import time
+
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from genfw.engine.devices import first_device, make_fabric, release, tuned
 from genfw.engine.finished import serve_evaluation
@@ -29,10 +28,13 @@ def main(order: str) -> None:
         order: Arguments of :class:`~genfw.engine.launching.WorkerProcesses` and this process's rank, as JSON.
     """
     given = json.loads(order)
-    # Ctrl-C and a scheduler's signal reach the whole process group, but only the first process decides when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+    # A scheduler's signal reaches all processes, but only the first one decides when to stop. Only that one prints.
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    # Where the first process is killed, this connection and all others break, and this process fails with them.
+    store = TCPStore("127.0.0.1", given["port"])
     rank, world = given["rank"], given["world"]
     run_dir = RunDirectory.open(given["directory"])
     device = first_device(given["accelerator"], rank)
@@ -44,8 +46,8 @@ def main(order: str) -> None:
     composition.engine.accelerator = given["accelerator"]
     start = None if given["checkpoint"] is None else run_dir.checkpoints.find(given["checkpoint"])
     with tuned(composition.engine, device):
-        socket.create_connection(("127.0.0.1", given["ready_port"])).close()  # see WorkerProcesses.wait_until_ready
-        fabric = make_fabric(composition.engine, rank=rank, world=world, port=given["port"])
+        store.add("ready", 1)
+        fabric = make_fabric(composition.engine, rank=rank, world=world, store=store)
         try:
             if given["task"] == "run":
                 Training(composition, fabric, run_dir, Observers(), Interrupts()).train(start)
@@ -54,13 +56,6 @@ def main(order: str) -> None:
             pass
         finally:
             release()
-
-
-def _die_with(parent: int) -> None:
-    """End with the first process; if that is killed, the worker would wait for its next message for ever."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """Two processes on the CPU, started by genfw itself, by way of a real recipe and a plugin file."""
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from unittest import mock
 
 import pytest
 import torch
+from torch.distributed import TCPStore
 
 from fit_plugin import write
 from genfw.engine import devices
@@ -29,6 +34,7 @@ def recipe(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "_conclude", lambda *_: [])
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("MASTER_ADDR", "host0")  # the user's, for something else
         yield path
 
 
@@ -64,7 +70,7 @@ def test_two_processes_agree_with_each_other_and_with_one(recipe, pair, tmp_path
 
 
 def test_a_process_that_fails_ends_the_run_and_it_can_be_resumed(recipe, pair, tmp_path, capfd):
-    with pytest.raises(RunError, match="1 of 2 processes failed"):
+    with pytest.raises(RunError, match="one of 2 processes, failed"):
         engine.run(recipe, directory=tmp_path / "two", sets=["engine.devices=2", "train.0.die_at=8"])
     assert "the second process gives up" in capfd.readouterr().err
     run = RunDirectory.open(tmp_path / "two")
@@ -74,6 +80,29 @@ def test_a_process_that_fails_ends_the_run_and_it_can_be_resumed(recipe, pair, t
     assert engine.resume(run.path).status == "finished"
     for resumed, whole in zip(states(run.path), states(pair), strict=True):
         assert_same(resumed["model"], whole["model"])
+
+
+@pytest.mark.slow
+def test_a_worker_ends_with_a_killed_first_process(recipe, tmp_path):
+    code = f"from genfw.engine.run import run; run({str(recipe)!r}, directory={str(tmp_path / 'two')!r}, sets="
+    code += "['engine.devices=2', 'train.0.steps=1000000', 'engine.checkpoint_every=1000000'])"
+    first = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        wait_until(lambda: RunDirectory(tmp_path / "two").read_metrics())
+        first.kill()
+        first.wait()
+        # Processes of the session: the worker, until it notices.
+        wait_until(lambda: subprocess.run(["pgrep", "-s", str(first.pid)], capture_output=True).returncode)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(first.pid, signal.SIGKILL)
+
+
+def wait_until(what):
+    end = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
@@ -160,6 +189,11 @@ def test_tuning_touches_the_process_own_device_alone(monkeypatch):
 
 
 def test_workers_are_not_left_behind(tmp_path):
-    with pytest.raises(ZeroDivisionError), WorkerProcesses(tmp_path, 2) as workers:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(ZeroDivisionError), WorkerProcesses(tmp_path, 2, store) as workers:
         raise ZeroDivisionError
-    assert all(process.poll() is not None for process in workers.processes)
+    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
+    (worker,) = workers.pids()
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker, 0)

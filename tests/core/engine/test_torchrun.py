@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fit_plugin import write
-from genfw.engine.launching import free_port
 from genfw.runs.directory import RunDirectory
+from ports import free_port
 from run_toys import assert_same
 
 pytestmark = pytest.mark.slow

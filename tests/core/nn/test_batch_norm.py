@@ -9,9 +9,9 @@ from torch.nn.utils import parametrize
 
 from batch_norm_process import ROWS, SHARES, far_away, measure, network, process, rows
 from genfw.engine import run as engine
-from genfw.engine.launching import free_port
 from genfw.nn.batch_norm import synchronised
 from genfw.runs.checkpoints import Checkpoints
+from ports import free_port
 from run_toys import assert_same
 
 

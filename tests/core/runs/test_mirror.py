@@ -12,11 +12,11 @@ import fsspec
 import pytest
 
 from genfw.engine import run as engine
-from genfw.engine.launching import free_port
 from genfw.errors import RunError
 from genfw.runs.directory import RunDirectory
 from genfw.runs.mirror import Mirror
 from genfw.training.tracker import Tracker
+from ports import free_port
 from run_toys import assert_same, final_state
 from tiny_recipe import TINY_VAE
 
