@@ -118,9 +118,9 @@ def sample_run(
         registry: Plugins; the installed ones by default.
 
     Returns:
-        The folder: ``samples.png`` (one value range for all) and ``samples.safetensors`` with ``x``, shape (N, *),
-        ``position``, shape (N, D), and ``potential`` in nats, shape (N,). A share's files are named
-        ``samples-2of4`` and have in ``index`` the share's indices among all samples.
+        The folder: ``samples.png`` (one value range for all; the first 1,024 images) and ``samples.safetensors``
+        with ``x``, shape (N, *), ``position``, shape (N, D), and ``potential`` in nats, shape (N,). A share's files are
+        named ``samples-2of4`` and have in ``index`` the share's indices among all samples.
     """
     run_dir = RunDirectory.open(directory)
     composition = load_run(directory, checkpoint=checkpoint, device=device, registry=registry)

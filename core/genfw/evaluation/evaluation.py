@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -85,16 +84,15 @@ class Evaluation:
     def samples(self, count: int | None = None) -> Samples:
         """Draw from the model as its recipe says; the same count gives the same samples again.
 
-        With several processes each draws its share, with the weights at the start of the evaluation.
+        With several processes each draws its share, with the weights at the start of the evaluation. Large tensors lie
+        in a file of the run directory without a name: read them part by part, and they take no memory.
 
         Arguments:
             count: Count of samples; the recipe's ``sample.count`` by default.
         """
         count = self.settings.count if count is None else count
         if count not in self._samples:
-            began = time.perf_counter()
-            batches = list(self.sample_batches(count))
-            self._samples[count] = join_batches(batches, time.perf_counter() - began)
+            self._samples[count] = join_batches(self.sample_batches(count), count, self.directory / "cache")
         return self._samples[count]
 
     def sample_batches(

@@ -15,14 +15,17 @@ import torch
 from genfw.errors import ContractError, LostProcessError, RunError, is_disk_fault
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.metric import Metric
-from genfw.evaluation.pictures import save_samples
+from genfw.evaluation.pictures import is_image, save_samples
 from genfw.evaluation.results import Result, describe_failure
 from genfw.models.freezing import frozen
+from genfw.models.sampling import count_batches, join_batches
 from genfw.randomness import isolated_rng
 from genfw.runs.directory import RunDirectory
 from genfw.runs.files import read_mapping, read_records, write_atomically
 from genfw.runs.tensors import save_tensors
 
+#: Most images in a picture of samples.
+_SHOWN = 1024
 #: Begins the part of a number's note about a failed attempt to measure it again.
 _FAILED = "A later attempt failed: "
 
@@ -99,20 +102,20 @@ def write_samples(
     """
     settings, (index, shares) = evaluation.settings, share
     count = count or settings.count
-    batches = list(evaluation.sample_batches(count, seed=seed, share=share))
-    if not batches:
+    if index >= (most := count_batches(settings, count)):
         raise RunError(
             f"share {index + 1} of {shares} is empty: {count} samples in batches of {settings.batch} make "
-            f"{-(-count // settings.batch)} shares at most; take fewer, or set a smaller sample.batch"
+            f"{most} shares at most; take fewer, or set a smaller sample.batch"
         )
-    tensors = {name: torch.cat([getattr(batch, name) for batch in batches]) for name in ("x", "position", "potential")}
+    own = torch.cat(torch.arange(count).split(settings.batch)[index::shares])
+    drawn = join_batches(evaluation.sample_batches(count, seed=seed, share=share), len(own), folder)
+    tensors = {"x": drawn.x, "position": drawn.position, "potential": drawn.potential}
     stem = "samples"
     if shares > 1:
         stem = f"samples-{index + 1}of{shares}"
-        every = torch.arange(count).split(settings.batch)
-        tensors["index"] = torch.cat(every[index::shares])
+        tensors["index"] = own
     save_tensors(folder / f"{stem}.safetensors", tensors)
-    save_samples(folder / f"{stem}.png", tensors["x"])
+    save_samples(folder / f"{stem}.png", drawn.x[:_SHOWN] if is_image(tuple(drawn.x.shape[1:])) else drawn.x)
 
 
 def _take(evaluation: Evaluation, name: str, metric: Metric) -> list[Result]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
+import os
+import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 import attrs
@@ -28,6 +33,8 @@ from genfw.randomness import derive_seed
 
 #: Chains whose states the report shows.
 TRACED_CHAINS = 8
+#: Fields of :class:`Samples` with an entry for each sample, and bytes from which such a field may lie in a file.
+_PER_SAMPLE, _LARGE = ("x", "position", "potential"), 2**28
 
 
 def _starts(start: Start | list[Start] | None) -> list[Start]:
@@ -133,33 +140,52 @@ def draw_samples(
     Raises:
         ContractError: The model has no such space, or the settings contradict one another.
     """
-    synchronise(device)
-    began = time.perf_counter()
     indices = range(count_batches(settings, count))
-    batches = [draw_batch(model, settings, count, index, seed=seed, device=device) for index in indices]
     synchronise(device)
-    return join_batches(batches, time.perf_counter() - began)
+    return join_batches(
+        (draw_batch(model, settings, count, index, seed=seed, device=device) for index in indices), count
+    )
 
 
-def join_batches(batches: Sequence[Samples], seconds: float) -> Samples:
-    """Concatenate batches; the recorded chains are those of the first.
+def join_batches(batches: Iterable[Samples], count: int, folder: Path | None = None) -> Samples:
+    """Concatenate batches, one of which is in memory at a time; the recorded chains are those of the first.
 
     Arguments:
-        batches: The batches, in order.
-        seconds: Time they took.
+        batches: The batches, in order; at least one.
+        count: Count of samples in all of them.
+        folder: Where large tensors lie, each in a file without a name, so that the system may take them out of memory;
+            they stay in memory where absent.
     """
-    accepted = [(batch.acceptance, len(batch)) for batch in batches if batch.acceptance is not None]
-    count = sum(len(batch) for batch in batches)
-    return Samples(
-        x=torch.cat([batch.x for batch in batches]),
-        position=torch.cat([batch.position for batch in batches]),
-        potential=torch.cat([batch.potential for batch in batches]),
-        acceptance=sum(rate * size for rate, size in accepted) / count if accepted else None,
-        trace=batches[0].trace,
-        potentials=batches[0].potentials,
-        kept=batches[0].kept,
-        seconds=seconds,
-    )
+    began, done, accepted = time.perf_counter(), 0, 0.0
+    whole: Samples | None = None
+    for batch in batches:
+        if whole is None:
+            whole = attrs.evolve(batch, **{name: _room(getattr(batch, name), count, folder) for name in _PER_SAMPLE})
+        for name in _PER_SAMPLE:
+            getattr(whole, name)[done : done + len(batch)] = getattr(batch, name)
+        done += len(batch)
+        accepted += len(batch) * (batch.acceptance or 0.0)
+    assert whole is not None
+    rate = None if whole.acceptance is None else accepted / count
+    return attrs.evolve(whole, acceptance=rate, seconds=time.perf_counter() - began)
+
+
+def _room(like: Tensor, count: int, folder: Path | None) -> Tensor:
+    """Room for ``count`` items like those of a batch."""
+    shape = (count, *like.shape[1:])
+    size = math.prod(shape)
+    if folder is None or size * like.element_size() < _LARGE:
+        return like.new_empty(shape)
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".samples-", dir=folder)
+    try:
+        if hasattr(os, "posix_fallocate"):  # a full disk is told here, where a page that finds no room kills a process
+            os.posix_fallocate(handle, 0, size * like.element_size())
+        return torch.from_file(name, shared=True, size=size, dtype=like.dtype).view(shape)
+    finally:
+        os.close(handle)
+        with contextlib.suppress(OSError):  # Windows keeps the name while the file is in use
+            os.unlink(name)
 
 
 def count_batches(settings: SampleSettings, count: int) -> int:

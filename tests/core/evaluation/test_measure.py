@@ -3,6 +3,9 @@
 import errno
 import json
 import math
+import os
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +20,14 @@ from genfw.evaluation.pictures import image_grid, save_samples, to_bytes
 from genfw.evaluation.results import Result
 from genfw.interfaces import Dataset, Decoder, Energy, Split
 from genfw.interfaces.likelihood import Gaussian
+from genfw.models import sampling
 from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings
 from genfw.plugins.signature import summarise
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.mala import MALA
+from run_toys import assert_same
 
 
 class Noisy(Decoder):
@@ -203,6 +208,45 @@ def test_samples_are_drawn_once_per_count(evaluation):
     alone = Evaluation(evaluation.model, settings=SampleSettings(), seed=4)
     evaluation.samples(33)
     assert torch.equal(evaluation.samples(7).x, alone.samples(7).x)
+
+
+def test_large_samples_lie_in_a_file_and_batches_are_not_kept(tmp_path, monkeypatch):
+    model, settings = Model(StandardNormal(dim=2), Noisy()), SampleSettings(batch=8)
+    expected = Evaluation(model, settings=settings, seed=4).samples(50)
+    evaluation = Evaluation(model, settings=settings, directory=tmp_path, seed=4)
+    batches = []
+
+    def drawn(*args, **kwargs):
+        batch = draw_batch(*args, **kwargs)
+        batches.append(weakref.ref(batch))
+        assert sum(each() is not None for each in batches) <= 2  # the one being joined, and this one
+        return batch
+
+    draw_batch = sampling.draw_batch
+    monkeypatch.setattr("genfw.evaluation.evaluation.draw_batch", drawn)
+    monkeypatch.setattr(sampling, "_LARGE", 300)  # bytes: 50 positions take 800, 50 potentials 200
+    found = evaluation.samples(50)
+    assert len(batches) == 7
+    for name in ("x", "position", "potential", "acceptance"):
+        assert_same(getattr(found, name), getattr(expected, name))
+    mapped = Path("/proc/self/maps")
+    if mapped.is_file():
+        files = [line for line in mapped.read_text().splitlines() if str(tmp_path) in line]
+        assert len(files) == 2  # x and positions
+        assert all("(deleted)" in line for line in files)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_large_samples_that_the_disk_has_no_room_for_are_told(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(sampling, "_LARGE", 1)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    model = Model(StandardNormal(dim=2), Noisy())
+    with pytest.raises(OSError, match="No space left"):
+        Evaluation(model, directory=tmp_path).samples(50)
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_rows_are_the_same_for_every_seed(evaluation):
