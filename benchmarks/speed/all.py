@@ -26,6 +26,7 @@ SCRIPTS = (
     ("damc_speed.py", "iteration --batch 4", "iteration --batch 1 --repeats 1"),
     ("vaebm_speed.py", "--batch 4", "--batch 1 --steps 3 --repeats 2"),
     ("training_speed.py", "overhead nvae", "overhead nvae --batch 2 --repeats 2"),
+    ("checkpoint_speed.py", "", "--mebibytes 64 --repeats 2"),
     ("stylegan_speed.py", "", "--side 64 --channels 128 --repeats 2"),
 )
 
