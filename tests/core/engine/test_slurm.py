@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,18 +11,17 @@ from pathlib import Path
 import pytest
 
 from genfw.engine import run as engine
-from genfw.engine.sweep import plan_sweep, run_sweep
-from genfw.plugins import load_plugins
 from genfw.runs.directory import RunDirectory
+from killed_sweep import end_as_undisturbed
 from places import ROOT
-from run_toys import assert_same, final_state
+from run_toys import assert_same
 from tiny_recipe import TINY_VAE
 
 pytestmark = pytest.mark.slow
 
 RECIPE = (
     TINY_VAE
-    + """train: [{use: elbo, steps: 2000, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
+    + """train: [{use: elbo, steps: 1000, batch: 8, optimizer: {use: adam, lr: 1e-3}}]
 sample: {count: 4}
 engine: {accelerator: cpu, threads: 1, log_every: 50, checkpoint_every: 50}
 """
@@ -140,21 +138,4 @@ def test_a_warned_job_requeues_itself(slurm, recipe):
 
 def test_a_sweep_of_jobs_with_one_killed(slurm, recipe, tmp_path):
     pytest.importorskip("submitit")
-    over, registry = ["seed=0..2", "train.0.optimizer.lr=1e-3,2e-3"], load_plugins()
-    calm, disturbed = (plan_sweep([str(recipe)], over, registry, directory=tmp_path / name) for name in "ab")
-    for run in calm.runs:
-        assert engine.resume(calm.path / run.name).status == "finished"
-    killed = []
-
-    def kill_one(sweep):
-        for run in sweep.runs:
-            status = sweep.directory(run).status()
-            if not killed and status.state == "running" and status.stage == "elbo" and status.step >= 50:
-                killed.append(run.name)
-                os.kill(status.pid, signal.SIGKILL)
-
-    run_sweep(disturbed, on="slurm", options={"time": "10", "cpus_per_task": "1"}, interval=0.1, watch=kill_one)
-    assert len(killed) == 1
-    assert [row.state for row in disturbed.rows()] == ["finished"] * 6
-    for run in calm.runs:
-        assert_same(final_state(calm.path / run.name), final_state(disturbed.path / run.name))
+    end_as_undisturbed(recipe, tmp_path, on="slurm", options={"time": "10", "cpus_per_task": "1"})

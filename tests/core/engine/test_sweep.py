@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from genfw.engine import executors
-from genfw.engine import run as engine
 from genfw.engine.executors import slurm_options
 from genfw.engine.job import main as job
 from genfw.engine.sweep import expand, parse_over, plan_sweep, run_sweep
@@ -18,8 +17,8 @@ from genfw.errors import RecipeError, RunError
 from genfw.plugins import load_plugins
 from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.sweep import Sweep, SweepRun
+from killed_sweep import OVER, end_as_undisturbed
 from places import ROOT
-from run_toys import assert_same, final_state
 from tiny_recipe import TINY_VAE
 
 RECIPE = (
@@ -29,7 +28,6 @@ sample: {count: 4}
 engine: {accelerator: cpu, threads: 1, log_every: 2}
 """
 )
-OVER = ["seed=0..2", "train.0.optimizer.lr=1e-3,2e-3"]
 
 
 @pytest.fixture(scope="module")
@@ -208,27 +206,7 @@ def test_a_pool_shares_cores_and_devices_out(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("on", ["local", "submitit"])
-def test_a_sweep_whose_worker_is_killed_ends_as_an_undisturbed_one(on, recipe, registry, tmp_path):
+def test_a_sweep_whose_worker_is_killed_ends_as_an_undisturbed_one(on, recipe, tmp_path):
     if on == "submitit":
         pytest.importorskip("submitit")
-    sets = ["train.0.steps=1500", "engine.checkpoint_every=50", "engine.log_every=50"]
-    calm, disturbed = (plan_sweep([recipe], OVER, registry, sets=sets, directory=tmp_path / name) for name in "ab")
-    killed = []
-
-    def kill_one(sweep):
-        for run in sweep.runs:
-            status = sweep.directory(run).status()
-            if not killed and status.state == "running" and status.stage == "elbo" and status.step >= 50:
-                killed.append(run.name)
-                os.kill(status.pid, signal.SIGKILL)
-
-    for run in calm.runs:
-        assert engine.resume(calm.path / run.name).status == "finished"
-    run_sweep(disturbed, on=on, jobs=2, interval=0.05, watch=kill_one)
-    assert len(killed) == 1
-    assert [row.state for row in disturbed.rows()] == ["finished"] * 6
-    kinds = {row["kind"] for row in disturbed.directory(disturbed.runs[0]).read_events()}
-    assert "end" in kinds
-    assert any(row["kind"] == "resume" for row in RunDirectory(disturbed.path / killed[0]).read_events())
-    for run in calm.runs:
-        assert_same(final_state(calm.path / run.name), final_state(disturbed.path / run.name))
+    end_as_undisturbed(recipe, tmp_path, on=on, jobs=2)
