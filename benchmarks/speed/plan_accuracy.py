@@ -62,14 +62,15 @@ def make_plan(name: str, sets: list[str]) -> Plan:
     return plan_run(compose(recipe, registry))
 
 
-def compare(name: str, sets: list[str]) -> None:
+def compare(name: str, sets: list[str], again: bool) -> None:
     """Print the planned and the real time of a recipe's stages and evaluation."""
     plans, readings = [make_plan(name, sets)], Readings()
     own = ["engine.threads=1", f"engine.log_every={EVERY}", *SETS[name][0], *SETS[name][1], *sets]
     with tempfile.TemporaryDirectory() as folder:
         engine.run(name, sets=own, trackers=[readings], directory=f"{folder}/run")
         ended = time.process_time()
-    plans.append(make_plan(name, sets))
+    if again:
+        plans.append(make_plan(name, sets))
     pairs = {
         stage.name: (readings.stage_seconds(index, stage.steps), [one.stages[index].seconds for one in plans])
         for index, stage in enumerate(plans[0].stages)
@@ -88,6 +89,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", default=list(SETS), choices=list(SETS))
     parser.add_argument("--set", action="append", default=[], help="further overrides, such as data.root=DIR")
+    parser.add_argument("--once", action="store_true", help="plan before the run alone")
     given = parser.parse_args()
     for chosen in given.recipes:
-        compare(chosen, given.set)
+        compare(chosen, given.set, not given.once)
