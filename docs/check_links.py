@@ -1,10 +1,12 @@
 """Find links of a built site that lead to no file, or to no place on its page: python docs/check_links.py FOLDER
 
-Sphinx checks what it writes itself; this also sees raw HTML, generated pages and the theme.
+Sphinx checks what it writes itself; this also sees raw HTML, generated pages and the theme. It also finds tutorials
+that draw figures and show none.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -44,11 +46,21 @@ def broken(site: Path) -> Iterator[str]:
     print(f"{sum(len(page.links) for page in pages.values())} links on {len(pages)} pages", file=sys.stderr)
 
 
+def unseen(site: Path) -> Iterator[str]:
+    """One line for each tutorial that draws figures of which its page shows none."""
+    for path in sorted(site.glob("tutorials/*.html")):
+        text = path.read_text(encoding="utf-8")
+        drawn = len(re.findall(r"\bsubplots\b", text))
+        if drawn > text.count('src="../_images/'):
+            yield f"{path.relative_to(site)}: draws {drawn} figures, and shows fewer"
+
+
 def _has(page: _Page, fragment: str) -> bool:
     return bool({fragment, unquote(fragment)} & page.places)
 
 
 if __name__ == "__main__":
-    faults = list(broken(Path(sys.argv[1]).resolve()))
-    print("\n".join([*faults, f"{len(faults)} broken links"]))
-    sys.exit(bool(faults))
+    site = Path(sys.argv[1]).resolve()
+    faults, blind = list(broken(site)), list(unseen(site))
+    print("\n".join([*faults, *blind, f"{len(faults)} broken links, {len(blind)} tutorials without their figures"]))
+    sys.exit(bool(faults or blind))

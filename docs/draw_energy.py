@@ -43,14 +43,14 @@ def draw(run: str | Path) -> None:
     energy = torch.where(generator > 1e-6, energy - energy[generator > 1e-3].min(), torch.nan)
     panels = {
         "energy-1-generator": ("what the generator draws", generator, "Blues", None),
-        "energy-2-energy": ("the energy, in nats: high between the data", energy, "Oranges", 8.0),
+        "energy-2-energy": ("the energy: dark is high", energy, "Oranges", 8.0),
         "energy-3-together": ("what both together draw", together, "Blues", None),
     }
     for suffix, ink in THEMES.items():
         with plt.rc_context({"text.color": ink, "axes.edgecolor": ink, "xtick.color": ink, "ytick.color": ink}):
-            figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.7), layout="constrained")
+            figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.95), layout="constrained")
             for axis, (title, values, colours, top) in zip(axes, panels.values(), strict=True):
-                _panel(axis, title, values, colours, top)
+                _panel(axis, title, values, colours, top, size=15)  # a phone shows it at a third of its width
             _save(figure, f"energy-over-generator{suffix}")
             for name, (title, values, colours, top) in panels.items():
                 figure, axis = plt.subplots(figsize=(4.6, 4.2), layout="constrained")
@@ -60,8 +60,8 @@ def draw(run: str | Path) -> None:
                 _save(figure, f"{name}{suffix}")
 
 
-def _panel(axis: plt.Axes, title: str, values: Tensor, colours: str, top: float | None) -> object:
-    axis.set_title(title, fontsize=10)
+def _panel(axis: plt.Axes, title: str, values: Tensor, colours: str, top: float | None, *, size: int = 12) -> object:
+    axis.set_title(title, fontsize=size)
     axis.set(xticks=[], yticks=[])
     highest = float(values.nan_to_num().max()) if top is None else top
     return axis.imshow(values, extent=WINDOW, origin="lower", cmap=colours, vmin=0, vmax=highest)

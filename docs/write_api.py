@@ -37,7 +37,7 @@ def text() -> str:
     """The page, in Markdown."""
     parts = [
         "# Python names\n",
-        "Written by `python docs/write_api.py` from `genfw.__all__`; do not edit.\n",
+        "<!-- Written by `python docs/write_api.py` from `genfw.__all__`; do not edit. -->\n",
         "You import all of these from `genfw`, unless the name says more. `import genfw` imports no torch; a name is\n"
         "imported when you first use it.\n",
     ]

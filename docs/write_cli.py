@@ -18,7 +18,7 @@ PAGE = Path(__file__).parent / "cli.md"
 
 def text() -> str:
     """The page, in Markdown."""
-    parts = ["# The command line\n", "Written by `python docs/write_cli.py`; do not edit.\n", _block([])]
+    parts = ["# The command line\n", "<!-- Written by `python docs/write_cli.py`; do not edit. -->\n", _block([])]
     for name in NAMES:
         parts += [f"## genfw {name}\n", _block([name])]
     return "\n".join(parts)

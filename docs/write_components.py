@@ -34,7 +34,7 @@ def text(registry: Registry | None = None, provider: str = "genfw") -> str:
     lines = [
         "# Components",
         "",
-        "Written by `python docs/write_components.py` from `registry.yaml` and the classes; do not edit.",
+        "<!-- Written by `python docs/write_components.py` from `registry.yaml` and the classes; do not edit. -->",
         "",
         "| kind | name | what it is | reference |",
         "| --- | --- | --- | --- |",
@@ -67,7 +67,7 @@ def settings_text() -> str:
     lines = [
         "# The sections of a recipe",
         "",
-        "Written by `python docs/write_components.py` from the schema of recipes; do not edit.",
+        "<!-- Written by `python docs/write_components.py` from the schema of recipes; do not edit. -->",
         "",
         "[Recipes](recipes.md) makes one from scratch. `genfw schema` prints this page as JSON Schema, for editors.",
         "",

@@ -31,7 +31,8 @@ TITLES = {
 INTRODUCTION = """\
 # How faithfully genfw implements the two papers
 
-`python docs/write_fidelity.py` writes this page from `docs/fidelity.yaml`; do not edit it here.
+<!-- Written by `python docs/write_fidelity.py` from `docs/fidelity.yaml`; do not edit. -->
+
 Each row is a claim, a setting, a table or a figure of a paper, with where it stands there, what
 it is in genfw, and the verdict. Line numbers and scripts are of the published repositories:
 `NVlabs/VAEBM`, `NVlabs/NVAE` and `yuPeiyu98/Diffusion-Amortized-MCMC`.

@@ -16,7 +16,7 @@ PAGE = DOCS / "zoo.md"
 
 _HEAD = """# The zoo
 
-Written by `python docs/write_zoo.py` from the models' cards; do not edit.
+<!-- Written by `python docs/write_zoo.py` from the models' cards; do not edit. -->
 
 These trained models are shipped with genfw. `genfw sample NAME` draws from one, `genfw report NAME`
 writes the report of the run it comes from, and `genfw.load("NAME")` loads it. [models.md](models.md)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections import deque
@@ -219,4 +220,6 @@ class TerminalProgress(_Progress):
 def progress(stream: TextIO | None = None) -> PlainProgress | TerminalProgress:
     """The display that fits ``stream`` (stderr by default)."""
     stream = sys.stderr if stream is None else stream
-    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
+    # A command in a notebook's cell has a terminal that can't move its cursor; Jupyter sets this for its kernels.
+    notebook = "JPY_PARENT_PID" in os.environ
+    return TerminalProgress(stream) if stream.isatty() and not notebook else PlainProgress(stream)

@@ -93,6 +93,8 @@ def test_display_fits_the_stream(monkeypatch):
     assert isinstance(progress(stream), PlainProgress)
     monkeypatch.setattr(stream, "isatty", lambda: True)
     assert isinstance(progress(stream), TerminalProgress)
+    monkeypatch.setenv("JPY_PARENT_PID", "1")  # a command in a notebook's cell
+    assert isinstance(progress(stream), PlainProgress)
 
 
 def test_resumed_run_says_where_it_goes_on():

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import re
 import runpy
+import tomllib
 
 import pytest
 
@@ -39,6 +40,12 @@ def test_every_public_name_has_a_page_and_says_what_it_is(package):
     assert [name for name, words in documented.items() if not (words or "").strip()] == []
 
 
+def test_every_extra_is_on_the_page_about_installing():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    page = (DOCS / "install.md").read_text(encoding="utf-8")
+    assert [extra for extra in extras if f"`genfw[{extra}]`" not in page] == []
+
+
 def test_every_page_is_in_the_site():
     """Sphinx refuses an absent page; a page that no table of contents names is found here, without Sphinx."""
     listed = set()
@@ -62,6 +69,16 @@ def test_the_front_page_is_plain_before_it_is_precise():
 
 def test_genfw_exports_what_it_lists():
     assert set(genfw._EXPORTS) < set(genfw.__all__)
+
+
+def test_a_tutorial_without_its_figures_is_found(tmp_path):
+    unseen = runpy.run_path(str(DOCS / "check_links.py"))["unseen"]
+    (tmp_path / "tutorials").mkdir()
+    page = tmp_path / "tutorials" / "a.html"
+    page.write_text("<pre>plt.subplots(1, 2)</pre>")
+    assert list(unseen(tmp_path)) == ["tutorials/a.html: draws 1 figures, and shows fewer"]
+    page.write_text('<pre>plt.subplots(1, 2)</pre><img src="../_images/1.png">')
+    assert list(unseen(tmp_path)) == []
 
 
 def test_broken_links_of_a_built_site_are_found(tmp_path):

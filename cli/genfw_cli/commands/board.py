@@ -22,9 +22,10 @@ def command(
     browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
     root: Root = Path("runs"),
 ) -> None:
-    """Serve a run's report on this machine while it goes on; the page refreshes itself.
+    """Serve a run's report on this machine while it goes on.
 
-    Prints the page's address, and serves until Ctrl-C. From another machine, tunnel to it: ssh -L PORT:127.0.0.1:PORT.
+    The page refreshes itself. Prints the page's address, and serves until Ctrl-C. From another machine, tunnel to it:
+    ssh -L PORT:127.0.0.1:PORT.
     """
     from genfw.runs.pages.board import Board
 

@@ -67,12 +67,13 @@ def command(
 
 
 def _print(comparison: Comparison) -> None:
+    from genfw.runs.pages.compare import badge
+
     rows = []
     for row in comparison.rows:
         parted = len({result.group for result in row.numbers if result.group}) > 1
         for result in sorted(row.numbers, key=lambda result: (result.group or "~", result.rank or 0)):
-            rank = "" if result.rank is None else f"{result.rank}{'=' if result.tied else ''}"
-            rank = f"{result.group}{rank}" if parted else rank
+            rank = badge(result.group if parted else "", result.rank, result.tied)
             remark = result.note if result.value is None or comparison.runs[result.run].smoke else ""
             label = comparison.runs[result.run].label
             rows.append((row.name, label, number(result.value, result.error), row.unit, rank, remark))
@@ -90,11 +91,12 @@ def _print(comparison: Comparison) -> None:
 
 
 def _print_seeds(seeds: SeedComparison) -> None:
+    from genfw.runs.pages.compare import badge
+
     rows = []
     for row in seeds.rows:
         parted = len({mean.letter for mean in row.means if mean.letter}) > 1
         for mean in sorted(row.means, key=lambda mean: (mean.letter or "~", mean.rank or 0)):
-            place = "" if mean.rank is None else f"{mean.rank}{'=' if mean.tied else ''}"
             rows.append(
                 (
                     row.name,
@@ -102,7 +104,7 @@ def _print_seeds(seeds: SeedComparison) -> None:
                     number(mean.mean, mean.deviation),
                     str(mean.count),
                     row.unit,
-                    f"{mean.letter}{place}" if parted else place,
+                    badge(mean.letter if parted else "", mean.rank, mean.tied),
                     mean.note,
                 )
             )

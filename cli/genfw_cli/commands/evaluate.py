@@ -24,7 +24,10 @@ def command(
     root: Root = Path("runs"),
     as_json: Json = False,
 ) -> None:
-    """Measure a trained model again, with its recipe's metrics, or with --set evaluate.0.count=500 with others."""
+    """Measure a trained model again.
+
+    Takes the metrics of its recipe, or with --set evaluate.0.count=500 others.
+    """
     from genfw.engine import finished
     from genfw.runs.directory import find_run
 

@@ -33,7 +33,7 @@ def command(
     ] = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Say what a run will cost on this machine: parameters, time, memory, checkpoints.
+    """Say what a run will cost here: time, memory, checkpoints.
 
     Times a few steps of each stage and a part of each metric in a temporary directory. With --over or several recipes,
     also the sum over all runs; runs that differ in their seed alone are timed once.

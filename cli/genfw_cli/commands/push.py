@@ -21,10 +21,10 @@ def command(
     private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
     root: Root = Path("runs"),
 ) -> None:
-    """Publish a trained model: weights, resolved recipe, card and pictures.
+    """Publish a trained model.
 
-    It goes to the Hugging Face Hub (pip install 'genfw[hub]'; log in by 'hf auth login'), or to a folder. Prints where
-    it is.
+    Its weights, resolved recipe, card and pictures go to the Hugging Face Hub (pip install 'genfw[hub]'; log in by 'hf
+    auth login'), or to a folder. Prints where they are.
     """
     from genfw.weights.hub import push
 

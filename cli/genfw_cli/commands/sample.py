@@ -32,9 +32,9 @@ def command(
     checkpoint: Checkpoint = "best",
     root: Root = Path("runs"),
 ) -> None:
-    """Draw samples from a trained model: of a run, or shipped with genfw.
+    """Draw samples from a trained model.
 
-    Prints their folder, with a picture and a file of tensors.
+    The model is of a run, or shipped with genfw. Prints the folder of the samples: a picture and a file of tensors.
     """
     from genfw.engine import finished
 

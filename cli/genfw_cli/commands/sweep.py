@@ -61,10 +61,11 @@ def command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe with several settings, or several recipes: a run directory each, in one folder.
+    """Run a recipe with several settings, or several recipes.
 
-    You can interrupt this and call it again: finished runs are kept, others are resumed. A run that fails does not stop
-    the others. 'genfw compare' and 'genfw report' take the folder.
+    Each run has a directory of its own, all in one folder. You can interrupt this and call it again: finished runs are
+    kept, others are resumed. A run that fails does not stop the others. 'genfw compare' and 'genfw report' take the
+    folder.
     """
     from genfw.engine.sweep import plan_sweep, run_sweep
 

@@ -283,7 +283,8 @@ def _conclude(
     composition.model.eval()
     randomness.seed_all(composition.seed)  # so that an interrupt does not change the results
     run_dir.write_status(Status("running", "evaluate"))
-    observers.event("evaluate", f"{len(composition.metrics)} metrics")
+    count = len(composition.metrics)
+    observers.event("evaluate", f"{count} metric{'s' * (count != 1)}")
     results = measure(evaluation, composition.metrics)
     _see_samples(evaluation, run_dir, observers)
     _see_rows(run_dir, observers)

@@ -214,15 +214,18 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """About ``count`` round numbers between ``low`` and ``high``."""
+    """Round numbers between ``low`` and ``high``: at least two, at most one more than ``count``, which is 4 or more."""
     span = high - low
     if span <= 0 or not math.isfinite(span):
         return [low]
-    raw = span / count
-    magnitude = 10.0 ** math.floor(math.log10(raw))
-    step = next(factor * magnitude for factor in (1, 2, 5, 10) if factor * magnitude >= raw)
-    first = math.ceil(low / step - 1e-9)
-    return [index * step + 0.0 for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    magnitude = 10.0 ** math.floor(math.log10(span / count))
+    # The first step that is wide enough; even the one before it is at least 0.4 of it.
+    for factor in (0.5, 1, 2, 5, 10):
+        step = factor * magnitude
+        indices = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+        if len(indices) <= count + 1:
+            break
+    return [index * step + 0.0 for index in indices]
 
 
 def _decimals(marks: Sequence[float]) -> int:

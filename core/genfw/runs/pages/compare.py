@@ -340,5 +340,10 @@ def _papers(name: str, papers: Sequence[Mapping[str, Any]]) -> tuple[PaperNumber
     return tuple(PaperNumber(source, value, tuple(runs)) for (source, value), runs in found.items())
 
 
+def badge(letter: str, rank: int | None, tied: bool) -> str:
+    """A number's place among those measured alike: its group's letter, its rank, ``=`` where others share it."""
+    return letter if rank is None else f"{letter}{rank}{'=' if tied else ''}"
+
+
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}

@@ -9,8 +9,8 @@ from typing import Any
 from genfw import __version__
 from genfw.runs.directory import PICTURES
 from genfw.runs.files import write_atomically
-from genfw.runs.pages.compare import Comparison, Number, Row, compare_runs
-from genfw.runs.pages.layout import badge, digits, embed, render
+from genfw.runs.pages.compare import Comparison, Number, Row, badge, compare_runs
+from genfw.runs.pages.layout import digits, embed, render
 
 
 def write_comparison(directories: Sequence[Path | str], out: Path, *, across: Sequence[str] = ()) -> Path:

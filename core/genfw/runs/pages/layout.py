@@ -65,11 +65,6 @@ def digits(value: float | None, error: float | None = None) -> str:
     return short(value)
 
 
-def badge(letter: str, rank: int | None, tied: bool) -> str:
-    """A number's place among those measured alike: its group's letter, its rank, ``=`` where others share it."""
-    return letter if rank is None else f"{letter}{rank}{'=' if tied else ''}"
-
-
 def words(value: Any) -> str:
     """A protocol's value for readers: ``yes`` and ``no``, numbers in four digits."""
     if isinstance(value, bool):

@@ -201,6 +201,7 @@ def _stages(recipe: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> lis
                 "steps": wanted,
                 "charts": charts,
                 "constant": constant,
+                "rows": len(mine),
             }
         )
     return stages

@@ -9,7 +9,8 @@ from genfw import __version__
 from genfw.runs.directory import RunDirectory
 from genfw.runs.files import write_atomically
 from genfw.runs.pages.charts import HEIGHT, WIDTH, make_band_charts
-from genfw.runs.pages.layout import badge, digits, render
+from genfw.runs.pages.compare import badge
+from genfw.runs.pages.layout import digits, render
 from genfw.runs.pages.seeds import Mean, SeedComparison, SeedRow, compare_sweeps
 from genfw.runs.sweep import Sweep
 

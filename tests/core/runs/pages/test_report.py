@@ -293,10 +293,10 @@ def test_a_wild_beginning_does_not_flatten_the_rest():
     assert max(float(tick.text) for tick in chart.y_ticks) < 3
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.3, 8.1), (1e-7, 3e-7), (999, 1001), (-1e9, 1e9)])
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3.3, 8.1), (-940, -100), (1e-7, 3e-7), (999, 1001), (-1e9, 1e9)])
 def test_ticks_are_round_and_inside(low, high):
     marks = ticks(low, high, 4)
-    assert 2 <= len(marks) <= 7
+    assert 2 <= len(marks) <= 5
     assert all(low - 1e-9 * abs(low) <= mark <= high * (1 + 1e-9) for mark in marks)
 
 
