@@ -65,7 +65,7 @@ def test_pytest_collects_and_runs_them(packages):
             self.passed += report.when == "call" and report.passed
 
     outcomes, folder = Outcomes(), str(packages["energy"])
-    options = ["-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:xdist"]
+    options = ["-q", "-W", "error", "-p", "no:cacheprovider", "-p", "no:xdist"]
     code = pytest.main([*options, "--rootdir", folder, folder], plugins=[outcomes])
     assert (code, outcomes.passed) == (pytest.ExitCode.OK, 15)
 
