@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from genfw.interfaces.values import Batch
 from genfw.models.chains import Chain, run_chain
+from genfw.models.compiling import CompiledChains, compiled
 from genfw.models.distances import directions, sliced_wasserstein
 from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget, PriorTarget
@@ -144,7 +145,19 @@ def prior(arguments: argparse.Namespace) -> list[Row]:
     both = pair(256, width=2, embedding_width=4, embedding=32)
     ways = prior_chains(both, 60)
     apart = agree("prior chain", ways[0](), ways[1](), 1e-4)
-    return [row("DAMC prior chain", "batch 256, 60 steps", *interleaved(ways, 5 * arguments.repeats), apart)]
+    rows = [row("DAMC prior chain", "batch 256, 60 steps", *interleaved(ways, 5 * arguments.repeats), apart)]
+    for batch in (256, 32):
+        both.z, chains = both.z[:batch], CompiledChains()
+        _, eager = prior_chains(both, 60)
+
+        def fused(chains: CompiledChains = chains, eager: Callable[[], Tensor] = eager) -> Tensor:
+            with compiled(chains):
+                return eager()
+
+        apart = agree("prior chain, compiled", eager(), fused(), 1e-4)
+        seconds = interleaved((eager, fused), 5 * arguments.repeats)
+        rows.append(row("the same with engine.compile; plain is genfw without", f"batch {batch}", *seconds, apart))
+    return rows
 
 
 def posterior(arguments: argparse.Namespace) -> list[Row]:

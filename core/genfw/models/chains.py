@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from genfw.interfaces.target import Target
 from genfw.interfaces.values import StateTree
 from genfw.models import recording
 from genfw.models.arviz import to_arviz
+from genfw.models.compiling import moves
 from genfw.models.freezing import frozen_for_chain, is_frozen_for_chain
 from genfw.nn.batch_norm import single_process_statistics
 from genfw.plugins.component import Settings
@@ -141,15 +143,15 @@ def _run(
         sampler.plan(count)
         state = sampler.init(target, start, generator)
         acceptance = start.new_zeros(len(start))
-        for step in range(count + 1):
-            if step:
-                state, info = sampler.step(target, state, generator)
-                acceptance += info.acceptance
+        states = itertools.chain([(state, acceptance.clone())], moves(target, sampler, state, generator, count))
+        for step, (state, accepted) in enumerate(states):
+            acceptance += accepted
             if keep_every and step % keep_every == 0:
                 trace.append(state.position)
                 potentials.append(state.potential)
                 kept.append(step)
-        potential = state.potential.detach()
+        # A state may compute its potential whenever it is read.
+        potential = (potentials[-1] if kept and kept[-1] == count else state.potential).detach()
         sampler.finish(state)
     return ChainResult(
         position=state.position.detach(),

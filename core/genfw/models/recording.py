@@ -119,7 +119,7 @@ class Recordings:
         conditions = target.conditions()
         if conditions is None or not sampler.recordable or not self._fits(position.device):
             return chain(target, sampler, position, generator)
-        key = _key(target, conditions, sampler, position, facts)
+        key = chain_key(target, conditions, sampler, position, facts)
         found = self._known.get(key)
         if key not in self._known or found is False:
             self._remember(key, found)
@@ -146,7 +146,7 @@ class Recordings:
     ) -> _Recording:
         recorder, before = self._make(position.device), sampler.state_dict()
         first, given = position.clone(), tuple(condition.clone() for condition in conditions)
-        state = _map_tensors(torch.clone, before)
+        state = map_tensors(torch.clone, before)
         own = target.given(*given)
 
         def whole() -> tuple[R, StateTree]:
@@ -158,7 +158,7 @@ class Recordings:
         finally:
             sampler.load_state_dict(before)
         owners = (own, sampler, *own.modules())
-        return _Recording(recorder, first, given, _tensors(state), result, after, owners)
+        return _Recording(recorder, first, given, tensors_of(state), result, after, owners)
 
     def _replay(
         self,
@@ -168,14 +168,14 @@ class Recordings:
         position: Tensor,
         generator: torch.Generator,
     ) -> Any:
-        given = [position, *conditions, *_tensors(sampler.state_dict())]
+        given = [position, *conditions, *tensors_of(sampler.state_dict())]
         with torch.no_grad():
             torch._foreach_copy_([recording.position, *recording.conditions, *recording.state], given)
         # A CUDA generator's state is on the host: nothing waits here.
         recording.recorder.generator.set_state(generator.get_state())
         recording.recorder.replay()
         generator.set_state(recording.recorder.generator.get_state())
-        sampler.load_state_dict(_map_tensors(torch.clone, recording.after))
+        sampler.load_state_dict(map_tensors(torch.clone, recording.after))
         self.replays += 1
         fields = {
             field.name: value.clone()
@@ -204,20 +204,32 @@ def active() -> Recordings | None:
     return _active
 
 
-def _key(
+def weights_of(target: Target) -> list[Tensor]:
+    """Parameters and buffers of a target's networks."""
+    return [tensor for module in target.modules() for tensor in (*module.parameters(), *module.buffers())]
+
+
+def chain_key(
     target: Target, conditions: tuple[Tensor, ...], sampler: Sampler, position: Tensor, facts: tuple[int, ...]
 ) -> Hashable:
-    modules = target.modules()
-    weights = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+    """What two chains must share to be the same list of operations on the same memory.
+
+    Arguments:
+        target: The potential.
+        conditions: What it reads beside positions and weights.
+        sampler: The kernel.
+        position: First positions, with shape :math:`(B, D)`.
+        facts: What else the operations depend on, such as the number of steps.
+    """
     return (
         type(target),
         id(sampler),
         facts,
         torch.is_autocast_enabled(position.device.type),
-        tuple(map(id, modules)),
-        tuple(weight.data_ptr() for weight in weights),
+        tuple(map(id, target.modules())) or id(target),
+        tuple(weight.data_ptr() for weight in weights_of(target)),
         tuple(_form(tensor) for tensor in (position, *conditions)),
-        _structure(sampler.state_dict()),
+        structure(sampler.state_dict()),
     )
 
 
@@ -225,25 +237,29 @@ def _form(tensor: Tensor) -> Hashable:
     return tuple(tensor.shape), tuple(tensor.stride()), tensor.dtype, str(tensor.device)
 
 
-def _structure(tree: Any) -> Hashable:
+def structure(tree: Any) -> Hashable:
+    """The form of each tensor of a tree, and everything else as it is."""
     if isinstance(tree, dict):
-        return tuple((name, _structure(part)) for name, part in tree.items())
+        return tuple((name, structure(part)) for name, part in tree.items())
     if isinstance(tree, list | tuple):
-        return tuple(map(_structure, tree))
+        return tuple(map(structure, tree))
     return _form(tree) if isinstance(tree, Tensor) else tree
 
 
-def _map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """The tree with every tensor replaced, in the order of :func:`tensors_of`."""
     if isinstance(tree, dict):
-        return {name: _map_tensors(function, part) for name, part in tree.items()}
+        return {name: map_tensors(function, part) for name, part in tree.items()}
     if isinstance(tree, list | tuple):
-        return [_map_tensors(function, part) for part in tree]
+        parts = [map_tensors(function, part) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else parts
     return function(tree) if isinstance(tree, Tensor) else tree
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def tensors_of(tree: Any) -> list[Tensor]:
+    """All tensors of a tree of dicts, lists and tuples, in order."""
     if isinstance(tree, dict):
         tree = list(tree.values())
     if isinstance(tree, list | tuple):
-        return [tensor for part in tree for tensor in _tensors(part)]
+        return [tensor for part in tree for tensor in tensors_of(part)]
     return [tree] if isinstance(tree, Tensor) else []

@@ -255,15 +255,22 @@ class FunctionTarget(Target):
 
     Arguments:
         size: :math:`D`.
-        tilt: :math:`f`, from :math:`(B, D)` to :math:`(B,)`.
+        tilt: :math:`f`, from :math:`(B, D)` to :math:`(B,)`; it takes ``reads`` as further arguments.
+        reads: All other tensors that it reads; without them chains on this target are neither recorded nor compiled.
     """
 
-    def __init__(self, size: int, tilt: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, size: int, tilt: Callable[..., Tensor], reads: tuple[Tensor, ...] | None = None) -> None:
         self.layout = NoiseLayout.of(x=(size,))
-        self._tilt = tilt
+        self._tilt, self._reads = tilt, reads
+
+    def conditions(self) -> tuple[Tensor, ...] | None:
+        return self._reads
+
+    def given(self, *conditions: Tensor) -> FunctionTarget:
+        return FunctionTarget(self.layout.size, self._tilt, conditions)
 
     def tilt(self, position: Tensor) -> Tensor:
-        return self._tilt(position)
+        return self._tilt(position, *(self._reads or ()))
 
     def to_data(self, position: Tensor, *, mean: bool = False, generator: torch.Generator | None = None) -> Tensor:
         """The position itself."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import attrs
 import torch
@@ -16,16 +15,15 @@ from genfw.plugins.validators import at_least, positive
 from genfw_plugins.mcmc.moves import normal_like
 
 
-@attrs.frozen(eq=False, slots=False)
-class LangevinState:
+class LangevinState(NamedTuple):
     r"""Position :math:`(B, D)` of chains; a move takes the gradient there when it begins."""
 
     target: Target
     position: Tensor
 
-    @cached_property
+    @property
     def potential(self) -> Tensor:
-        """Potential there in nats, with shape ``(B,)``, computed when it is first read."""
+        """Potential there in nats, with shape ``(B,)``, computed when it is read."""
         with torch.no_grad():
             return self.target.potential(self.position)
 
