@@ -163,6 +163,9 @@ class Batch:
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device; the host does not wait for the copy of a batch in pinned memory."""
 
+        if self.x.device == torch.device(device):
+            return self
+
         def moved(part: Tensor) -> Tensor:
             return part.to(device, non_blocking=part.is_pinned())
 

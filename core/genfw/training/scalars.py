@@ -37,12 +37,14 @@ class RunningMeans:
                     f"a stage reports scalars, but '{name}' has shape {tuple(value.shape)}; take its mean"
                 )
         dtype = torch.get_default_dtype()
-        values = torch.stack(
-            [
-                torch.as_tensor(v).detach().reshape(()).to(self.device, dtype, non_blocking=True)
-                for v in scalars.values()
-            ]
-        )
+
+        def moved(value: Tensor) -> Tensor:
+            value = torch.as_tensor(value).detach()
+            if value.ndim == 0 and value.dtype == dtype and value.device == self.device:
+                return value
+            return value.reshape(()).to(self.device, dtype, non_blocking=True)
+
+        values = torch.stack([moved(value) for value in scalars.values()])
         total, count = self._sums.get(names := tuple(scalars), (None, 0))
         self._sums[names] = (values if total is None else total + values, count + 1)
 

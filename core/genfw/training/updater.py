@@ -90,7 +90,8 @@ class Updater:
         """
         if self.decay and self.average is None:
             self.average = WeightAverage(self._network, self.decay)
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:  # the optimiser's own zero_grad takes as long as a layer of a small network
+            parameter.grad = None
         # Gradients only for these parameters, whatever else the loss depends on.
         gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):

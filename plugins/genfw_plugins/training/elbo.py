@@ -110,6 +110,7 @@ class ELBO(Stage):
         model = self.model
         parts = [part for part in (model.prior, model.decoder, model.encoder) if part is not None]
         self.networks = nn.ModuleList(parts)
+        self._layers = list(self.networks.modules())
         updater = Updater([self.networks], self.optimizer, self.run, self.steps, self.clip, self.average)
         self.updater = self.register("updater", updater)
         self.energy_updater: Updater | None = None
@@ -133,7 +134,8 @@ class ELBO(Stage):
     def step(self, batch: Batch, step: int) -> Mapping[str, Tensor]:
         model = self.model
         assert model.encoder is not None  # refused in __init__
-        self.networks.train()
+        if not all(part.training for part in self._layers):
+            self.networks.train()
         x = noisy(batch.x, self.data_noise, self.run.generator)
         with self.run.fabric.autocast():
             posterior = model.encoder(x, generator=self.run.generator)
@@ -148,11 +150,12 @@ class ELBO(Stage):
                 loss = loss + model.latent_energy(posterior.latent).mean()
             loss = penalised(loss, self.penalty_weight(step), [model.prior, model.decoder, model.encoder])
         gradient = self.updater.update(loss, step)
+        negative_log, kl = negative_log.detach(), kl.detach().sum(1)
         report = {
             "loss": loss.detach(),
-            "elbo": -(negative_log + kl.sum(1)).detach().mean(),
-            "reconstruction": negative_log.detach().mean(),
-            "kl": kl.detach().sum(1).mean(),
+            "elbo": -(negative_log + kl).mean(),
+            "reconstruction": negative_log.mean(),
+            "kl": kl.mean(),
             "gradient": gradient,
         }
         if self.energy_updater is not None:
