@@ -67,6 +67,14 @@ def test_completion_offers_names(words, offer, answers):
     assert offer in printed.split()
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_text_that_is_no_recipe_is_refused_before_torch(command, tmp_path):
+    (tmp_path / "broken.yaml").write_text("name: [x\n")
+    said = ask(command, "broken.yaml", cwd=tmp_path)
+    assert "GF101" in said.stderr
+    assert said.stderr.splitlines()[-1] == "imported"
+
+
 def test_a_recipe_is_checked_without_what_only_a_run_needs(tmp_path):
     # Of each kind of model and of metrics; a check tries a recipe's networks, and these are small.
     recipes = ["quickstart", "damc-digits", "damc-mnist-anomaly-small", "lebm-digits", "vae-svhn", "vaebm-fashion"]

@@ -24,11 +24,13 @@ def command(
 
     Builds the networks without their numbers and looks at the headers of the data's files.
     """
-    from genfw.recipes.check import bind
-    from genfw.recipes.rehearse import rehearse
-
     try:
-        read, registry = open_recipe(ctx, recipe, sets, unsets)
+        read, registry = open_recipe(
+            ctx, recipe, sets, unsets
+        )  # before torch: a text that is not YAML needs none of it
+        from genfw.recipes.check import bind
+        from genfw.recipes.rehearse import rehearse
+
         resolved, faults = bind(read, registry, smoke=smoke)
         notes = (*resolved.notes, *rehearse(resolved, faults).notes)
     except RecipeError as error:

@@ -37,10 +37,10 @@ def command(
 
     Creates a run directory under --root; prints it at the end with the numbers and the report.
     """
+    read, registry = open_recipe(ctx, recipe, sets, unsets)  # before torch: a text that is not YAML needs none of it
     from genfw.engine import run as engine
     from genfw_cli.running import drive
 
-    read, registry = open_recipe(ctx, recipe, sets, unsets)
     for text in read.notes:
         note(f"note: {text}")
     drive(engine.run, as_json, read, root=root, smoke=smoke, registry=registry, directory=directory, go_on=go_on)

@@ -39,6 +39,12 @@ _SMALL = 2**25
 _FILLS = frozenset(
     {name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")} | {"copy_", "fill_", "mul_"}
 )
+#: Functions whose result is like their first argument, where that holds floating-point numbers.
+_LIKE = frozenset(
+    {"abs", "neg", "square", "sqrt", "rsqrt", "exp", "log", "tanh", "sigmoid", "relu", "silu", "elu", "leaky_relu"}
+)
+#: Functions of two such arguments, or of one and a number.
+_OF_TWO = frozenset({"add", "sub", "mul", "div", "truediv", "true_divide", "__rsub__", "__rtruediv__", "__rdiv__"})
 #: Rows of the batch that goes through the networks.
 _ROWS = 2
 
@@ -257,12 +263,55 @@ class _ShapesAlone(TorchFunctionMode):
         if isinstance(first, Tensor) and first.is_meta:
             if name in _FILLS:
                 return first
-            if name == "norm" and len(args) == 1 and more.keys() <= {"dim", "keepdim"}:
-                return first.abs().sum(more["dim"], more.get("keepdim", False)) if "dim" in more else first.abs().sum()
+            plain = "out" not in more and first.is_floating_point()
+            if plain and (made := _without_numbers(name, first, args[1:], more)) is not None:
+                self.numbers += made.numel()
+                return made
         made = func(*args, **more)
         if isinstance(made, Tensor):
             self.numbers += made.numel()
         return made
+
+
+def _without_numbers(name: str, first: Tensor, others: Sequence[Any], more: Mapping[str, Any]) -> Tensor | None:
+    """The result of a few functions whose shape is plain to see; for each, torch takes a millisecond."""
+    if name in ("norm", "sum", "mean"):
+        return _reduced(name, first, others, more)
+    return _like(name, first, others)
+
+
+def _reduced(name: str, first: Tensor, others: Sequence[Any], more: Mapping[str, Any]) -> Tensor | None:
+    """A norm, sum or mean over some dimensions, or over all."""
+    given = {key for key, value in more.items() if value is not None}
+    # The order of a norm comes first, and says nothing of the shape.
+    others = others[1:] if name == "norm" else others
+    if not given <= {"dim", "keepdim", "p"} or len(others) > 2:
+        return None
+    dim, keepdim = (*others, None, None)[:2]
+    dim, keepdim = more.get("dim", dim), more.get("keepdim", keepdim)
+    dims = range(first.ndim) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    if not all(-first.ndim <= each < first.ndim for each in dims):
+        return None
+    gone = {each % first.ndim for each in dims}
+    sizes = [1 if index in gone else size for index, size in enumerate(first.shape)]
+    return first.new_empty(sizes if keepdim else [size for index, size in enumerate(sizes) if index not in gone])
+
+
+def _like(name: str, first: Tensor, others: Sequence[Any]) -> Tensor | None:
+    """The result of a function of each number by itself, where it is like one of its arguments."""
+    if name in _LIKE:
+        return first.detach()
+    if name not in _OF_TWO or len(others) != 1:
+        return None
+    (other,) = others
+    if isinstance(other, int | float):
+        return first.detach()
+    if not isinstance(other, Tensor) or not other.is_meta or other.dtype != first.dtype:
+        return None
+    with contextlib.suppress(RuntimeError):  # shapes that do not fit: torch says so in its own words
+        shape = torch.broadcast_shapes(first.shape, other.shape)
+        return next((each.detach() for each in (first, other) if each.shape == shape), None)
+    return None
 
 
 def _numbers(model: nn.Module) -> int:
