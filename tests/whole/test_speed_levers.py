@@ -25,6 +25,7 @@ from genfw_plugins.dcgan import for_chain
 from genfw_plugins.dcgan.decoder import DCGANDecoder
 from genfw_plugins.dcgan.for_chain import StillGenerator
 from genfw_plugins.dcgan.network import Gather
+from genfw_plugins.dcgan.products import Products
 from genfw_plugins.dcgan.winograd import WinogradDoubling
 from genfw_plugins.ddpm import walk
 from genfw_plugins.ddpm.network import MLPUNet
@@ -206,6 +207,18 @@ def test_winograds_doubling_is_the_transposed_convolution(side: int) -> None:
     gradient = torch.randn_like(expected)
     (slope,) = torch.autograd.grad(expected, x, gradient)
     value, pullback = WinogradDoubling(weight, bias, side)(x.detach().permute(0, 2, 3, 1).contiguous())
+    close(value.permute(0, 3, 1, 2), expected.detach())
+    close(pullback(gradient.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2), slope)
+
+
+@pytest.mark.parametrize("side", [1, 2, 5, 8])
+def test_products_are_the_transposed_convolution(side: int) -> None:
+    weight, bias = torch.randn(3, 5, 4, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    x = torch.randn(2, 3, side, side, dtype=torch.float64, requires_grad=True)
+    expected = F.conv_transpose2d(x, weight, bias, 2, 1)
+    gradient = torch.randn_like(expected)
+    (slope,) = torch.autograd.grad(expected, x, gradient)
+    value, pullback = Products(weight, bias, side)(x.detach().permute(0, 2, 3, 1).contiguous())
     close(value.permute(0, 3, 1, 2), expected.detach())
     close(pullback(gradient.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2), slope)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -16,8 +18,14 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from genfw import randomness
 from genfw.engine.cluster import Process, found_outside, fresh_store
 from genfw.errors import RunError
+from genfw.models.compiling import CompiledChains, compiled
 from genfw.models.recording import Recordings, recorded
+from genfw.nn.choices import Choices, choosing
+from genfw.runs.files import write_atomically
 from genfw.training.settings import EngineSettings
+
+#: File of a run directory: the ways that ``engine.tune`` found fastest.
+CHOICES = "choices.json"
 
 
 def own_device(accelerator: str) -> torch.device:
@@ -133,14 +141,35 @@ def usable_cores() -> int:
     return max(1, int(cpu_count()))
 
 
+def _choices(path: Path, times: bool) -> Choices:
+    """The choices of a run directory, which is given every new one before it is used.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    table = {}
+    if path.is_file():
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            table = None
+        if not isinstance(table, dict) or not all(isinstance(way, str) for way in table.values()):
+            raise RunError(f"{path} is damaged; without it, a resumed run times again what it had chosen")
+    return Choices(table, lambda table: write_atomically(path, json.dumps(table, indent=1) + "\n"), times)
+
+
 @contextlib.contextmanager
-def tuned(settings: EngineSettings, device: torch.device | None = None) -> Iterator[None]:
-    """Inside the block this process has the recipe's threads, determinism, TF32, default type and recordings of chains;
-    afterwards all of these and the random states are restored.
+def tuned(
+    settings: EngineSettings, device: torch.device | None = None, *, folder: Path | None = None, alone: bool = True
+) -> Iterator[None]:
+    """Inside the block this process has the recipe's threads, determinism, TF32, default type, recordings of chains and
+    compiled ones; afterwards all of these and the random states are restored.
 
     Arguments:
         settings: The recipe's ``engine:`` section.
         device: The device of this process; by default :func:`own_device`.
+        folder: The run directory, which keeps what ``engine.tune`` has timed; without one nothing is timed.
+        alone: Whether no other process computes the same numbers: only then something may be timed.
     """
     threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
     deterministic, warns = (
@@ -150,8 +179,12 @@ def tuned(settings: EngineSettings, device: torch.device | None = None) -> Itera
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     fast = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
     recordings = Recordings() if settings.capture == "auto" else None
+    chains = CompiledChains() if settings.compile else None
     own = own_device(settings.accelerator) if device is None else device
-    with randomness.isolated_rng(own), recorded(recordings):
+    ways = None
+    if settings.tune and folder is not None:
+        ways = _choices(folder / CHOICES, alone and count_processes(settings) == 1 and found_outside() is None)
+    with randomness.isolated_rng(own), recorded(recordings), compiled(chains), choosing(ways):
         try:
             # Also where the recipe says nothing: torch counts the machine's cores, whatever a container allows.
             torch.set_num_threads(min(settings.threads or threads, usable_cores()))

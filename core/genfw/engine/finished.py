@@ -188,7 +188,10 @@ def _opened(composition: Composition, run_dir: RunDirectory, processes: int) -> 
     settings = copy.copy(composition.engine)
     settings.accelerator = parameter.device.type  # type: ignore[assignment]
     plugins = local_plugins(composition.resolved.recipe, composition.registry)
-    with tuned(settings), launched(settings, run_dir.path, processes, task="evaluate", plugins=plugins) as fabric:
+    with (
+        tuned(settings, folder=run_dir.path, alone=processes == 1),
+        launched(settings, run_dir.path, processes, task="evaluate", plugins=plugins) as fabric,
+    ):
         if not is_first():
             serve_evaluation(composition, run_dir)
             yield None

@@ -166,7 +166,7 @@ def drive(
             if composition.engine.mirror:
                 run_dir.mirror = Mirror(composition.engine.mirror, run_dir.path)
         stack.enter_context(interrupts.installed())
-        stack.enter_context(tuned(composition.engine))
+        stack.enter_context(tuned(composition.engine, folder=run_dir.path))
         start = None
         if resumed:
             name = agreed(lambda: _newest(run_dir), lambda: make_fabric(composition.engine))

@@ -45,7 +45,7 @@ def main(order: str) -> None:
         composition = compose(recipe, registry, device=device)
     composition.engine.accelerator = given["accelerator"]
     start = None if given["checkpoint"] is None else run_dir.checkpoints.find(given["checkpoint"])
-    with tuned(composition.engine, device):
+    with tuned(composition.engine, device, folder=run_dir.path, alone=False):
         store.add("ready", 1)
         fabric = make_fabric(composition.engine, rank=rank, world=world, store=store)
         try:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genfw.nn.choices import chosen
 from genfw.nn.manual_grad import ByHand, Pullback, by_hand, in_turn
 from genfw_plugins.dcgan.network import Project
+from genfw_plugins.dcgan.products import Products
 from genfw_plugins.dcgan.winograd import WinogradDoubling
 
 #: Least saving of multiplications for which Winograd's transforms are worth their passes over memory, and least
-#: channels on both sides; below them the plain sum is as fast.
+#: channels on both sides; below them the plain sum is as fast on a processor with AVX2.
 SAVING, CHANNELS = 1.3, 64
 
 
@@ -21,7 +24,8 @@ class StillGenerator:
     r"""What :func:`genfw_plugins.dcgan.network.generator` computes, with its pull-back, on the weights of now.
 
     Maps lie channels last. On a CPU, wide layers that double the side go through
-    :class:`~genfw_plugins.dcgan.winograd.WinogradDoubling` in full precision.
+    :class:`~genfw_plugins.dcgan.winograd.WinogradDoubling` in full precision, or what
+    :mod:`genfw.nn.choices` finds faster.
 
     Arguments:
         layers: The generator.
@@ -74,9 +78,17 @@ def _convolve(layer: nn.ConvTranspose2d, side: int, dtype: torch.dtype) -> ByHan
     assert layer.bias is not None  # never switched off
     weight, bias = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
     stride, padding = int(layer.stride[0]), int(layer.padding[0])
-    full = dtype in (torch.float32, torch.float64) and weight.device.type == "cpu"
-    if stride == 2 and full and WinogradDoubling.saving(side) >= SAVING and min(weight.shape[:2]) >= CHANNELS:
-        return WinogradDoubling(weight, bias, side)
+    ways: dict[str, Callable[[], ByHand]] = {"plain": lambda: _plain(weight, bias, stride, padding)}
+    if stride == 2 and weight.device.type == "cpu":
+        ways["products"] = lambda: Products(weight, bias, side)
+        if dtype in (torch.float32, torch.float64):
+            ways["winograd"] = lambda: WinogradDoubling(weight, bias, side)
+    wide = WinogradDoubling.saving(side) >= SAVING and min(weight.shape[:2]) >= CHANNELS
+    work = f"doubling of {weight.shape[0]} to {weight.shape[1]} channels"
+    return chosen(work, ways, "winograd" if wide and "winograd" in ways else "plain")
+
+
+def _plain(weight: Tensor, bias: Tensor, stride: int, padding: int) -> ByHand:
     weight = weight.contiguous(memory_format=torch.channels_last)
 
     def forward(h: Tensor) -> tuple[Tensor, Pullback]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from genfw.nn.choices import chosen
 from genfw.nn.manual_grad import ByHand, Pullback, by_hand, in_turn
 from genfw_plugins.resnet_energy.network import SLOPE, SWISH, Activation, NormedConv, ResBlock
 from genfw_plugins.resnet_energy.winograd import Winograd
 
 #: Least saving of multiplications for which Winograd's transforms are worth their passes over memory, least channels on
-#: both sides, and least pixels of a side: below them the plain sum is as fast.
+#: both sides, and least pixels of a side: below them the plain sum is as fast on a processor with AVX2.
 SAVING, CHANNELS, SIDE = 2.0, 64, 7
 
 
@@ -23,7 +24,7 @@ class StillEnergy:
     Maps lie channels last. What Swish is divided by goes into the weights that follow, a batch norm into those before
     it. A block that halves takes the mean of four pixels within the convolution before it: a 4x4 kernel at every other
     pixel, 2.25 times less work, and a quarter of it in the shortcut. On a CPU, wide convolutions go through
-    :class:`~genfw_plugins.resnet_energy.winograd.Winograd`.
+    :class:`~genfw_plugins.resnet_energy.winograd.Winograd`, or what :mod:`genfw.nn.choices` finds faster.
 
     Arguments:
         stem: The first convolution.
@@ -99,10 +100,12 @@ def _folded(conv: NormedConv, norm: nn.Module, gain: float) -> tuple[Tensor, Ten
 
 def _convolution(kernel: Tensor, bias: Tensor | None, size: tuple[int, int]) -> ByHand:
     """A convolution that keeps the size."""
-    wide = min(kernel.shape[:2]) >= CHANNELS and min(size) >= SIDE and kernel.shape[2] == 3
-    if wide and kernel.device.type == "cpu" and Winograd.saving(*size) >= SAVING:
-        return Winograd(kernel, bias)
-    return _strided(kernel, bias, 1)
+    ways: dict[str, Callable[[], ByHand]] = {"plain": lambda: _strided(kernel, bias, 1)}
+    if kernel.device.type == "cpu" and kernel.shape[2] == 3:
+        ways["winograd"] = lambda: Winograd(kernel, bias)
+    wide = min(kernel.shape[:2]) >= CHANNELS and min(size) >= SIDE and Winograd.saving(*size) >= SAVING
+    work = f"convolution of {kernel.shape[1]} to {kernel.shape[0]} channels, {kernel.shape[2]} pixels wide"
+    return chosen(work, ways, "winograd" if wide and "winograd" in ways else "plain")
 
 
 def _halving(kernel: Tensor, bias: Tensor | None) -> ByHand:
