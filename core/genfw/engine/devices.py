@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -147,7 +148,7 @@ def _choices(path: Path, times: bool) -> Choices:
     Raises:
         RunError: The file is damaged.
     """
-    table = {}
+    table: Any = {}
     if path.is_file():
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
@@ -183,7 +184,8 @@ def tuned(
     own = own_device(settings.accelerator) if device is None else device
     ways = None
     if settings.tune and folder is not None:
-        ways = _choices(folder / CHOICES, alone and count_processes(settings) == 1 and found_outside() is None)
+        single = alone and count_processes(settings) == 1 and found_outside() is None
+        ways = _choices(folder / CHOICES, times=single and not settings.deterministic)
     with randomness.isolated_rng(own), recorded(recordings), compiled(chains), choosing(ways):
         try:
             # Also where the recipe says nothing: torch counts the machine's cores, whatever a container allows.

@@ -132,12 +132,13 @@ class CompiledChains:
         found = self._known.pop(key, 0)
         # In its first step a run looks at values, which forbids compiling: a second failure is one for good.
         if isinstance(found, int) and found < 2:
+            failures = found
             try:
                 found = _compiled(target, conditions, sampler, state, count)
             except Exception as error:  # the compiler and what it calls raise many kinds
-                if found:
+                if failures:
                     self._tell(one_line(error))
-                found += 1
+                found = failures + 1
         self._known[key] = found
         while len(self._known) > MOST:
             self._known.popitem(last=False)
@@ -194,7 +195,8 @@ def _compiled(target: Target, conditions: tuple[Tensor, ...], sampler: Sampler, 
     if fits:
         graph, inputs = traced(steps)
     read = _reads(graph, target, conditions)
-    function = compile_graph(graph, [*inputs, *_given(read, conditions)])
+    # In this process: its helpers would each load torch anew, and stay.
+    function = compile_graph(graph, [*inputs, *_given(read, conditions)], {"compile_threads": 1})
     return _Block(steps, function, draws.calls * steps, read, (target, sampler, *target.modules()))
 
 

@@ -46,7 +46,8 @@ class EngineSettings(Settings):
         tune: Whether convolutions of chains on the CPU are timed once for each layer and shape, and done in the way
             that was fastest (torch's own, by Winograd's transforms, as products of matrices), in place of fixed rules.
             The run directory keeps the choices in ``choices.json``, so a resumed run goes on with them, bit for bit;
-            two runs may choose differently and differ in their last digits. With several processes nothing is timed.
+            two runs may choose differently and differ in their last digits. With several processes, and with
+            ``deterministic``, nothing is timed.
         tf32: Whether products and convolutions of float32 on CUDA round their factors to TF32's 10 digits, which is
             several times faster. torch alone would do so in convolutions.
         cudnn_benchmark: Whether cuDNN times its algorithms for every new shape and takes the fastest; two runs may then

@@ -24,7 +24,7 @@ FIELDS = ("position", "potential", "acceptance", "start", "trace", "potentials")
 @pytest.fixture
 def traced(monkeypatch):
     """The traced list of operations in place of the compiler's function: bit for bit what the plain chain does."""
-    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs: graph)
+    monkeypatch.setattr("torch._inductor.compile", lambda graph, inputs, options: graph)
 
 
 def small_posterior():
@@ -126,7 +126,7 @@ class PriorTargetOf(PriorTarget):
     ],
 )
 def test_what_cannot_be_compiled_runs_step_by_step_with_one_note(target, kernel, why, caplog, monkeypatch):
-    def compile(graph, inputs):
+    def compile(graph, inputs, options):
         raise RuntimeError("no compiler here")
 
     monkeypatch.setattr("torch._inductor.compile", compile)

@@ -108,17 +108,18 @@ def test_a_run_keeps_its_choices_and_a_resumed_one_goes_on_with_them(tmp_path, m
     assert json.loads((tmp_path / "choices.json").read_text()) == {"work, input 3 float32": "fast"}
 
 
-def test_several_processes_time_nothing(tmp_path, monkeypatch):
+def test_several_processes_and_deterministic_runs_time_nothing(tmp_path, monkeypatch):
     clock = Clock(monkeypatch)
     for settings, more in (
         (EngineSettings(accelerator="cpu", tune=True, devices=2), {"folder": tmp_path}),
         (EngineSettings(accelerator="cpu", tune=True), {"folder": tmp_path, "alone": False}),
+        (EngineSettings(accelerator="cpu", tune=True, deterministic=True), {"folder": tmp_path}),
         (EngineSettings(accelerator="cpu", tune=True), {}),
         (EngineSettings(accelerator="cpu"), {"folder": tmp_path}),
     ):
         with tuned(settings, **more):
             chosen("work", clock.ways(slow=2.0, fast=1.0), "slow")(torch.zeros(3))
-    assert clock.calls == ["slow"] * 4
+    assert clock.calls == ["slow"] * 5
     assert not list(tmp_path.iterdir())
 
 
