@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from rich.color import Color
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.style import Style
 from rich.text import Text
 
 from genfw.plugins.hookspecs import RunInfo
@@ -69,6 +71,27 @@ def scalars(row: Mapping[str, Any]) -> str:
     }
     names = [name for name in _FIRST if name in values] + [name for name in values if name not in _FIRST]
     return "  ".join(f"{'gap' if name == 'energy/gap' else name} {values[name]:.4g}" for name in names[:_SHOWN])
+
+
+def thumbnail(path: Path, columns: int = 64) -> Text:
+    """A picture in coloured half blocks, two pixels in each character.
+
+    Arguments:
+        path: A PNG.
+        columns: Most characters in a line.
+    """
+    from matplotlib.image import imread
+
+    pixels = (imread(path)[..., :3] * 255).astype(int)
+    size = -(-pixels.shape[1] // columns)
+    rows, across = pixels.shape[0] // (2 * size) * 2, pixels.shape[1] // size
+    mean = pixels[: rows * size, : across * size].reshape(rows, size, across, size, 3).mean((1, 3)).astype(int)
+    text = Text()
+    for upper, lower in zip(mean[::2], mean[1::2], strict=True):
+        for above, below in zip(upper, lower, strict=True):
+            text.append("▀", Style(color=Color.from_rgb(*above), bgcolor=Color.from_rgb(*below)))
+        text.append("\n")
+    return text
 
 
 class _Progress(Tracker):
@@ -208,6 +231,12 @@ class TerminalProgress(_Progress):
             self._tasks[index] = self.bars.add_task(self.title(row), total=steps, speed="", left="")
         self.bars.numbers = scalars(row)
         self.bars.update(self._tasks[index], completed=step, total=steps, speed=speed, left=left)
+
+    def event(self, kind: str, message: str) -> None:
+        super().event(kind, message)
+        if kind == "sample" and self.directory is not None and self.bars.console.color_system == "truecolor":
+            with contextlib.suppress(OSError, ValueError):  # a picture that can't be read is no reason to stop
+                self.bars.console.print(thumbnail(self.directory / "samples" / message))
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""

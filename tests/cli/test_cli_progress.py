@@ -3,11 +3,13 @@
 import io
 from pathlib import Path
 
+import attrs
+import numpy as np
 import pytest
 from rich.console import Console
 
 from genfw.plugins.hookspecs import RunInfo
-from genfw_cli.progress import PlainProgress, Rate, TerminalProgress, duration, progress, scalars
+from genfw_cli.progress import PlainProgress, Rate, TerminalProgress, duration, progress, scalars, thumbnail
 
 INFO = RunInfo("tiny", Path("runs/tiny/1"), {}, (("elbo", 100), ("contrastive", 50)))
 
@@ -86,6 +88,28 @@ def test_terminal_shows_stage_step_rate_eta_and_gap():
     text = stream.getvalue()
     for part in ("stage 2/2 contrastive", "20/50", "10 step/s", "ETA 00:03", "gap 0.5", "rollback: to step 10 [again]"):
         assert part in text
+
+
+@pytest.mark.parametrize("colours", ["truecolor", "256", None])
+def test_samples_are_seen_where_the_terminal_has_all_colours(tmp_path, colours):
+    from matplotlib.image import imsave
+
+    run = attrs.evolve(INFO, directory=tmp_path)
+    (tmp_path / "samples").mkdir()
+    picture = np.zeros((8, 8, 3))
+    picture[:4] = 1.0  # white above black
+    imsave(tmp_path / "samples" / "stage0-step5.png", picture)
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, color_system=colours, width=100)
+    shown = TerminalProgress(stream, console)
+    shown.start(run)
+    shown.event("sample", "stage0-step5.png")
+    shown.event("sample", "gone.png")
+    shown.end("finished")
+    text = stream.getvalue()
+    assert text.count("▀") == (8 * 4 if colours == "truecolor" else 0)
+    assert ("38;2;255;255;255;48;2;255;255;255" in text) == (colours == "truecolor")
+    assert thumbnail(tmp_path / "samples" / "stage0-step5.png", columns=2).plain == "▀▀\n"
 
 
 def test_display_fits_the_stream(monkeypatch):
