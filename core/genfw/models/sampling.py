@@ -160,7 +160,8 @@ def join_batches(batches: Iterable[Samples], count: int, folder: Path | None = N
     whole: Samples | None = None
     for batch in batches:
         if whole is None:
-            whole = attrs.evolve(batch, **{name: _room(getattr(batch, name), count, folder) for name in _PER_SAMPLE})
+            rooms: dict[str, Any] = {name: _room(getattr(batch, name), count, folder) for name in _PER_SAMPLE}
+            whole = attrs.evolve(batch, **rooms)
         for name in _PER_SAMPLE:
             getattr(whole, name)[done : done + len(batch)] = getattr(batch, name)
         done += len(batch)

@@ -19,7 +19,7 @@ import yaml
 
 from genfw.errors import PluginError, RunError
 from genfw.plugins.registry import Registry
-from genfw.runs.cards import Card, read_card
+from genfw.runs.cards import LICENCE, Card, read_card
 from genfw.runs.directory import RunDirectory
 from genfw.runs.files import write_atomically
 from genfw.weights.saved import export_run
@@ -62,8 +62,7 @@ def push(
     """
     with tempfile.TemporaryDirectory(prefix="genfw-push-") as temporary:
         name = place.removeprefix(LOCAL).rstrip("/").rpartition("/")[2]
-        more = {} if licence is None else {"licence": licence}
-        folder = export_run(directory, Path(temporary) / name, name=name, registry=registry, **more)
+        folder = export_run(directory, Path(temporary) / name, name=name, licence=licence or LICENCE, registry=registry)
         card = RunDirectory(folder).card
         if card.is_file():
             write_atomically(folder / "README.md", readme(read_card(card), place))
