@@ -150,8 +150,7 @@ def _run(
                 trace.append(state.position)
                 potentials.append(state.potential)
                 kept.append(step)
-        # A state may compute its potential whenever it is read.
-        potential = (potentials[-1] if kept and kept[-1] == count else state.potential).detach()
+        potential = state.potential.detach()
         sampler.finish(state)
     return ChainResult(
         position=state.position.detach(),

@@ -86,21 +86,23 @@ def choosing(choices: Choices | None) -> Iterator[None]:
         _active = before
 
 
-def chosen(work: str, ways: Mapping[str, Callable[[], ByHand]], rule: str) -> ByHand:
+def chosen(work: str, ways: Mapping[str, Callable[[], ByHand]], rule: str | Callable[[Tensor], str]) -> ByHand:
     """The way that the fixed rule takes; inside :func:`choosing`, the one chosen for the shape of each input.
 
     Arguments:
         work: See :meth:`Choices.way`.
         ways: See there.
-        rule: See there.
+        rule: See there; it may depend on the input.
     """
     choices = _active
-    if choices is None or len(ways) == 1:
+    if isinstance(rule, str) and (choices is None or len(ways) == 1):
         return ways[rule]()
     made: dict[str, ByHand] = {}
 
     def forward(h: Tensor) -> tuple[Tensor, Pullback]:
-        name = choices.way(work, ways, rule, h)
+        name = rule if isinstance(rule, str) else rule(h)
+        if choices is not None:
+            name = choices.way(work, ways, name, h)
         if name not in made:
             made[name] = ways[name]()
         return made[name](h)

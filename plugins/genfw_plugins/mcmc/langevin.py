@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import attrs
@@ -15,15 +16,17 @@ from genfw.plugins.validators import at_least, positive
 from genfw_plugins.mcmc.moves import normal_like
 
 
-class LangevinState(NamedTuple):
-    r"""Position :math:`(B, D)` of chains; a move takes the gradient there when it begins."""
-
+class _Position(NamedTuple):
     target: Target
     position: Tensor
 
-    @property
+
+class LangevinState(_Position):
+    r"""Position :math:`(B, D)` of chains; a move takes the gradient there when it begins."""
+
+    @cached_property
     def potential(self) -> Tensor:
-        """Potential there in nats, with shape ``(B,)``, computed when it is read."""
+        """Potential there in nats, with shape ``(B,)``, computed when it is first read."""
         with torch.no_grad():
             return self.target.potential(self.position)
 

@@ -16,6 +16,8 @@ from genfw_plugins.resnet_energy.winograd import Winograd
 #: Least saving of multiplications for which Winograd's transforms are worth their passes over memory, least channels on
 #: both sides, and least pixels of a side: below them the plain sum is as fast on a processor with AVX2.
 SAVING, CHANNELS, SIDE = 2.0, 64, 7
+#: Least images of a batch for them: their matrices have a row for each tile of each image.
+IMAGES = 2
 
 
 class StillEnergy:
@@ -105,7 +107,9 @@ def _convolution(kernel: Tensor, bias: Tensor | None, size: tuple[int, int]) -> 
         ways["winograd"] = lambda: Winograd(kernel, bias)
     wide = min(kernel.shape[:2]) >= CHANNELS and min(size) >= SIDE and Winograd.saving(*size) >= SAVING
     work = f"convolution of {kernel.shape[1]} to {kernel.shape[0]} channels, {kernel.shape[2]} pixels wide"
-    return chosen(work, ways, "winograd" if wide and "winograd" in ways else "plain")
+    if not wide or "winograd" not in ways:
+        return chosen(work, ways, "plain")
+    return chosen(work, ways, lambda h: "winograd" if len(h) >= IMAGES else "plain")
 
 
 def _halving(kernel: Tensor, bias: Tensor | None) -> ByHand:

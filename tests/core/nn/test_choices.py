@@ -46,6 +46,14 @@ def test_outside_of_a_block_the_rule_decides_and_nothing_is_timed(monkeypatch):
     assert clock.calls == ["slow"]
 
 
+def test_a_rule_may_look_at_the_input(monkeypatch):
+    clock = Clock(monkeypatch)
+    function = chosen("work", clock.ways(one=2.0, many=1.0), lambda h: "many" if len(h) > 1 else "one")
+    for rows in (1, 2, 1):
+        function(torch.zeros(rows))
+    assert clock.calls == ["one", "many", "one"]
+
+
 def test_the_fastest_is_timed_once_for_each_shape_and_dtype(monkeypatch):
     clock, kept = Clock(monkeypatch), []
     with choosing(Choices(keep=lambda table: kept.append(dict(table)))):
