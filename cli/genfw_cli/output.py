@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import attrs
 
@@ -26,6 +27,12 @@ INCOMPLETE = 6
 def on_terminal() -> bool:
     """Whether a person reads stdout."""
     return sys.stdout.isatty()
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether a stream is a terminal on which drawn lines can be drawn again."""
+    # A command in a notebook's cell has a terminal that can't move its cursor; Jupyter sets this for its kernels.
+    return stream.isatty() and "JPY_PARENT_PID" not in os.environ
 
 
 class Alarm(str):

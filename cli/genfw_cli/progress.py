@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections import deque
@@ -19,7 +18,7 @@ from rich.text import Text
 
 from genfw.plugins.hookspecs import RunInfo
 from genfw.training.tracker import Tracker
-from genfw_cli.output import visible
+from genfw_cli.output import is_live, visible
 
 #: Columns of a row that are not scalars of the stage.
 _BOOKKEEPING = ("stage", "name", "step", "time")
@@ -249,6 +248,4 @@ class TerminalProgress(_Progress):
 def progress(stream: TextIO | None = None) -> PlainProgress | TerminalProgress:
     """The display that fits ``stream`` (stderr by default)."""
     stream = sys.stderr if stream is None else stream
-    # A command in a notebook's cell has a terminal that can't move its cursor; Jupyter sets this for its kernels.
-    notebook = "JPY_PARENT_PID" in os.environ
-    return TerminalProgress(stream) if stream.isatty() and not notebook else PlainProgress(stream)
+    return TerminalProgress(stream) if is_live(stream) else PlainProgress(stream)

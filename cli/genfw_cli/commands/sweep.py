@@ -12,7 +12,7 @@ import typer
 
 from genfw_cli import complete
 from genfw_cli.arguments import Json, Over, Root, Sets, Unsets
-from genfw_cli.output import note, show_json, table
+from genfw_cli.output import is_live, note, show_json, table
 from genfw_cli.session import registry_of
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class _Lines:
 @contextlib.contextmanager
 def _display() -> Iterator[Callable[[Sweep], None]]:
     """What shows a sweep's progress: a live table on a terminal, lines elsewhere."""
-    if not sys.stderr.isatty():
+    if not is_live(sys.stderr):
         yield _Lines()
         return
     from rich.console import Console
