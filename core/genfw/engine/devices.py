@@ -118,15 +118,26 @@ def make_fabric(
 @contextlib.contextmanager
 def quiet_fabric() -> Iterator[None]:
     """Silence Fabric's announcements of precision and processes, and its warnings about clusters."""
-    logger = logging.getLogger("lightning_fabric")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    with muted("lightning_fabric", logging.ERROR), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning_fabric\..*")
+        yield
+
+
+@contextlib.contextmanager
+def muted(name: str, level: int) -> Iterator[None]:
+    """Inside the block a package logs nothing below a level.
+
+    Arguments:
+        name: The logger's name.
+        level: The level, as in :mod:`logging`.
+    """
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(level)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"lightning_fabric\..*")
-            yield
+        yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)
 
 
 def release() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -20,7 +21,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
 from genfw.engine.cluster import found_outside
-from genfw.engine.devices import first_device, make_fabric, release
+from genfw.engine.devices import first_device, make_fabric, muted, release
 from genfw.errors import BrokenPartError, LostProcessError, RunError
 from genfw.training.settings import EngineSettings
 
@@ -82,8 +83,9 @@ class WorkerProcesses:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Workers end with this process by themselves; after a failure they may wait for a message for ever.
-        self._context.wait(timeout=30 if kind is None else 2)
-        self._context.close(signal.SIGKILL)
+        with _quiet_torch():
+            self._context.wait(timeout=30 if kind is None else 2)
+            self._context.close(getattr(signal, "SIGKILL", None))
         shutil.rmtree(self._logs, ignore_errors=True)
 
     def pids(self) -> list[int]:
@@ -110,14 +112,20 @@ class WorkerProcesses:
             RunError: Workers have failed.
         """
         end = time.monotonic() + patience
-        while (result := self._context.wait(timeout=0)) is None and time.monotonic() < end:
-            time.sleep(0.05)
+        with _quiet_torch():
+            while (result := self._context.wait(timeout=0)) is None and time.monotonic() < end:
+                time.sleep(0.05)
         if result is not None and result.failures:
             first = min(result.failures.values(), key=lambda failure: failure.timestamp)
             raise RunError(
                 f"a worker, one of {self.world} processes, failed with exit code {first.exitcode}; its messages are "
                 "above"
             )
+
+
+def _quiet_torch() -> contextlib.AbstractContextManager[None]:
+    """torch logs what :meth:`WorkerProcesses.check` raises, and numbers the workers from 0."""
+    return muted("torch.distributed.elastic.multiprocessing.api", logging.CRITICAL)
 
 
 @contextlib.contextmanager

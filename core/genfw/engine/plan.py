@@ -204,6 +204,7 @@ def _time_stage(training: Training, index: int, name: str, stage: Stage, seconds
 
     def timed(batch: Any, number: int) -> Any:
         if len(starts) in (0, _WARM_UP):
+            training.background.settle()  # the checkpoint of the beginning is counted with it
             _wait(device)
         starts.append(clock())
         over = len(starts) - 1 - _WARM_UP
