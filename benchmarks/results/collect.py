@@ -50,7 +50,11 @@ def collect(directory: Path) -> dict[str, Any]:
         "date": ended.date().isoformat(),
         "minutes": round(rows[-1]["time"] / 60.0, 1) if rows else 0.0,
         "hardware": f"{hardware['processor']}, {hardware['threads']} thread of {hardware['cores']} shared cores",
-        "settings": [word for word in command[2:] if "=" in word and not word.startswith("seed=")],
+        "settings": [
+            word.replace(str(directory.resolve().parent), "runs")
+            for word in command[2:]
+            if "=" in word and not word.startswith(("seed=", "engine.threads="))
+        ],
         "steps": {f"{row['stage']} {row['name']}": row["step"] for row in rows},
         "common": common,
         "numbers": numbers,

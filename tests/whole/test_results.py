@@ -20,8 +20,10 @@ def test_the_page_is_that_of_the_result_files():
 def test_a_result_file_says_what_a_number_needs(file):
     run = json.loads(file.read_text(encoding="utf-8"))
     assert file.stem == f"{run['recipe']}-s{run['seed']}"
-    assert run["minutes"] > 0
-    assert all(run[key] for key in ("commit", "date", "hardware", "steps", "numbers"))
+    if not any(word.startswith("vars.run=") for word in run["settings"]):  # else its weights are another run's
+        assert run["minutes"] > 0
+        assert run["steps"]
+    assert all(run[key] for key in ("commit", "date", "hardware", "numbers"))
     assert all(number["protocol"] for number in run["numbers"].values())
 
 
