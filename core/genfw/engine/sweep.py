@@ -18,8 +18,9 @@ from genfw.engine.finished import local_plugins
 from genfw.engine.interrupts import Interrupts
 from genfw.errors import RunError
 from genfw.plugins.registry import Registry
-from genfw.recipes.check import check
+from genfw.recipes.check import bind
 from genfw.recipes.recipe import Recipe, open_recipe
+from genfw.recipes.rehearse import rehearse
 from genfw.runs.directory import RunDirectory, Status
 from genfw.runs.lock import hold
 from genfw.runs.sweep import Sweep, SweepRun, is_sweep
@@ -151,8 +152,8 @@ def plan_sweep(
 ) -> Sweep:
     """Make the folder of a sweep, with a directory for each run; or add to one that is there.
 
-    Every run is checked before anything is written. The same call finds the same folder again, and so does one with
-    other values for the same paths: its runs are added.
+    Every run is tried before anything is written, as ``genfw run`` tries its recipe. The same call finds the same
+    folder again, and so does one with other values for the same paths: its runs are added.
 
     Arguments:
         recipes: Names or files of recipes, or patterns.
@@ -172,13 +173,26 @@ def plan_sweep(
     sources = expand(recipes, registry)
     if not sources or (len(sources) == 1 and not over):
         raise RunError("a sweep has several runs: give --over PATH=VALUES, as in --over seed=0..4, or several recipes")
-    resolved = [check(variant.recipe, variant.registry, smoke=smoke).dump() for variant in made]
+    resolved = _tried(made, smoke)
     if directory is None:
         paths = sorted(made[0].run.settings)
         said = json.dumps([sources, paths, sorted(sets), sorted(unsets), smoke])
         stem = made[0].run.recipe if len(sources) == 1 else f"{len(sources)}-recipes"
         directory = Path(root) / f"{stem}-sweep-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
     return _write(Path(directory), made, resolved)
+
+
+def _tried(made: Sequence[Variant], smoke: bool) -> list[str]:
+    """The resolved recipes. What differs in nothing but the seed is tried once."""
+    texts, tried = [], set()
+    for variant in made:
+        resolved, faults = bind(variant.recipe, variant.registry, smoke=smoke)
+        plain = None if faults.faults else json.dumps({**resolved.plain(), "seed": 0}, sort_keys=True, default=str)
+        if plain is None or plain not in tried:
+            rehearse(resolved, faults)
+            tried.add(plain)
+        texts.append(resolved.dump())
+    return texts
 
 
 def _name(recipe: str, settings: Mapping[str, str]) -> str:

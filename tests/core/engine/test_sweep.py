@@ -88,6 +88,9 @@ def test_a_changed_recipe_is_not_mixed_into_a_sweep(recipe, registry, tmp_path):
 def test_nothing_is_written_where_a_run_is_wrong(recipe, registry, tmp_path):
     with pytest.raises(RecipeError, match="nonsense"):
         plan_sweep([recipe], ["seed=0..1", "decoder.nonsense=1,2"], registry, root=tmp_path / "runs")
+    with pytest.raises(RecipeError, match="images") as refused:  # which only trying the recipe tells
+        plan_sweep([recipe], ["seed=0..1", "evaluate=[],[{use: fid}]"], registry, root=tmp_path / "runs")
+    assert [fault.code for fault in refused.value.faults] == ["GF217"]
     for over, message in (([], "several runs"), (["seed=0..1", "seed=2"], "--over names seed twice")):
         with pytest.raises(RunError, match=message):
             plan_sweep([recipe], over, registry, root=tmp_path / "runs")
