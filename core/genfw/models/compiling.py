@@ -13,6 +13,7 @@ that computes its weights ahead of a chain, and a machine without a C++ compiler
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -134,7 +135,9 @@ class CompiledChains:
         if isinstance(found, int) and found < 2:
             failures = found
             try:
-                found = _compiled(target, conditions, sampler, state, count)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of the compiler's own code; where they are errors, it would fail
+                    found = _compiled(target, conditions, sampler, state, count)
             except Exception as error:  # the compiler and what it calls raise many kinds
                 if failures:
                     self._tell(one_line(error))
