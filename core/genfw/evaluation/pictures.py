@@ -16,6 +16,7 @@ from torch import Tensor
 
 from genfw.errors import ContractError
 from genfw.interfaces.values import Size
+from genfw.runs.files import naming
 
 # Functions that draw import matplotlib; checking a recipe imports its metrics, which need only this annotation.
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def save_figure(
         draw(canvas)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Without metadata the same figure gives the same bytes on every machine with this matplotlib.
-        canvas.savefig(path, dpi=dpi, metadata={"Software": None})
+        with naming(path):
+            canvas.savefig(path, dpi=dpi, metadata={"Software": None})
     return path
 
 

@@ -19,6 +19,7 @@ from genfw.errors import RunError, closest
 from genfw.runs.files import (
     first_difference,
     is_like,
+    naming,
     read_mapping,
     read_records,
     read_text,
@@ -276,7 +277,7 @@ class RunDirectory:
         """
         if reject:
             tail = tail_of(self.metrics, sizes.get(self.metrics.name, 0))
-            with open(self.rejected, "ab") as file:
+            with naming(self.rejected), open(self.rejected, "ab") as file:
                 file.write(tail)
         cut_rows(self.metrics, sizes.get(self.metrics.name, 0), lambda row: False)
         if not reject:

@@ -65,6 +65,17 @@ def without_home(text: str) -> str:
 
 
 @contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let a fault of the disk say which file it struck: the error of writing to an open file does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Replace a file in one step: readers find the old file or the new one complete, after a crash too.
 
@@ -77,10 +88,11 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield part
-        if durable:
-            sync_file(part)
-        os.replace(part, path)
+        with naming(path):
+            yield part
+            if durable:
+                sync_file(part)
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
     if durable:

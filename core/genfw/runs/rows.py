@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from genfw.runs.files import parse_json, read_records
+from genfw.runs.files import naming, parse_json, read_records
 
 
 def _finite(value: Any) -> Any:
@@ -25,7 +25,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Add a row to a log, with null for numbers that are not finite."""
     line = json.dumps(_finite(row), default=str) + "\n"
     # A single write of a whole line: a reader sees all of a row or none of it.
-    with open(path, "ab") as file:
+    with naming(path), open(path, "ab") as file:
         file.write(line.encode())
 
 
@@ -57,7 +57,7 @@ def cut_rows(path: Path, size: int, keep: Callable[[dict[str, Any]], bool]) -> N
         with contextlib.suppress(ValueError):
             if all(keep(dict(row)) for row in read_records([parse_json(line)])):
                 kept.append(line)
-    with open(path, "rb+") as file:
+    with naming(path), open(path, "rb+") as file:
         # After a crash of the machine the file may be shorter than its recorded size; never grow it.
         file.seek(min(size, path.stat().st_size))
         file.write(b"".join(kept))
