@@ -8,12 +8,14 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
 from genfw.errors import AbsentDataError
 from genfw.interfaces import Dataset
+
+T = TypeVar("T")
 
 
 def data_home() -> Path:
@@ -98,3 +100,39 @@ class FetchedDataset(Dataset):
 
     root: Path | None = None
     download: bool = True
+
+    def there(self, find: Callable[..., T | None], missing: Callable[..., AbsentDataError], *asked: str) -> T | None:
+        """What is on this machine; ``None`` where it would have to be fetched.
+
+        Arguments:
+            find: Looks for it.
+            missing: Makes the error that names where it was looked for.
+            asked: What the two are called with.
+
+        Raises:
+            AbsentDataError: It is not here, and may not be fetched.
+        """
+        found = find(*asked)
+        if found is None and not self.download:
+            raise missing(*asked)
+        return found
+
+    def obtained(
+        self,
+        find: Callable[..., T | None],
+        fetch: Callable[..., object],
+        missing: Callable[..., AbsentDataError],
+        *asked: str,
+    ) -> T:
+        """What is on this machine, fetched first where it is not and may be; arguments as for :meth:`there`.
+
+        Raises:
+            AbsentDataError: It can't be had.
+        """
+        found = self.there(find, missing, *asked)
+        if found is None:
+            fetch(*asked)
+            found = find(*asked)
+        if found is None:
+            raise missing(*asked)
+        return found

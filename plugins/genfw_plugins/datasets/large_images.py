@@ -13,6 +13,7 @@ import attrs
 import PIL.Image
 
 from genfw import DataError, Split
+from genfw.errors import AbsentDataError
 from genfw.nn.torchvision import import_torchvision
 from genfw_plugins.datasets._files import FetchedDataset, absent, download_folder, fetched, find_file, folders
 from genfw_plugins.datasets._images import ImageDataset, ImageSource, image_source, open_picture
@@ -47,45 +48,51 @@ class CelebA(ImageDataset, FetchedDataset):
         super().__attrs_post_init__()
 
     def examine(self) -> None:
-        if self._find(fetch=False) is not None:
+        where = self.there(self._find, self._absent)
+        if where is not None:
+            listed = image_source(where).names()
             for name in ("train", "test"):
-                self.split(name)  # which lists the images, and opens none
+                self._chosen(where, listed, name)
 
     def split(self, name: str) -> Split:
         """See :meth:`genfw.interfaces.Dataset.split`; there is also ``valid``."""
         if name not in self.partition:
             raise DataError(f"there is no split '{name}'; there are {', '.join(self.partition)}")
-        where = self._find()
-        assert where is not None
+        where = self.obtained(self._find, self._fetch, self._absent)
         source = image_source(where)
+        return self.images(source, self._chosen(where, source.names(), name), name)
+
+    def _chosen(self, where: Path, listed: list[str], name: str) -> list[str]:
+        """The images of a split."""
         first, last = self.partition[name]
-        chosen = [image for image in source.names() if first <= _number(image) <= last]
+        chosen = [image for image in listed if first <= _number(image) <= last]
         if not chosen:
             raise DataError(
                 f"{where} has no images numbered {first:06}.jpg to {last:06}.jpg, which are the split '{name}'; "
                 "a part of CelebA is read with 'use: image-folder'"
             )
-        return self.images(source, chosen, name)
+        return chosen
 
-    def _find(self, *, fetch: bool = True) -> Path | None:
-        """The images; ``None`` where they would have to be fetched first, and may not be now."""
-        places = [place / inner for place in folders(self.root, "celeba") for inner in ("", "celeba")]
-        wanted = ("img_align_celeba", "img_align_celeba.zip")
-        found = find_file(places, *wanted)
-        goal = download_folder(self.root, "celeba")
-        remedy = (
+    @property
+    def _places(self) -> list[Path]:
+        return [place / inner for place in folders(self.root, "celeba") for inner in ("", "celeba")]
+
+    @property
+    def _remedy(self) -> str:
+        return (
             "Fetch img_align_celeba.zip (1.4 GB) from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html "
-            f"and put it in {goal}, or set 'root' to the folder that has it."
+            f"and put it in {download_folder(self.root, 'celeba')}, or set 'root' to the folder that has it."
         )
-        if found is None and self.download:
-            if not fetch:
-                return None
-            datasets = import_torchvision("torchvision.datasets")
-            fetched("CelebA", goal, remedy, lambda: datasets.CelebA(goal, split="test", download=True))
-            found = find_file(places, *wanted)
-        if found is None:
-            raise absent("CelebA (img_align_celeba or img_align_celeba.zip)", places, remedy)
-        return found
+
+    def _find(self) -> Path | None:
+        return find_file(self._places, "img_align_celeba", "img_align_celeba.zip")
+
+    def _fetch(self) -> None:
+        goal, datasets = download_folder(self.root, "celeba"), import_torchvision("torchvision.datasets")
+        fetched("CelebA", goal, self._remedy, lambda: datasets.CelebA(goal, split="test", download=True))
+
+    def _absent(self) -> AbsentDataError:
+        return absent("CelebA (img_align_celeba or img_align_celeba.zip)", self._places, self._remedy)
 
 
 @attrs.define(kw_only=True, eq=False, slots=False)
@@ -107,45 +114,50 @@ class LSUNChurch(ImageDataset, FetchedDataset):
 
     def examine(self) -> None:
         for part in ("train", "val"):
-            if (found := self._find(part, fetch=False)) is not None:
+            if (found := self.there(self._find, self._absent, part)) is not None:
                 LMDBSource(found).examine()
 
     def split(self, name: str) -> Split:
         if name not in ("train", "test"):
             raise DataError(f"there is no split '{name}'; there are train, test")
-        found = self._find("train" if name == "train" else "val")
-        assert found is not None
-        source = LMDBSource(found)
+        part = "train" if name == "train" else "val"
+        source = LMDBSource(self.obtained(self._find, self._fetch, self._absent, part))
         return self.images(source, source.names(), name)
 
-    def _find(self, part: str, *, fetch: bool = True) -> Path | None:
-        """The database; ``None`` where it would have to be fetched first, and may not be now."""
-        places, wanted = folders(self.root, "lsun-church"), f"church_outdoor_{part}_lmdb"
-        found = find_file(places, wanted)
+    def _remedy(self, part: str) -> str:
         goal, address = download_folder(self.root, "lsun-church"), self.address.format(part)
-        remedy = f"Fetch {address}, unpack it in {goal}, or set 'root' to the folder that has {wanted}."
-        if found is None and self.download:
-            if not fetch:
-                return None
-            fetched("LSUN church", goal, remedy, lambda: self._fetch(address, goal, wanted))
-            found = find_file(places, wanted)
-        if found is None:
-            raise absent(f"LSUN church ({wanted})", places, remedy)
-        return found
+        return f"Fetch {address}, unpack it in {goal}, or set 'root' to the folder that has {_database(part)}."
 
-    @staticmethod
-    def _fetch(address: str, goal: Path, name: str) -> None:
-        if (goal / name).exists():  # another process fetched it while this one waited
-            return
-        utils = import_torchvision("torchvision.datasets.utils")
-        # There are no published checksums, so nothing half done may ever carry the final name.
-        part = goal / f"{name}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        archive = part / f"{name}.zip"
-        utils.download_url(address, str(part), archive.name)
-        utils.extract_archive(str(archive), str(part))
-        (part / name).rename(goal / name)
-        shutil.rmtree(part)
+    def _find(self, part: str) -> Path | None:
+        return find_file(folders(self.root, "lsun-church"), _database(part))
+
+    def _absent(self, part: str) -> AbsentDataError:
+        name = _database(part)
+        return absent(f"LSUN church ({name})", folders(self.root, "lsun-church"), self._remedy(part))
+
+    def _fetch(self, part: str) -> None:
+        goal, name = download_folder(self.root, "lsun-church"), _database(part)
+        fetched("LSUN church", goal, self._remedy(part), lambda: _unpack(self.address.format(part), goal, name))
+
+
+def _database(part: str) -> str:
+    """Name of the folder of a split's database."""
+    return f"church_outdoor_{part}_lmdb"
+
+
+def _unpack(address: str, goal: Path, name: str) -> None:
+    """Fetch an archive of a database, and unpack it."""
+    if (goal / name).exists():  # another process fetched it while this one waited
+        return
+    utils = import_torchvision("torchvision.datasets.utils")
+    # There are no published checksums, so nothing half done may ever carry the final name.
+    part = goal / f"{name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    archive = part / f"{name}.zip"
+    utils.download_url(address, str(part), archive.name)
+    utils.extract_archive(str(archive), str(part))
+    (part / name).rename(goal / name)
+    shutil.rmtree(part)
 
 
 class LMDBSource(ImageSource):

@@ -31,18 +31,11 @@ class MNIST(PixelDataset, FetchedDataset):
     names: ClassVar[tuple[str, str]] = ("mnist", "MNIST")
 
     def headers(self, name: str) -> Headers | None:
-        found = self._find(name)
-        if found is None and not self.download:
-            raise self._absent(name)
+        found = self.there(self._find, self._absent, name)
         return None if found is None else idx_headers(*found)
 
     def read(self, name: str) -> tuple[Tensor, Tensor | None]:
-        found = self._find(name)
-        if found is None:
-            self._fetch(name)
-            found = self._find(name)
-        if found is None:
-            raise self._absent(name)
+        found = self.obtained(self._find, self._fetch, self._absent, name)
         return read_idx(found[0], 3).unsqueeze(1), read_idx(found[1], 1).to(torch.int64)
 
     def _places(self) -> list[Path]:
@@ -77,8 +70,6 @@ class MNIST(PixelDataset, FetchedDataset):
         )
 
     def _fetch(self, name: str) -> None:
-        if not self.download:
-            return
         folder, torchvision = self.names
         root = download_folder(self.root, folder)
         kind = getattr(import_torchvision("torchvision.datasets"), torchvision)
