@@ -200,25 +200,16 @@ def test_parts_are_held_for_the_length_of_a_chain_and_no_longer() -> None:
 
 
 @pytest.mark.parametrize("side", [1, 2, 4, 5, 7, 8, 9])
-def test_winograds_doubling_is_the_transposed_convolution(side: int) -> None:
+@pytest.mark.parametrize("way", [WinogradDoubling, Products])
+def test_every_way_of_doubling_is_the_transposed_convolution(
+    way: type[WinogradDoubling] | type[Products], side: int
+) -> None:
     weight, bias = torch.randn(3, 5, 4, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
     x = torch.randn(2, 3, side, side, dtype=torch.float64, requires_grad=True)
     expected = F.conv_transpose2d(x, weight, bias, 2, 1)
     gradient = torch.randn_like(expected)
     (slope,) = torch.autograd.grad(expected, x, gradient)
-    value, pullback = WinogradDoubling(weight, bias, side)(x.detach().permute(0, 2, 3, 1).contiguous())
-    close(value.permute(0, 3, 1, 2), expected.detach())
-    close(pullback(gradient.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2), slope)
-
-
-@pytest.mark.parametrize("side", [1, 2, 5, 8])
-def test_products_are_the_transposed_convolution(side: int) -> None:
-    weight, bias = torch.randn(3, 5, 4, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
-    x = torch.randn(2, 3, side, side, dtype=torch.float64, requires_grad=True)
-    expected = F.conv_transpose2d(x, weight, bias, 2, 1)
-    gradient = torch.randn_like(expected)
-    (slope,) = torch.autograd.grad(expected, x, gradient)
-    value, pullback = Products(weight, bias, side)(x.detach().permute(0, 2, 3, 1).contiguous())
+    value, pullback = way(weight, bias, side)(x.detach().permute(0, 2, 3, 1).contiguous())
     close(value.permute(0, 3, 1, 2), expected.detach())
     close(pullback(gradient.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2), slope)
 

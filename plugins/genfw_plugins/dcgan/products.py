@@ -12,9 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from genfw.nn.manual_grad import Pullback
-
-#: For each parity of an output row or column, which taps its two input rows or columns meet.
-_TAPS = ((3, 1), (2, 0))
+from genfw_plugins.dcgan.winograd import TAPS
 
 
 class Products:
@@ -31,7 +29,7 @@ class Products:
         self.bias, self.side = bias, side
         taps = weight.permute(2, 3, 0, 1)
         self._forward = {
-            (a, c): torch.cat([taps[i, j] for i in _TAPS[a] for j in _TAPS[c]]) for a in (0, 1) for c in (0, 1)
+            (a, c): torch.cat([taps[i, j] for i in TAPS[a] for j in TAPS[c]]) for a in (0, 1) for c in (0, 1)
         }
         self._back = taps.transpose(2, 3).reshape(16 * self.outputs, self.channels)
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from genfw.nn.manual_grad import Pullback
 
 #: Kernel elements that each pixel parity takes of a window (x[j-1], x[j]).
-_TAPS = ((3, 1), (2, 0))
+TAPS = ((3, 1), (2, 0))
 
 
 class WinogradDoubling:
@@ -45,7 +45,7 @@ class WinogradDoubling:
         half = weight.new_empty(4, 2, self.channels, self.outputs)
         for a in (0, 1):
             for c in (0, 1):
-                window = taps[list(_TAPS[a])][:, list(_TAPS[c])]
+                window = taps[list(TAPS[a])][:, list(TAPS[c])]
                 _spread(window.unbind(0), half.unbind(0))
                 _spread(half.unbind(1), kernels[:, :, :, a, c].unbind(1))
         self.kernels = kernels.view(16, self.channels, 4 * self.outputs)

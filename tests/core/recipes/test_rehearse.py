@@ -7,15 +7,11 @@ from genfw.errors import AbsentDataError, RecipeError
 from genfw.recipes.check import bind, check
 from genfw.recipes.recipe import open_recipe
 from genfw.recipes.rehearse import rehearse
+from tiny_recipe import TINY_VAE
 
-BASE = """
-genfw: 1
-name: tried
-data: {use: gaussian-grid}
-prior: {use: standard-normal, dim: 2}
-decoder: {use: mlp, hidden: [4], sigma: 0.2}
-encoder: {use: mlp, hidden: [4]}
-train:
+BASE = (
+    TINY_VAE
+    + """train:
   - {use: elbo, steps: 4, batch: 7, optimizer: {use: adam, lr: 1e-3}}
 evaluate:
   - {use: ood, others: {digits: {use: digits}}, count: 10}
@@ -23,6 +19,7 @@ evaluate:
   - {use: nearest-neighbours, crop: 8}
 engine: {devices: 2}
 """
+)
 
 WIDE = """
 import torch
