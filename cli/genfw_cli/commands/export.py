@@ -24,6 +24,10 @@ def command(
     half: Annotated[
         bool, typer.Option("--half", help="Round the weights to float16: half the bytes, not the same to the bit.")
     ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option("--without", metavar="PART", help="Leave out a part that only training needed, as 'encoder'."),
+    ] = None,
     root: Root = Path("runs"),
 ) -> None:
     """Save a run's trained model as a folder that stands alone.
@@ -45,6 +49,7 @@ def command(
         licence=licence,
         checkpoint=checkpoint,
         half=half,
+        without=without or (),
         registry=registry,
     )
     wrote(written)

@@ -24,6 +24,7 @@ from genfw.evaluation.measure import measure, write_samples
 from genfw.evaluation.pool import pooled, serve
 from genfw.evaluation.results import Result
 from genfw.plugins.registry import Registry
+from genfw.recipes.check import bind
 from genfw.recipes.compose import Composition, compose
 from genfw.recipes.recipe import Recipe, open_recipe
 from genfw.runs.directory import RunDirectory
@@ -273,6 +274,11 @@ def compose_again(
     """
     recipe, known = open_recipe(run_dir.resolved, registry=registry, sets=sets)
     return compose(recipe, known, data=data, device=device or str(own_device(accelerator_of(recipe))))
+
+
+def renewed(resolved: Path, registry: Registry | None = None) -> str:
+    """A run's resolved recipe with the defaults of settings that are newer than the run."""
+    return bind(*open_recipe(resolved, registry=registry))[0].dump()
 
 
 def accelerator_of(recipe: Recipe) -> str:

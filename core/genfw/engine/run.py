@@ -20,6 +20,7 @@ from genfw.engine.finished import (
     compose_again,
     local_plugins,
     open_evaluation,
+    renewed,
     serve_evaluation,
 )
 from genfw.engine.interrupts import Interrupts
@@ -105,7 +106,7 @@ def run(
         if go_on and directory is not None:
             if composition.engine.mirror:
                 Mirror(composition.engine.mirror, Path(directory).absolute()).pull()
-            run_dir = RunDirectory.begin(directory, *texts)
+            run_dir = RunDirectory.begin(directory, *texts, renew=lambda path: renewed(path, registry))
             return run_dir.path, run_dir.status().state if run_dir.begun else "waiting"
         return RunDirectory.create(root, *texts, directory).path, "waiting"
 

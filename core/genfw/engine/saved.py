@@ -7,6 +7,7 @@ only classes that are built are components of installed plugins.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 import attrs
@@ -57,7 +58,7 @@ def open_saved(run_dir: RunDirectory, registry: Registry | None = None, device: 
         RunError: The files do not belong together, are damaged, or name code to run.
         RecipeError: A component of the model is not installed.
     """
-    tensors, shape = _read(run_dir)
+    tensors, shape, without = _read(run_dir)
     for key in ("plugins", "extends"):
         if read_mapping(run_dir.resolved).get(key):
             raise RunError(
@@ -65,7 +66,7 @@ def open_saved(run_dir: RunDirectory, registry: Registry | None = None, device: 
                 "the plugin that its components come from, and remove the section"
             )
     recipe, known = open_recipe(run_dir.resolved, registry=registry)
-    composition = compose(_needed(recipe), known, data=_Shape(shape), device=device or str(own_device("auto")))
+    composition = compose(_needed(recipe, without), known, data=_Shape(shape), device=device or str(own_device("auto")))
     model = composition.model
     if any(tensor.dtype == torch.float64 for tensor in tensors.values()):
         model.double()
@@ -79,22 +80,23 @@ def open_saved(run_dir: RunDirectory, registry: Registry | None = None, device: 
     return composition
 
 
-def _read(run_dir: RunDirectory) -> tuple[dict[str, torch.Tensor], Size]:
-    """The tensors, and the shape of one item."""
+def _read(run_dir: RunDirectory) -> tuple[dict[str, torch.Tensor], Size, Collection[str]]:
+    """The tensors, the shape of one item, and the parts that were left out."""
     try:
         with safe_open(run_dir.weights, "pt") as file:
             head: Any = json.loads((file.metadata() or {})[HEAD])
             shape = tuple(int(size) for size in head["data_shape"])
             if head["format"] != FORMAT:
                 raise RunError(f"{run_dir.weights} has format {head['format']}, and this genfw reads {FORMAT}")
-            return {name: file.get_tensor(name) for name in file.keys()}, shape  # noqa: SIM118 - not a mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return tensors, shape, frozenset(head.get("without", ()))
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{run_dir.weights} is no model that genfw has saved: {error}") from error
 
 
-def _needed(recipe: Recipe) -> Recipe:
+def _needed(recipe: Recipe, without: Collection[str]) -> Recipe:
     """The recipe without what only training and measuring need, but for the chain that reconstructs."""
-    sections = {key: node for key, node in recipe.root.value.items() if key in _NEEDED}
+    sections = {key: node for key, node in recipe.root.value.items() if key in _NEEDED and key not in without}
     metrics = recipe.root.child("evaluate")
     for block in metrics.value if metrics is not None and metrics.is_list else ():
         name = block.child("use")

@@ -8,13 +8,14 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
 import yaml
 
 from genfw.engine.executors import Cluster, LocalPool
-from genfw.engine.finished import local_plugins
+from genfw.engine.finished import local_plugins, renewed
 from genfw.engine.interrupts import Interrupts
 from genfw.errors import RunError
 from genfw.plugins.registry import Registry
@@ -223,7 +224,13 @@ def _write(path: Path, made: Sequence[Variant], resolved: Sequence[str]) -> Swee
     sweep = Sweep(path, list(known.values()))
     sweep.path.mkdir(parents=True, exist_ok=True)
     for variant, text in zip(made, resolved, strict=True):
-        run_dir = RunDirectory.begin(sweep.path / variant.run.name, variant.recipe.name, text, variant.recipe.text)
+        run_dir = RunDirectory.begin(
+            sweep.path / variant.run.name,
+            variant.recipe.name,
+            text,
+            variant.recipe.text,
+            renew=partial(renewed, registry=variant.registry),
+        )
         if not run_dir.begun:
             run_dir.write_status(Status("waiting"))
     sweep.save()

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +185,9 @@ class RunDirectory:
         return run_dir
 
     @classmethod
-    def begin(cls, path: str | Path, name: str, resolved: str, recipe: str = "") -> RunDirectory:
+    def begin(
+        cls, path: str | Path, name: str, resolved: str, recipe: str = "", *, renew: Callable[[Path], str] | None = None
+    ) -> RunDirectory:
         """Open the run in a directory, or create it where there is none.
 
         Arguments:
@@ -193,6 +195,7 @@ class RunDirectory:
             name: The recipe's name.
             resolved: The recipe with all defaults.
             recipe: See :meth:`create`.
+            renew: Reads a resolved recipe and adds the defaults of settings that it is too old to know.
 
         Raises:
             RunError: The directory has a run of another recipe, or other files.
@@ -202,8 +205,12 @@ class RunDirectory:
             return cls.create(run_dir.path.parent, name, resolved, recipe, path)
         # Suppliers and versions may change: `environment.json` keeps them, and resuming says so.
         old, new = (dict(tree) for tree in (read_mapping(run_dir.resolved), yaml.safe_load(resolved)))
-        old.pop("components", None), new.pop("components", None)
-        if (change := first_difference(old, new)) is not None:
+        new.pop("components", None)
+        change = first_difference(old | {"components": None}, new)
+        if change is not None and renew is not None:
+            old = yaml.safe_load(renew(run_dir.resolved))
+            change = first_difference(old | {"components": None}, new)
+        if change is not None:
             where, before, now = change
             raise RunError(
                 f"{path} has a run of another recipe: {where} is {before} there, and {now} here; "

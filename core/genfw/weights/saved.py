@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from genfw.engine.finished import load_run
-from genfw.engine.saved import FORMAT, HEAD
-from genfw.errors import RunError
+from genfw.engine.saved import FORMAT, HEAD, open_saved
+from genfw.errors import RecipeError, RunError
 from genfw.models.model import Model
 from genfw.plugins.registry import Registry
 from genfw.plugins.signature import summarise
@@ -31,6 +31,8 @@ from genfw.weights.describe import describe
 #: Files and folders of a run that a saved model keeps, for its report.
 _KEPT = ("recipe.yaml", "metrics.jsonl", "events.jsonl", "evaluation.json", "STATUS")
 _PICTURED = ("figures", "samples")
+#: Parts that a model may do without once it is trained.
+_SPARED = ("encoder", "amortizer")
 #: Facts of a run's environment that say nothing about the machine's folders.
 _ENVIRONMENT = ("genfw", "python", "packages", "code", "git", "hardware")
 
@@ -71,6 +73,7 @@ def export_run(
     licence: str = LICENCE,
     checkpoint: str = "best",
     half: bool = False,
+    without: Collection[str] = (),
     registry: Registry | None = None,
 ) -> Path:
     """Save the trained model of a run with a card and what its report needs.
@@ -86,13 +89,15 @@ def export_run(
         checkpoint: See :func:`~genfw.engine.finished.load_run`.
         half: Round the weights to float16, in half of the bytes; the model computes in float32 all the same. The card
             says so, and its numbers are of the weights before.
+        without: Parts that only training needed, left behind to save bytes: ``"encoder"``, ``"amortizer"``.
         registry: Plugins; the installed ones by default.
 
     Returns:
         The folder.
 
     Raises:
-        RunError: It is no run, or is already a saved model; or the folder is not empty.
+        RunError: It is no run, or is already a saved model; the folder is not empty; or the model has no part that
+            ``without`` names, or can't be sampled without it.
     """
     run_dir = RunDirectory.open(directory)
     folder = _empty(path)
@@ -101,7 +106,16 @@ def export_run(
         return folder.path
     composition = load_run(directory, checkpoint=checkpoint, registry=registry)
     recipe = composition.resolved.plain()
-    _write(folder, composition.model, recipe, half=half)
+    for part in without:
+        if part not in _SPARED or recipe.get(part) is None:
+            raise RunError(f"there is no {part} to leave out; {' and '.join(_SPARED)} can be, where the model has one")
+    _write(folder, composition.model, recipe, half=half, without=without)
+    if without:
+        try:
+            open_saved(folder, registry)
+        except RecipeError as error:
+            shutil.rmtree(folder.path)
+            raise RunError(f"the model needs what is left out ({', '.join(without)}): {error}") from error
     for file in _KEPT:
         if text := read_text(run_dir.path / file):
             write_atomically(folder.path / file, without_home(text))
@@ -181,12 +195,14 @@ def _empty(path: str | Path) -> RunDirectory:
     return folder
 
 
-def _write(folder: RunDirectory, model: Model, recipe: Mapping[str, Any], *, half: bool = False) -> None:
+def _write(
+    folder: RunDirectory, model: Model, recipe: Mapping[str, Any], *, half: bool = False, without: Collection[str] = ()
+) -> None:
     # A plugin file of this machine is no part of the model, and whoever loads it would not run it.
     kept = {key: value for key, value in recipe.items() if key != "plugins"}
     with torch.no_grad():
-        head = {"format": FORMAT, "data_shape": list(model.data_shape)}
-    tensors = model.state_dict()
+        head = {"format": FORMAT, "data_shape": list(model.data_shape), "without": list(without)}
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if name.partition(".")[0] not in without}
     if half:
         tensors = {name: _halved(tensor) for name, tensor in tensors.items()}
     save_tensors(folder.weights, tensors, {HEAD: json.dumps(head)})

@@ -6,6 +6,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import yaml
 from torch.distributed import TCPStore
 
 from genfw.engine import cluster
@@ -175,6 +176,19 @@ def test_a_job_goes_on_with_its_own_recipe_alone(tmp_path):
     (tmp_path / "left").mkdir()
     (tmp_path / "left" / ".resolved.yaml.part").write_text("genf")
     assert engine.run(path, directory=tmp_path / "left", sets=["train.0.steps=1"], go_on=True).status == "finished"
+
+
+def test_a_setting_that_is_newer_than_the_run_is_no_change(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE)
+    run = engine.run(path, directory=tmp_path / "run", go_on=True).directory
+    resolved = RunDirectory.open(run).resolved
+    known = yaml.safe_load(resolved.read_text())
+    del known["engine"]["compile"]
+    resolved.write_text(yaml.safe_dump(known))
+    assert engine.run(path, directory=run, go_on=True).status == "finished"
+    with pytest.raises(RunError, match=r"engine\.compile is false there, and true here"):
+        engine.run(path, directory=run, sets=["engine.compile=true"], go_on=True)
 
 
 def test_a_second_signal_does_not_wait():

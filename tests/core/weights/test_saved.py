@@ -14,7 +14,7 @@ from genfw.errors import ContractError, RunError
 from genfw.plugins import load_plugins
 from genfw.runs.cards import read_card, shipped_models
 from genfw.runs.directory import RunDirectory
-from genfw.runs.files import without_home
+from genfw.runs.files import read_mapping, without_home
 from genfw.weights.saved import export_run
 from genfw_cli.main import main
 from genfw_plugins.basics.decoder import MLPDecoder
@@ -80,6 +80,30 @@ def test_half_of_the_bytes_is_nearly_the_same_model(trained, tmp_path):
     torch.testing.assert_close(model.sample(5, seed=3), genfw.load(whole).sample(5, seed=3), atol=1e-2, rtol=1e-2)
     assert "float16" in model.card.rounding
     assert not genfw.load(whole).card.rounding
+
+
+def test_a_part_that_only_training_needed_is_left_out(trained, tmp_path):
+    folder = export_run(trained, tmp_path / "smaller", without=["encoder"])
+    kept, model = load_file(folder / "model.safetensors"), genfw.load(folder)
+    assert {name.partition(".")[0] for name in kept} == {"decoder", "energies"}
+    assert model.model.encoder is None
+    x = model.sample(5, seed=3)
+    assert torch.equal(x, genfw.load(trained).sample(5, seed=3))
+    with pytest.raises(ContractError, match="has no encoder, amortizer or posterior chain"):
+        model.reconstruct(x)
+    assert "encoder" in read_mapping(folder / "resolved.yaml"), "the recipe trains the whole model again"
+
+
+def test_a_part_that_is_needed_stays(tmp_path):
+    chain = {"sampler": {"use": "langevin", "step_size": 0.01, "steps": 2}, "start": {"use": "encoder"}}
+    metric = {"use": "reconstruction", "count": 10, "chain": chain}
+    run = genfw.run(RECIPE | {"evaluate": [metric]}, root=tmp_path / "runs").directory
+    with pytest.raises(RunError, match=r"needs what is left out \(encoder\)"):
+        export_run(run, tmp_path / "a", without=["encoder"])
+    assert not (tmp_path / "a").exists()
+    for part in ("decoder", "amortizer"):
+        with pytest.raises(RunError, match=f"there is no {part} to leave out; encoder and amortizer can be"):
+            export_run(run, tmp_path / part, without=[part])
 
 
 def test_a_number_that_is_too_large_for_half_stays(trained, tmp_path):
