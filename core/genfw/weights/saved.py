@@ -126,7 +126,7 @@ def export_run(
     environment = read_mapping(run_dir.environment)
     kept = {key: environment[key] for key in _ENVIRONMENT if key in environment}
     write_atomically(folder.environment, without_home(json.dumps(kept, indent=1)))
-    card = card_of(run_dir, composition, name=name, licence=licence)
+    card = card_of(run_dir, composition, name=name, licence=licence, without=without)
     shown = next((path for path in PICTURES if (folder.path / path).is_file()), "")
     attrs.evolve(card, picture=shown, weights="float16" if half else "").write(folder.card)
     return folder.path
@@ -142,7 +142,9 @@ def _shared_pictures(run_dir: RunDirectory) -> list[Path]:
     return [path for path in found if path in drawn or path.relative_to(run_dir.path).as_posix() in shared]
 
 
-def card_of(run_dir: RunDirectory, composition: Composition, *, name: str | None, licence: str) -> Card:
+def card_of(
+    run_dir: RunDirectory, composition: Composition, *, name: str | None, licence: str, without: Collection[str] = ()
+) -> Card:
     """The card of a run's model, from the files of the run.
 
     Arguments:
@@ -150,7 +152,9 @@ def card_of(run_dir: RunDirectory, composition: Composition, *, name: str | None
         composition: Its parts.
         name: The model's name; the recipe's by default.
         licence: Licence of the weights.
+        without: Parts that are left behind.
     """
+    kept = [tensor for part, tensor in composition.model.named_parameters() if part.partition(".")[0] not in without]
     recipe, environment = composition.resolved.plain(), read_mapping(run_dir.environment)
     rows = run_dir.read_metrics()
     ends = {row.get("stage"): row.get("step", 0) for row in rows}
@@ -163,7 +167,7 @@ def card_of(run_dir: RunDirectory, composition: Composition, *, name: str | None
         description=" ".join(str(recipe.get("description") or "").split()),
         data=summarise(recipe.get("data") or {}),
         data_shape=tuple(composition.model.data_shape),
-        parameters=sum(parameter.numel() for parameter in composition.model.parameters()),
+        parameters=sum(parameter.numel() for parameter in kept),
         licence=licence,
         command=f"genfw run {composition.name} --set seed={composition.seed}",
         steps=sum(ends.values()),

@@ -87,6 +87,7 @@ def test_a_part_that_only_training_needed_is_left_out(trained, tmp_path):
     kept, model = load_file(folder / "model.safetensors"), genfw.load(folder)
     assert {name.partition(".")[0] for name in kept} == {"decoder", "energies"}
     assert model.model.encoder is None
+    assert model.card.parameters == sum(p.numel() for p in model.model.parameters())
     x = model.sample(5, seed=3)
     assert torch.equal(x, genfw.load(trained).sample(5, seed=3))
     with pytest.raises(ContractError, match="has no encoder, amortizer or posterior chain"):
