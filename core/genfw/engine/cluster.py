@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.kubeflow import KubeflowEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.lsf import LSFEnvironment
 from lightning_fabric.plugins.environments.mpi import MPIEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
@@ -38,7 +39,7 @@ class _Slurm(SLURMEnvironment):
         pass
 
 
-class Process(ClusterEnvironment):
+class Process(LightningEnvironment):
     """One process of a run, with one device of its own, as Fabric's strategies ask for it.
 
     Arguments:
@@ -48,43 +49,13 @@ class Process(ClusterEnvironment):
         port: Port of the first process.
     """
 
+    #: Fabric is to start no process.
+    creates_processes_externally = True
+    main_address = ""
+
     def __init__(self, rank: int = 0, world: int = 1, address: str = "127.0.0.1", port: int = 0) -> None:
         super().__init__()
-        self._rank, self._world, self._address, self._port = rank, world, address, port
-
-    @property
-    def creates_processes_externally(self) -> bool:
-        """Fabric is to start no process."""
-        return True
-
-    @property
-    def main_address(self) -> str:
-        """Host of the first process."""
-        return self._address
-
-    @property
-    def main_port(self) -> int:
-        """Port of the first process."""
-        return self._port
-
-    @staticmethod
-    def detect() -> bool:
-        """Never found by itself."""
-        return False
-
-    def world_size(self) -> int:
-        """Count of processes."""
-        return self._world
-
-    def set_world_size(self, size: int) -> None:
-        """Fabric computes the same number."""
-
-    def global_rank(self) -> int:
-        """Rank among all processes."""
-        return self._rank
-
-    def set_global_rank(self, rank: int) -> None:
-        """Fabric computes the same number."""
+        self._global_rank, self._world_size, self.main_address, self._main_port = rank, world, address, port
 
     def local_rank(self) -> int:
         """Index of the device among those that Fabric is given: there is one."""
@@ -92,7 +63,7 @@ class Process(ClusterEnvironment):
 
     def node_rank(self) -> int:
         """For Fabric every process is a node with one device."""
-        return self._rank
+        return self._global_rank
 
 
 def found_outside() -> ClusterEnvironment | None:

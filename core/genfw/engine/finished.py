@@ -7,7 +7,7 @@ import copy
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -21,13 +21,15 @@ from genfw.engine.saved import open_saved
 from genfw.errors import RunError
 from genfw.evaluation.evaluation import Evaluation
 from genfw.evaluation.measure import measure, write_samples
-from genfw.evaluation.pool import pooled, serve
 from genfw.evaluation.results import Result
+from genfw.evaluation.sharing import SharedEvaluation
 from genfw.plugins.registry import Registry
 from genfw.recipes.check import bind
 from genfw.recipes.compose import Composition, compose
 from genfw.recipes.recipe import Recipe, open_recipe
 from genfw.runs.directory import RunDirectory
+
+E = TypeVar("E", bound=Evaluation)
 
 
 def load_run(
@@ -183,8 +185,7 @@ def evaluate_run(
 
 @contextlib.contextmanager
 def _opened(composition: Composition, run_dir: RunDirectory, processes: int) -> Iterator[Evaluation | None]:
-    """The evaluation of a run with its workers; ``None``, after all work is done, in a worker that
-    something else started."""
+    """As :func:`open_evaluation`, with processes that are started for it."""
     parameter = next(composition.model.parameters(), torch.empty(0))
     settings = copy.copy(composition.engine)
     settings.accelerator = parameter.device.type  # type: ignore[assignment]
@@ -192,50 +193,40 @@ def _opened(composition: Composition, run_dir: RunDirectory, processes: int) -> 
     with (
         tuned(settings, folder=run_dir.path, alone=processes == 1),
         launched(settings, run_dir.path, processes, task="evaluate", plugins=plugins) as fabric,
+        open_evaluation(composition, fabric, run_dir) as evaluation,
     ):
-        if not is_first():
-            serve_evaluation(composition, run_dir)
-            yield None
-            return
-        with open_evaluation(composition, fabric, run_dir) as evaluation:
-            yield evaluation
-
-
-@contextlib.contextmanager
-def open_evaluation(composition: Composition, fabric: Fabric, run_dir: RunDirectory) -> Iterator[Evaluation]:
-    """In the first process: the evaluation of a run, with its workers.
-
-    Arguments:
-        composition: The run's parts, trained.
-        fabric: The processes.
-        run_dir: The run directory.
-    """
-    evaluation = prepare(composition, run_dir.path)
-    with pooled(fabric, evaluation, [metric for _, metric in composition.metrics]):
         yield evaluation
 
 
-def serve_evaluation(composition: Composition, run_dir: RunDirectory) -> None:
-    """In a worker: carry out the first process's orders until its evaluation ends.
+@contextlib.contextmanager
+def open_evaluation(composition: Composition, fabric: Fabric, run_dir: RunDirectory) -> Iterator[Evaluation | None]:
+    """The evaluation of a run in the first process; ``None`` in the others, after all work is done.
 
     Arguments:
-        composition: The run's parts.
+        composition: The run's parts, with trained weights in the first process.
+        fabric: The processes.
         run_dir: The run directory.
     """
+    if fabric.world_size == 1:
+        yield prepare(composition, run_dir.path)
+        return
     if composition.engine.precision == "64-true":
         composition.model.double()
-    serve(prepare(composition, run_dir.path), [metric for _, metric in composition.metrics])
+    evaluation = prepare(composition, run_dir.path, SharedEvaluation)
+    with evaluation.shared([metric for _, metric in composition.metrics]) as first:
+        yield evaluation if first else None
 
 
-def prepare(composition: Composition, directory: Path | str) -> Evaluation:
+def prepare(composition: Composition, directory: Path | str, kind: type[E] = Evaluation) -> E:  # type: ignore[assignment]
     """The evaluation of a run.
 
     Arguments:
         composition: The run's parts; its metrics measure the model's current weights.
         directory: The run directory.
+        kind: Its class.
     """
     parameter = next(composition.model.parameters(), None)
-    return Evaluation(
+    return kind(
         composition.model,
         composition.data,
         composition.sample,

@@ -24,7 +24,7 @@ from genfw.engine.loop import Training
 from genfw.engine.observers import Observers
 from genfw.evaluation.evaluation import Evaluation
 from genfw.models.freezing import frozen
-from genfw.models.sampling import Samples, draw_batch
+from genfw.models.sampling import Samples
 from genfw.randomness import isolated_rng
 from genfw.recipes.compose import Composition
 from genfw.runs.checkpoints import Checkpoints
@@ -246,46 +246,41 @@ def _time_stage(training: Training, index: int, name: str, stage: Stage, seconds
 # -- metrics ----------------------------------------------------------------------------------------------------------
 
 
-class _Extrapolated:
-    """Workers of an evaluation that do the first of several like tasks, and say what the others would take."""
+class _Extrapolated(Evaluation):
+    """An evaluation that does the first of several like tasks, and says what the others would take."""
 
-    def __init__(self, evaluation: Evaluation) -> None:
-        self.evaluation, self.saved = evaluation, 0.0
+    #: Seconds that the others would take.
+    saved = 0.0
 
-    def draw(self, count: int, indices: Sequence[int], seed: int) -> Iterator[Samples]:
-        """The first batch again and again."""
-        if not indices:
-            return
-        ev = self.evaluation
+    def draws(self, count: int, indices: Sequence[int], seed: int) -> Iterator[Samples]:
         began = clock()
-        first = draw_batch(ev.model, ev.settings, count, indices[0], seed=seed, device=ev.device)
-        self.saved += (clock() - began) * (len(indices) - 1)
-        for index in indices:
-            size = min(ev.settings.batch, count - index * ev.settings.batch)
-            parts = {name: getattr(first, name)[:size] for name in ("x", "position", "potential")}
-            yield attrs.evolve(first, **parts)
+        for first in super().draws(count, indices[:1], seed):
+            self.saved += (clock() - began) * (len(indices) - 1)
+            for index in indices:
+                size = min(self.settings.batch, count - index * self.settings.batch)
+                parts = {name: getattr(first, name)[:size] for name in ("x", "position", "potential")}
+                yield attrs.evolve(first, **parts)
 
     def spread(self, method: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
-        """The first task, and its result for the others; a task with another count of rows is done too."""
         done: dict[Any, tuple[T, float]] = {}
         results = []
         for task in tasks:
+            # A task with another count of rows is done too.
             kind = tuple(part.shape if isinstance(part, Tensor) else type(part) for part in task)
             if kind in done:
                 self.saved += done[kind][1]
             else:
                 began = clock()
-                done[kind] = (method(self.evaluation, *task), 0.0)
+                done[kind] = (method(self, *task), 0.0)
                 done[kind] = (done[kind][0], clock() - began)
             results.append(done[kind][0])
         return results
 
 
 def _time_metrics(composition: Composition, run_dir: RunDirectory, seconds: float) -> Iterator[MetricPlan]:
-    evaluation = prepare(composition, run_dir.path)
-    evaluation.workers = shortcut = _Extrapolated(evaluation)
+    evaluation = prepare(composition, run_dir.path, _Extrapolated)
     for name, metric in composition.metrics:
-        shortcut.saved, began, reason = 0.0, clock(), ""
+        evaluation.saved, began, reason = 0.0, clock(), ""
         try:
             with frozen(evaluation.model), isolated_rng(evaluation.device), _limited(seconds):
                 metric.compute(evaluation)
@@ -293,7 +288,7 @@ def _time_metrics(composition: Composition, run_dir: RunDirectory, seconds: floa
             reason = "at least: it was stopped"
         except Exception as error:  # a few steps make no model that every metric bears
             reason = f"at least: it failed ({type(error).__name__}: {error})"
-        yield MetricPlan(name, clock() - began + shortcut.saved, reason)
+        yield MetricPlan(name, clock() - began + evaluation.saved, reason)
 
 
 @contextmanager

@@ -21,7 +21,6 @@ from genfw.engine.finished import (
     local_plugins,
     open_evaluation,
     renewed,
-    serve_evaluation,
 )
 from genfw.engine.interrupts import Interrupts
 from genfw.engine.launching import launched
@@ -261,18 +260,15 @@ def _work(
     interrupts: Interrupts,
     start: Checkpoint | None,
 ) -> list[Result]:
-    """Train with all processes; then measure in the first one, with the others as its workers."""
+    """Train with all processes; then measure in the first one, while all share the work."""
     engine = composition.engine
     world = count_processes(engine) if found_outside() is None else 1
     plugins = local_plugins(composition.resolved.recipe, composition.registry) if world > 1 else []
     checkpoint = None if start is None else start.name
     with launched(engine, run_dir.path, world, checkpoint=checkpoint, plugins=plugins) as fabric:
         Training(composition, fabric, run_dir, observers, interrupts).train(start)
-        if not is_first():
-            serve_evaluation(composition, run_dir)
-            return []
         with open_evaluation(composition, fabric, run_dir) as evaluation:
-            return _conclude(composition, run_dir, observers, evaluation)
+            return [] if evaluation is None else _conclude(composition, run_dir, observers, evaluation)
 
 
 def _conclude(

@@ -10,7 +10,7 @@ import sys
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from genfw.engine.devices import first_device, make_fabric, release, tuned
-from genfw.engine.finished import serve_evaluation
+from genfw.engine.finished import open_evaluation
 from genfw.engine.interrupts import Interrupts
 from genfw.engine.loop import Training
 from genfw.engine.observers import Observers
@@ -51,7 +51,8 @@ def main(order: str) -> None:
         try:
             if given["task"] == "run":
                 Training(composition, fabric, run_dir, Observers(), Interrupts()).train(start)
-            serve_evaluation(composition, run_dir)
+            with open_evaluation(composition, fabric, run_dir):
+                pass
         except KeyboardInterrupt:
             pass
         finally:

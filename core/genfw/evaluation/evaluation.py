@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,16 +24,6 @@ from genfw.plugins.signature import summarise
 from genfw.randomness import derive_seed
 
 T = TypeVar("T")
-
-
-class Workers(Protocol):
-    """Workers of an evaluation; see :mod:`genfw.evaluation.pool`."""
-
-    def draw(self, count: int, indices: Sequence[int], seed: int) -> Iterator[Samples]:
-        """Batches of samples, by index; see :meth:`Evaluation.sample_batches`."""
-
-    def spread(self, method: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
-        """See :meth:`Evaluation.spread`."""
 
 
 class Evaluation:
@@ -71,8 +61,6 @@ class Evaluation:
         self.seed, self.smoke = seed, smoke
         self.paper: Mapping[str, Any] = paper or {}
         self.recipe: Mapping[str, Any] = recipe or {}
-        #: Workers for sampling and :meth:`spread`; ``None`` where this process does all the work.
-        self.workers: Workers | None = None
         #: Data with a metric's reconstructions, under the metric's name, for later metrics that compare the two.
         self.pairs: dict[str, Pairs] = {}
         #: Label of the metric at work; its figures are called by it.
@@ -110,15 +98,14 @@ class Evaluation:
         """
         seed = derive_seed(self.seed, "evaluate") if seed is None else seed
         indices = range(share[0], count_batches(self.settings, count), share[1])
-        if self.workers is not None:
-            drawn = self.workers.draw(count, indices, seed)
-        else:
-            drawn = (
-                draw_batch(self.model, self.settings, count, index, seed=seed, device=self.device) for index in indices
-            )
-        for batch in drawn:
+        for batch in self.draws(count, indices, seed):
             self._judge(batch)
             yield batch
+
+    def draws(self, count: int, indices: Sequence[int], seed: int) -> Iterator[Samples]:
+        """Batches of :meth:`sample_batches` by their indices, whatever their numbers are."""
+        for index in indices:
+            yield draw_batch(self.model, self.settings, count, index, seed=seed, device=self.device)
 
     def _judge(self, batch: Samples) -> None:
         """Refuse samples that are no numbers, and note chains that stand still."""
@@ -138,7 +125,7 @@ class Evaluation:
     def spread(self, method: Callable[..., T], tasks: Sequence[tuple[Any, ...]]) -> list[T]:
         """Call a metric's method for every task, distributed over the processes of the evaluation.
 
-        In a worker ``self`` is the metric as built from the recipe, and the first argument the worker's own evaluation.
+        In another process ``self`` is the metric as built from the recipe, and the first argument its own evaluation.
         The result must depend only on the task, not on earlier ones: the method takes its randomness from a generator
         named after the task, restores the state of chains (:func:`~genfw.models.sampling.preserved`) and writes no
         files.
@@ -151,8 +138,6 @@ class Evaluation:
         Returns:
             The result of each call, in the order of the tasks.
         """
-        if self.workers is not None:
-            return self.workers.spread(method, tasks)
         return [method(self, *task) for task in tasks]
 
     def rows(self, split: str = "test", count: int | None = None) -> Batch:

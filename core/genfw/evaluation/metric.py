@@ -26,7 +26,7 @@ class Metric(abc.ABC):
     A subclass guarantees that it does not change the model, draws randomness only from the evaluation's generators, and
     records in each result's protocol everything that would change the number.
 
-    With several processes only the first one runs ``compute``. The workers draw samples without the metric's doing;
+    With several processes only the first one runs ``compute``. All draw samples without the metric's doing;
     :meth:`~genfw.evaluation.evaluation.Evaluation.spread` distributes other work.
 
     Arguments:

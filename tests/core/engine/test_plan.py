@@ -7,7 +7,6 @@ import torch
 
 from genfw.engine import plan
 from genfw.engine.plan import _Extrapolated, _limited, _OutOfTime, plan_run
-from genfw.evaluation.evaluation import Evaluation
 from genfw.models.sampling import SampleSettings
 from genfw.recipes.compose import compose
 from tiny_recipe import TINY_VAE
@@ -71,11 +70,10 @@ def test_parameters_and_checkpoints_are_counted(planned):
 def test_like_tasks_and_batches_are_done_once(monkeypatch):
     monkeypatch.setattr(plan, "clock", Ticks())
     model = compose(RECIPE).model
-    evaluation = Evaluation(model, settings=SampleSettings(count=10, batch=4))
-    evaluation.workers = shortcut = _Extrapolated(evaluation)
+    evaluation = _Extrapolated(model, settings=SampleSettings(count=10, batch=4))
     sizes = [len(batch.x) for batch in evaluation.sample_batches(10)]
     assert sizes == [4, 4, 2]
-    assert shortcut.saved == 2.0  # two batches that were not drawn, a second each
+    assert evaluation.saved == 2.0  # two batches that were not drawn, a second each
     calls = []
 
     def task(evaluation, number, rows):
@@ -85,7 +83,7 @@ def test_like_tasks_and_batches_are_done_once(monkeypatch):
     rows = [torch.zeros(3), torch.zeros(3), torch.zeros(3), torch.zeros(1)]
     assert evaluation.spread(task, list(enumerate(rows))) == [0, 0, 0, 3]
     assert calls == [0, 3]
-    assert shortcut.saved == 4.0
+    assert evaluation.saved == 4.0
 
 
 def test_what_takes_too_long_is_stopped():

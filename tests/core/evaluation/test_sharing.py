@@ -21,7 +21,7 @@ from genfw.engine.devices import tuned
 from genfw.engine.finished import local_plugins, open_evaluation, prepare
 from genfw.engine.launching import WorkerProcesses, launched
 from genfw.errors import GenfwError, RunError
-from genfw.evaluation.pool import _pack
+from genfw.evaluation.sharing import _pack
 from genfw.runs.directory import RunDirectory
 from genfw.training.settings import EngineSettings
 from run_toys import assert_same, edit_recipe
@@ -80,9 +80,9 @@ class Stream(Metric):
 
 
 class Spread(Metric):
-    """Means of normal numbers, task by task; ``trouble`` at task 3, which is the further process's."""
+    """Means of normal numbers, task by task; ``trouble`` at task 3, which is the further process's, ``own`` at 2."""
 
-    def __init__(self, tasks: int = 5, trouble: Literal["", "note", "fault", "death"] = "") -> None:
+    def __init__(self, tasks: int = 5, trouble: Literal["", "note", "fault", "own", "death"] = "") -> None:
         self.tasks, self.trouble = tasks, trouble
 
     def compute(self, evaluation):
@@ -94,6 +94,8 @@ class Spread(Metric):
         ] + [Result("processes", float(len(set(processes))))]
 
     def mean(self, evaluation, number, shift):
+        if number == 2 and self.trouble == "own":
+            raise ZeroDivisionError("two")
         if number == 3 and self.trouble == "note":
             from genfw.errors import ContractError
             raise ContractError("three is too many")
@@ -126,6 +128,7 @@ evaluate:
   - {use: spread}
   - {use: spread, trouble: note}
   - {use: spread, trouble: fault}
+  - {use: spread, trouble: own}
   - {use: stream}
   - {use: sample-grid}
   - use: reconstruction
@@ -203,6 +206,7 @@ def test_two_processes_measure_what_one_does(finished):
     assert [one["note"].partition(" (")[0] for one in by_one if one["failed"]] == [
         "three is too many",
         "ZeroDivisionError: three",
+        "ZeroDivisionError: two",
     ]
     assert {"square", "mse", "auprc-elbo", "auroc-log-p-interpolation", "log-z-lower"} <= {
         one["name"] for one in by_one
@@ -267,7 +271,7 @@ def test_a_process_that_is_gone_ends_the_evaluation(finished, tmp_path):
     assert not torch.distributed.is_initialized()
     assert not (copy / "LOCK").exists()
     trained.evaluate_run(copy)
-    assert sum(one["failed"] for one in records(copy)) == 1
+    assert sum(one["failed"] for one in records(copy)) == 2
 
 
 def test_a_process_that_can_not_begin_ends_the_evaluation(finished, tmp_path, capfd):
