@@ -1,7 +1,8 @@
 """The interfaces of a model's parts and of its sampling, one abstract class per file.
 
-Read ``values`` and ``likelihood`` for what the parts exchange, then ``prior``, ``decoder``, ``energy``, ``sampler``,
-``amortizer``, and ``encoder``, ``start``, ``dataset``, ``target``. Implementations are in plugins, never here.
+Read ``values`` and ``likelihood`` for what the parts exchange, ``network`` for what three of them share, then
+``prior``, ``decoder``, ``energy``, ``sampler``, ``amortizer``, and ``encoder``, ``start``, ``dataset``, ``target``.
+Implementations are in plugins, never here.
 The interfaces of training and evaluation (stages, metrics, ...) are in those rooms; this package re-exports them.
 """
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from genfw.interfaces.construction import Constructed
+from genfw.interfaces.network import ChainedNetwork
 
 
-class Energy(Constructed, nn.Module, abc.ABC):
+class Energy(ChainedNetwork):
     r"""Energy :math:`E(v)` over latents or data: low where samples should lie, :math:`h \propto p\, e^{-E}`.
 
     A subclass guarantees one number per item, differentiable in ``v``, that does not depend on the other items of the
@@ -48,14 +46,6 @@ class Energy(Constructed, nn.Module, abc.ABC):
             (gradient,) = torch.autograd.grad(energy.sum(), v)
         return energy.detach(), gradient
 
-    @contextmanager
-    def for_chain(self) -> Iterator[None]:
-        """Entered while a chain runs, in eval mode with frozen parameters; does nothing by default.
-
-        Compute here, once for all steps, what depends only on the weights. Values and gradients must stay the same.
-        """
-        yield
-
     def initialise(self, x: Tensor) -> None:
         """Set weights from data (lengths of a weight norm), once, before the first step; nothing by default.
 
@@ -65,7 +55,3 @@ class Energy(Constructed, nn.Module, abc.ABC):
         Arguments:
             x: Rows that the energy will be trained on, with shape :math:`(B, *)`.
         """
-
-    def penalty(self) -> Tensor | None:
-        """A scalar that training may add, weighed by the recipe (the sum of spectral norms); none by default."""
-        return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from genfw.interfaces.construction import Constructed
+from genfw.interfaces.network import ChainedNetwork
 from genfw.interfaces.values import Latent, Size
 
 
-class Prior(Constructed, nn.Module, abc.ABC):
+class Prior(ChainedNetwork):
     r"""Latent prior :math:`p(z)`, given as a transform of noise, :math:`z = T_z(\epsilon_z)`.
 
     A subclass guarantees that ``transform`` of standard-normal noise at temperature 1 has exactly the law that
@@ -43,7 +43,3 @@ class Prior(Constructed, nn.Module, abc.ABC):
     @abc.abstractmethod
     def log_prob(self, latent: Latent) -> Tensor:
         r"""Log density :math:`\log p(z)` in nats, with shape :math:`(B,)`."""
-
-    def penalty(self) -> Tensor | None:
-        """A scalar that training may add, weighed by the recipe (spectral norms, say); none by default."""
-        return None

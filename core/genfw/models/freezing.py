@@ -8,8 +8,7 @@ from contextlib import ExitStack, contextmanager
 from torch import nn
 from torch.nn.utils import parametrize
 
-from genfw.interfaces.decoder import Decoder
-from genfw.interfaces.energy import Energy
+from genfw.interfaces.network import ChainedNetwork
 
 
 @contextmanager
@@ -57,11 +56,11 @@ def is_frozen_for_chain() -> bool:
 def frozen_for_chain(*modules: nn.Module | None) -> Iterator[None]:
     """:func:`frozen` for the length of a chain, where what depends only on weights is computed once.
 
-    This covers parametrised weights (weight norm, spectral norm) and the ``for_chain`` of energies and decoders.
+    This covers parametrised weights (weight norm, spectral norm) and every network's ``for_chain``.
     """
     with frozen(*modules), parametrize.cached(), _counted(), ExitStack() as stack:
         for module in modules:
             for part in () if module is None else module.modules():
-                if isinstance(part, Energy | Decoder):
+                if isinstance(part, ChainedNetwork):
                     stack.enter_context(part.for_chain())
         yield

@@ -22,9 +22,8 @@ from genfw.interfaces.sampler import Sampler
 from genfw.interfaces.start import Start
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import Stateful
-from genfw.models import recording
 from genfw.models.chains import Chain, as_starts, draw_starts, run_chain
-from genfw.models.freezing import frozen, frozen_for_chain
+from genfw.models.freezing import frozen
 from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget, Space, make_target
 from genfw.plugins.component import Settings
@@ -222,9 +221,8 @@ def draw_batch(
     target = make_target(model, settings.space)
     generator = torch.Generator(device).manual_seed(derive_seed(seed, "sample", index))
     size = min(settings.batch, count - index * settings.batch)
-    # Recorded chains prepare what depends on weights for themselves.
-    freeze = frozen_for_chain if recording.active() is None else frozen
-    with preserved(*stateful_parts(settings)), freeze(*target.modules()), torch.no_grad():
+    # Chains prepare what depends on weights for themselves; for one decoding that would take longer than it saves.
+    with preserved(*stateful_parts(settings)), frozen(*target.modules()), torch.no_grad():
         return _draw_batch(model, target, settings, size, generator, settings.keep_every if index == 0 else 0)
 
 

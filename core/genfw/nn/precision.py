@@ -1,16 +1,26 @@
-"""Full precision where half precision would spoil the outcome, and constants that the host does not wait for."""
+"""Full precision where half precision would spoil the outcome, half of it in chains that ask for it, and constants."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def full(value: Tensor) -> Tensor:
     """The values in float32 at least: bfloat16 has 8 digits, too few for densities and sums."""
     return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+#: What a network's layers are computed in inside chains: the model's own precision, or bfloat16.
+ChainPrecision = Literal["model", "bf16"]
+
+
+def chain_dtype(precision: ChainPrecision, network: nn.Module) -> torch.dtype:
+    """What maps and weights of ``network`` are kept in while a chain runs; positions and sums keep the model's."""
+    return torch.bfloat16 if precision == "bf16" else next(network.parameters()).dtype
 
 
 def apply_in_full(function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ def _results(_: Any, value: Any, *__: Any, **___: Any) -> str:
 
 #: Kind of component -> method -> its promise.
 PROMISES: Mapping[str, Mapping[str, Promise]] = {
-    "prior": {"transform": _latent, "log_prob": _prior_log_prob, "penalty": _penalty},
+    "prior": {"transform": _latent, "log_prob": _prior_log_prob, "for_chain": _for_chain, "penalty": _penalty},
     "decoder": {"forward": _likelihood, "for_chain": _for_chain, "penalty": _penalty},
     "encoder": {"forward": _posterior, "embed": _embedding, "penalty": _penalty},
     "energy": {

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from genfw import Decoder, Gaussian, Latent, Likelihood, Prior, Size
+from genfw.nn.precision import ChainPrecision
 from genfw.plugins.validators import at_least
 from genfw_plugins.nvae.discrete import Bernoulli, LogisticMixture
 from genfw_plugins.nvae.laws import DiagonalNormal
-from genfw_plugins.nvae.network import Conv, InvertedCell, WeightPenalty
+from genfw_plugins.nvae.network import Conv, InvertedCell, WeightPenalty, convolved_in
 from genfw_plugins.nvae.prior import NVAEPrior, nvae_prior
 
 
@@ -29,6 +31,7 @@ class NVAEDecoder(Decoder):
         levels: Levels of a pixel, for the mixture; the data must be rounded to as many.
         postprocess_cells: Residual cells in each block between the finest scale and the image; the first one doubles.
         gate: Squeeze-and-excitation in the cells.
+        chain_precision: See prior ``nvae``; likelihoods stay in the model's precision.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"postprocess_cells": 1, "mixtures": 2}
@@ -41,6 +44,7 @@ class NVAEDecoder(Decoder):
         levels: int = 256,
         postprocess_cells: int = 2,
         gate: bool = True,
+        chain_precision: ChainPrecision = "model",
     ) -> None:
         super().__init__()
         top_down = nvae_prior(prior, "decoder")
@@ -64,6 +68,7 @@ class NVAEDecoder(Decoder):
         }[likelihood]
         self.head = Conv(width, outputs, 3)
         self.weight_penalty = WeightPenalty(self.cells, self.head)
+        self.chain_precision: ChainPrecision = chain_precision
 
     @property
     def noise_shape(self) -> Size | None:
@@ -96,6 +101,9 @@ class NVAEDecoder(Decoder):
             return LogisticMixture.of(raw, self.data_shape[0], self.levels)
         law = DiagonalNormal.of(raw)
         return Gaussian(law.mean, law.scale)
+
+    def for_chain(self) -> AbstractContextManager[None]:
+        return convolved_in(self.chain_precision, self)
 
     def penalty(self) -> Tensor:
         total: Tensor = self.weight_penalty()

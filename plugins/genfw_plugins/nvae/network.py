@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from genfw.errors import ContractError
+from genfw.nn.precision import ChainPrecision, chain_dtype
 from genfw.nn.spectral import SpectralPenalty
 
 #: Factor on the residual branch of every cell.
@@ -22,7 +24,54 @@ def channels_innermost(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-class Conv(nn.Module):
+class Keeping(nn.Module):
+    """A layer that keeps what follows from frozen weights in eval mode until the next change of mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Kernel and bias of one convolution or several.
+        self._kept: tuple[Any, ...] | None = None
+        #: What the kept weights are rounded to, those of depthwise convolutions left out; nothing where ``None``.
+        self._dtype: torch.dtype | None = None
+
+    def forget(self) -> None:
+        """Make what is kept anew at the next call."""
+        self._kept = None
+
+    def _rounded(self, kernel: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """A convolution's kernel and bias as they are to be kept; a depthwise one has few products to save on."""
+        if self._dtype is None or kernel.shape[1] == 1:
+            return kernel, bias
+        return kernel.to(self._dtype), None if bias is None else bias.to(self._dtype)
+
+    def train(self, mode: bool = True) -> Self:
+        """Change the mode; what was kept is forgotten."""
+        self.forget()
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *state: Any) -> None:
+        self.forget()  # weights may be exchanged in eval mode too
+        super()._load_from_state_dict(*state)
+
+
+@contextmanager
+def convolved_in(precision: ChainPrecision, network: nn.Module) -> Iterator[None]:
+    """Inside the block frozen layers of a network convolve in that precision; what lies between them stays as it is."""
+    layers = [layer for layer in network.modules() if isinstance(layer, Keeping)]
+    dtype = chain_dtype(precision, network)
+    before = [layer._dtype for layer in layers]
+    try:
+        for layer in layers:
+            layer.forget()
+            layer._dtype = dtype
+        yield
+    finally:
+        for layer, kept_in in zip(layers, before, strict=True):
+            layer.forget()
+            layer._dtype = kept_in
+
+
+class Conv(Keeping):
     r"""Convolution that keeps the size at stride 1, its weight normalised: :math:`w = e^g\, v / \lVert v \rVert`.
 
     In eval mode with a frozen weight, as in a chain, the normalised weight is computed once and kept until the next
@@ -65,7 +114,6 @@ class Conv(nn.Module):
         if normalised:
             norm = self._masked().detach().flatten(1).norm(dim=1).view(-1, 1, 1, 1)
             self.log_norm = nn.Parameter((norm + 1e-2).log())
-        self._kept: Tensor | None = None
 
     def _masked(self) -> Tensor:
         return self.weight if self.mask is None else self.weight * self.mask
@@ -78,33 +126,25 @@ class Conv(nn.Module):
         norm = weight.square().sum((1, 2, 3), keepdim=True).sqrt()
         return weight * (self.log_norm.exp() / (norm + 1e-5))
 
-    def train(self, mode: bool = True) -> Conv:
-        """Change the mode; what was kept of the weight is forgotten."""
-        self._kept = None
-        super().train(mode)
-        return self
-
-    def _load_from_state_dict(self, *state: Any) -> None:
-        self._kept = None  # weights may be exchanged in eval mode too
-        super()._load_from_state_dict(*state)
-
     def forward(self, x: Tensor) -> Tensor:
         """Convolve ``(B, C, H, W)``."""
+        x = channels_innermost(x)
         if self.training or self.weight.requires_grad:
-            kernel = self.kernel()
-        else:
-            if self._kept is None:
-                self._kept = self.kernel().detach()
-            kernel = self._kept
-        return _convolve(channels_innermost(x), kernel, self.bias, self.stride, self.padding, self.groups)
+            return _convolve(x, self.kernel(), self.bias, self.stride, self.padding, self.groups)
+        if self._kept is None:
+            self._kept = self._rounded(self.kernel().detach(), self.bias)
+        kernel, bias = self._kept
+        return _convolve(x, kernel, bias, self.stride, self.padding, self.groups)
 
 
 def _convolve(x: Tensor, kernel: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int) -> Tensor:
-    """The convolution; a depthwise one in full precision under a CPU's autocast.
+    """The convolution: in bfloat16 where the kernel is, and a depthwise one in full precision under a CPU's autocast.
 
     There its weight gradient takes six times as long in bfloat16 as in float32, and it has few products to save on.
     """
     device = x.device.type
+    if kernel.dtype == torch.bfloat16:
+        return F.conv2d(x.to(kernel.dtype), kernel, bias, stride, padding, 1, groups).to(x.dtype)
     if groups == 1 or device != "cpu" or not torch.is_autocast_enabled(device):
         return F.conv2d(x, kernel, bias, stride, padding, 1, groups)
     with torch.autocast(device, enabled=False):
@@ -207,7 +247,7 @@ class PlainCell(nn.Module):
         return torch.add(self.skip(x), self.gate(h), alpha=BRANCH)
 
 
-class InvertedCell(nn.Module):
+class InvertedCell(Keeping):
     """Residual cell of the top-down tower: widen by a 1x1 convolution, a 5x5 depthwise one, and back.
 
     In eval mode with frozen weights its four batch norms are folded into its convolutions, once per chain. Whoever
@@ -235,21 +275,6 @@ class InvertedCell(nn.Module):
         self.norm_out = BatchNorm(outputs)
         self.gate = Gate(outputs) if gate else nn.Identity()
         self.skip = Double(inputs, outputs) if self.up else nn.Identity()
-        self._kept: tuple[Tensor, ...] | None = None
-
-    def train(self, mode: bool = True) -> InvertedCell:
-        """Change the mode; the folded weights are forgotten."""
-        self.forget()
-        super().train(mode)
-        return self
-
-    def _load_from_state_dict(self, *state: Any) -> None:
-        self.forget()
-        super()._load_from_state_dict(*state)
-
-    def forget(self) -> None:
-        """Fold the statistics of then at the next call."""
-        self._kept = None
 
     def _raise(self, h: Tensor) -> Tensor:
         # Copying pixels commutes with everything per pixel, so it waits until after the widening.
@@ -266,22 +291,22 @@ class InvertedCell(nn.Module):
             if self._kept is None:
                 self._kept = self._fold()
             wide, wide_bias, deep, deep_bias, narrow, narrow_bias = self._kept
-            h = self._raise(F.silu(F.conv2d(x, wide, wide_bias)))
+            h = self._raise(F.silu(_convolve(x, wide, wide_bias, 1, 0, 1)))
             h = F.silu(_convolve(h, deep, deep_bias, 1, self.depthwise.padding, deep.shape[0]))
-            h = F.conv2d(h, narrow, narrow_bias)
+            h = _convolve(h, narrow, narrow_bias, 1, 0, 1)
         return torch.add(self.skip(x), self.gate(h), alpha=BRANCH)
 
     @torch.no_grad()
-    def _fold(self) -> tuple[Tensor, ...]:
+    def _fold(self) -> tuple[Any, ...]:
         factor_in, shift_in = self.norm_in.affine_map()
         factor, shift = self.norm_expand.affine_map()
         wide = self.expand.weight * factor.view(-1, 1, 1, 1)
         shift = shift + wide.flatten(1) @ shift_in
         wide = wide * factor_in.view(1, -1, 1, 1)
-        folded = [wide, shift]
+        folded = [*self._rounded(wide, shift)]
         for conv, norm in ((self.depthwise, self.norm_depthwise), (self.project, self.norm_out)):
             factor, shift = norm.affine_map()
-            folded += [conv.weight * factor.view(-1, 1, 1, 1), shift]
+            folded += self._rounded(conv.weight * factor.view(-1, 1, 1, 1), shift)
         return tuple(folded)
 
 

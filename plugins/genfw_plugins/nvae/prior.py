@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from genfw import ContractError, Latent, Prior, Size
+from genfw.nn.precision import ChainPrecision
 from genfw.plugins.validators import at_least, within
 from genfw_plugins.nvae.laws import DiagonalNormal
-from genfw_plugins.nvae.network import Combine, Conv, InvertedCell, WeightPenalty, channels_innermost
+from genfw_plugins.nvae.network import Combine, Conv, InvertedCell, WeightPenalty, channels_innermost, convolved_in
 
 #: Given the group's number, the features so far and the prior's law of the group, its value.
 Choose = Callable[[int, Tensor, DiagonalNormal], Tensor]
@@ -45,6 +47,9 @@ class NVAEPrior(Prior):
         cells: Residual cells before each group.
         blocks: Halvings between the image and the finest scale.
         gate: Squeeze-and-excitation in the cells.
+        chain_precision: What convolutions are computed in inside chains, depthwise ones left out; features between
+            them, latents and densities stay in the model's. ``bf16`` pays where the processor multiplies in it, and
+            bends gradients by 1 to 3 %.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"channels": 4, "scales": 2, "groups": 2, "cells": 1, "latent_channels": 4}
@@ -61,6 +66,7 @@ class NVAEPrior(Prior):
         cells: int = 2,
         blocks: int = 1,
         gate: bool = True,
+        chain_precision: ChainPrecision = "model",
     ) -> None:
         super().__init__()
         if len(data_shape) != 3:
@@ -99,6 +105,7 @@ class NVAEPrior(Prior):
         #: Shape of the features that go on to the decoder.
         self.context_shape: Size = (width, *sides)
         self.weight_penalty = WeightPenalty(self.tower, self.heads)
+        self.chain_precision: ChainPrecision = chain_precision
 
     @property
     def noise_shapes(self) -> tuple[Size, ...]:
@@ -144,6 +151,9 @@ class NVAEPrior(Prior):
 
         self.walk(len(latent), score)
         return torch.stack(terms).sum(0)
+
+    def for_chain(self) -> AbstractContextManager[None]:
+        return convolved_in(self.chain_precision, self)
 
     def penalty(self) -> Tensor:
         total: Tensor = self.weight_penalty()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from genfw import ContractError, Energy, Size
 from genfw.nn.manual_grad import closed_form
-from genfw.nn.precision import apply_in_full
+from genfw.nn.precision import ChainPrecision, apply_in_full, chain_dtype
 from genfw.nn.spectral import SpectralPenalty
 from genfw.plugins.validators import at_least, positive
 from genfw_plugins.resnet_energy.for_chain import StillEnergy
@@ -61,6 +61,9 @@ class ResNetEnergy(Energy):
         clamp: Cut what exceeds :math:`[-1, 1]` off first, as VAEBM does with pixels that were generated.
         init_scale: Standard deviation that the data-dependent initialisation gives every layer's output.
         spectral_iterations: Power iterations per training step for :meth:`penalty`; 0 offers none.
+        chain_precision: What feature maps are computed in inside chains; sums over the image, the last layer and
+            energies stay in the model's. ``bf16`` pays where the processor multiplies in it, and bends gradients by
+            2 to 3 %.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"width": 0.0625}
@@ -80,6 +83,7 @@ class ResNetEnergy(Energy):
         clamp: bool = False,
         init_scale: float = 0.2,
         spectral_iterations: int = 4,
+        chain_precision: ChainPrecision = "model",
     ) -> None:
         super().__init__()
         if len(data_shape) != 3:
@@ -111,6 +115,7 @@ class ResNetEnergy(Energy):
         self.register_buffer("initialised", torch.tensor(norm != "weight"))
         convolutions = [part for part in self.modules() if isinstance(part, NormedConv)]
         self.spectral = SpectralPenalty(convolutions, spectral_iterations) if spectral_iterations else None
+        self.chain_precision: ChainPrecision = chain_precision
         self._activation, self._size = activation, (data_shape[1], data_shape[2])
         self._still: StillEnergy | None = None
 
@@ -130,7 +135,8 @@ class ResNetEnergy(Energy):
         try:
             if before is None:
                 blocks = [cast(ResBlock, block) for block in self.blocks]
-                self._still = StillEnergy(self.stem, blocks, self.head, self._activation, self._size)
+                dtype = chain_dtype(self.chain_precision, self)
+                self._still = StillEnergy(self.stem, blocks, self.head, self._activation, self._size, dtype)
             yield
         finally:
             self._still = before

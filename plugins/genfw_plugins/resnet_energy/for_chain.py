@@ -34,6 +34,7 @@ class StillEnergy:
         head: Linear map of the features' sums.
         activation: After the stem and in the blocks.
         size: Height and width of the images.
+        dtype: What maps and weights are kept in; images, sums over them and energies stay as they are.
     """
 
     def __init__(
@@ -43,35 +44,39 @@ class StillEnergy:
         head: nn.Linear,
         activation: Activation,
         size: tuple[int, int],
+        dtype: torch.dtype,
     ) -> None:
+        self.dtype = dtype
         gain = 1.0 / SWISH if activation == "swish" else 1.0
         act = by_hand(nn.SiLU() if activation == "swish" else nn.LeakyReLU(SLOPE), inplace=True)
-        layers: list[ByHand] = [_convolution(*_folded(stem, nn.Identity(), 1.0), size), act]
+        layers: list[ByHand] = [_convolution(*_folded(stem, nn.Identity(), 1.0, dtype), size), act]
         for block in blocks:
-            layers += [_block(block, act, gain, size), act]
+            layers += [_block(block, act, gain, size, dtype), act]
             size = (size[0] // 2, size[1] // 2) if block.down else size
         self._features = in_turn(layers)
         self.weight, self.bias = gain * head.weight.detach(), head.bias.detach()
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Pullback]:
         r"""Energies :math:`(B,)` of images :math:`(B, C, H, W)`, and the pull-back from them."""
-        h, pull_features = self._features(_last(x))
+        h, pull_features = self._features(_last(x).to(self.dtype))
         shape = h.shape
-        energy = F.linear(h.sum(dim=(1, 2)), self.weight, self.bias).squeeze(1)
+        energy = F.linear(h.sum(dim=(1, 2), dtype=x.dtype), self.weight, self.bias).squeeze(1)
 
         def pull(gradient: Tensor) -> Tensor:
-            slope = (gradient[:, None] * self.weight)[:, None, None].expand(shape).contiguous()
-            return _first(pull_features(slope))
+            slope = (gradient[:, None] * self.weight).to(self.dtype)[:, None, None].expand(shape).contiguous()
+            return _first(pull_features(slope)).to(x.dtype)
 
         return energy, pull
 
 
-def _block(block: ResBlock, act: ByHand, gain: float, size: tuple[int, int]) -> ByHand:
+def _block(block: ResBlock, act: ByHand, gain: float, size: tuple[int, int], dtype: torch.dtype) -> ByHand:
     """What comes before the block's last activation; ``gain`` is what its input is still to be multiplied by."""
-    first = _convolution(*_folded(block.conv1, block.norm1, gain), size)
-    kernel, bias = _folded(block.conv2, block.norm2, gain)
+    first = _convolution(*_folded(block.conv1, block.norm1, gain, dtype), size)
+    kernel, bias = _folded(block.conv2, block.norm2, gain, dtype)
     second = _halving(kernel, bias) if block.down else _convolution(kernel, bias, size)
-    skip = _shortcut(gain * block.skip.weight.detach()[:, :, 0, 0], block.down) if block.skip is not None else None
+    skip = None
+    if block.skip is not None:
+        skip = _shortcut((gain * block.skip.weight.detach()[:, :, 0, 0]).to(dtype), block.down)
 
     def forward(h: Tensor) -> tuple[Tensor, Pullback]:
         branch, pull_first = first(h)
@@ -87,23 +92,22 @@ def _block(block: ResBlock, act: ByHand, gain: float, size: tuple[int, int]) -> 
     return forward
 
 
-def _folded(conv: NormedConv, norm: nn.Module, gain: float) -> tuple[Tensor, Tensor | None]:
+def _folded(conv: NormedConv, norm: nn.Module, gain: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Kernel and bias of a convolution of ``gain`` times its input, with the batch norm after it."""
-    kernel = gain * conv.weight.detach()
-    bias = None if conv.bias is None else conv.bias.detach()
-    if not isinstance(norm, nn.BatchNorm2d):
-        return kernel, bias
-    assert norm.running_mean is not None  # batch norms of this plugin track them
-    assert norm.running_var is not None
-    factor = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
-    before = -norm.running_mean if bias is None else bias - norm.running_mean
-    return kernel * factor.view(-1, 1, 1, 1), before * factor + norm.bias.detach()
+    assert conv.bias is not None  # shortcuts alone have none
+    kernel, bias = gain * conv.weight.detach(), conv.bias.detach()
+    if isinstance(norm, nn.BatchNorm2d):
+        assert norm.running_mean is not None  # batch norms of this plugin track them
+        assert norm.running_var is not None
+        factor = norm.weight.detach() * (norm.running_var + norm.eps).rsqrt()
+        kernel, bias = kernel * factor.view(-1, 1, 1, 1), (bias - norm.running_mean) * factor + norm.bias.detach()
+    return kernel.to(dtype), bias.to(dtype)
 
 
 def _convolution(kernel: Tensor, bias: Tensor | None, size: tuple[int, int]) -> ByHand:
     """A convolution that keeps the size."""
     ways: dict[str, Callable[[], ByHand]] = {"plain": lambda: _strided(kernel, bias, 1)}
-    if kernel.device.type == "cpu" and kernel.shape[2] == 3:
+    if kernel.device.type == "cpu" and kernel.shape[2] == 3 and kernel.dtype in (torch.float32, torch.float64):
         ways["winograd"] = lambda: Winograd(kernel, bias)
     wide = min(kernel.shape[:2]) >= CHANNELS and min(size) >= SIDE and Winograd.saving(*size) >= SAVING
     work = f"convolution of {kernel.shape[1]} to {kernel.shape[0]} channels, {kernel.shape[2]} pixels wide"
