@@ -11,9 +11,10 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
@@ -25,11 +26,6 @@ from genfw.engine.devices import first_device, make_fabric, muted, release
 from genfw.errors import BrokenPartError, LostProcessError, RunError
 from genfw.training.settings import EngineSettings
 
-#: What workers are started for.
-Task = Literal["run", "evaluate"]
-#: Signals that torch's processes would catch: this process has handlers of its own.
-_CAUGHT = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
-
 
 class WorkerProcesses:
     """The workers of a run on this machine, each ``python -m genfw.engine.worker``, started and ended by torch.
@@ -37,46 +33,26 @@ class WorkerProcesses:
     This process has rank 0, whatever program it is (a script, the command line, a notebook). No script is run twice.
 
     Arguments:
-        directory: The run directory.
         world: Count of processes, including this one.
         store: Where the processes meet; this process holds it.
-        task: ``run`` to train and then to evaluate, or ``evaluate``.
-        accelerator: Replaces the recipe's ``engine.accelerator``.
-        checkpoint: Name of the checkpoint to resume from.
-        plugins: Files of local plugins.
+        order: What the workers do; see :func:`genfw.engine.worker.main`.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        world: int,
-        store: TCPStore,
-        *,
-        task: Task = "run",
-        accelerator: str = "auto",
-        checkpoint: str | None = None,
-        plugins: Sequence[str] = (),
-    ) -> None:
+    def __init__(self, world: int, store: TCPStore, order: Mapping[str, Any]) -> None:
         self.store, self.world, self._logs = store, world, tempfile.mkdtemp(prefix="genfw-")
-        order = {
-            "directory": str(directory),
-            "world": world,
-            "task": task,
-            "accelerator": accelerator,
-            "port": store.port,
-            "checkpoint": checkpoint,
-            "plugins": list(plugins),
-        }
+        order = {**order, "world": world, "port": store.port}
         words = [("-m", "genfw.engine.worker", json.dumps({**order, "rank": rank})) for rank in range(1, world)]
         path = {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-        with _own_signals():
-            self._context = start_processes(
+        # In the main thread torch would replace this process's handlers of signals.
+        with _quiet_torch(), ThreadPoolExecutor(1) as thread:
+            self._context = thread.submit(
+                start_processes,
                 "genfw",
                 sys.executable,
                 dict(enumerate(words)),
                 dict.fromkeys(range(world - 1), path),
                 DefaultLogsSpecs(self._logs),
-            )
+            ).result()
 
     def __enter__(self) -> WorkerProcesses:
         return self
@@ -124,20 +100,8 @@ class WorkerProcesses:
 
 
 def _quiet_torch() -> contextlib.AbstractContextManager[None]:
-    """torch logs what :meth:`WorkerProcesses.check` raises, and numbers the workers from 0."""
+    """torch logs what :meth:`WorkerProcesses.check` raises, and that it leaves signals alone."""
     return muted("torch.distributed.elastic.multiprocessing.api", logging.CRITICAL)
-
-
-@contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Restore this process's handlers of signals, which torch replaces where it starts processes."""
-    before = {signum: signal.getsignal(signum) for signum in _CAUGHT}
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # not in the main thread, where torch has replaced none either
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
 
 
 @contextlib.contextmanager
@@ -146,7 +110,7 @@ def launched(
     directory: Path,
     world: int,
     *,
-    task: Task = "run",
+    task: Literal["run", "evaluate"] = "run",
     checkpoint: str | None = None,
     plugins: Sequence[str] = (),
 ) -> Iterator[Fabric]:
@@ -157,9 +121,9 @@ def launched(
         settings: The recipe's ``engine:`` section.
         directory: The run directory.
         world: Count of processes; ignored where something else started the processes.
-        task: See :class:`WorkerProcesses`.
-        checkpoint: See :class:`WorkerProcesses`.
-        plugins: See :class:`WorkerProcesses`.
+        task: ``run`` to train and then to evaluate, or ``evaluate``.
+        checkpoint: Name of the checkpoint to resume from.
+        plugins: Files of local plugins.
 
     Raises:
         RunError: A worker has failed, or there are too few devices.
@@ -175,9 +139,8 @@ def launched(
             f"each of {world} processes takes a device of its own, and torch finds {torch.cuda.device_count()} here"
         )
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    with WorkerProcesses(
-        directory, world, store, task=task, accelerator=settings.accelerator, checkpoint=checkpoint, plugins=plugins
-    ) as workers:
+    order = {"directory": str(directory), "task": task, "accelerator": settings.accelerator}
+    with WorkerProcesses(world, store, {**order, "checkpoint": checkpoint, "plugins": list(plugins)}) as workers:
         try:
             workers.wait_until_ready()
             yield make_fabric(settings, rank=0, world=world, store=store)

@@ -25,7 +25,7 @@ def main(order: str) -> None:
     """Train and evaluate with the first process, or only evaluate.
 
     Arguments:
-        order: Arguments of :class:`~genfw.engine.launching.WorkerProcesses` and this process's rank, as JSON.
+        order: Arguments of :func:`~genfw.engine.launching.launched`, the store's port and this process's rank, as JSON.
     """
     given = json.loads(order)
     # A scheduler's signal reaches all processes, but only the first one decides when to stop. Only that one prints.

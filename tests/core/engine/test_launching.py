@@ -180,10 +180,10 @@ def test_tuning_touches_the_process_own_device_alone(monkeypatch):
     assert set(asked) == {torch.device("cuda", 2)}
 
 
-def test_workers_are_not_left_behind(tmp_path):
+def test_workers_are_not_left_behind():
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(ZeroDivisionError), WorkerProcesses(tmp_path, 2, store) as workers:
+    with pytest.raises(ZeroDivisionError), WorkerProcesses(2, store, {}) as workers:
         raise ZeroDivisionError
     assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
     (worker,) = workers.pids()

@@ -27,6 +27,7 @@ from genfw_plugins.mcmc.starts.mixture import MixtureStart
 from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.mcmc.starts.replay import ReplayStart
 from genfw_plugins.mcmc.starts.warm import WarmStart
+from recorded_operations import Operations
 
 PLAIN = FunctionTarget(3, lambda position: 0.0 * position[:, 0])
 
@@ -223,12 +224,24 @@ class TestReplay:
             buffer = start.state_dict()["buffer"][:, 0]
             assert sorted(buffer[: len(known)].tolist()) == known
             assert set(drawn[:, 0].tolist()) <= set(map(float, known))
-        other = ReplayStart(size=10, probability=1.0, order="fifo")
-        other.load_state_dict(copy.deepcopy(start.state_dict()))
-        for kept in (start, other):
-            kept.draw(request(rng=generator(1), count=4))
+        state = copy.deepcopy(start.state_dict())
+        older = {key: value for key, value in state.items() if key != "known"}  # of a run before there was this count
+        others = [ReplayStart(size=10, probability=1.0, fresh=Marked(-1.0), order="fifo") for _ in range(2)]
+        for other, saved in zip(others, (state, older), strict=True):
+            other.load_state_dict(saved)
+        drawn = [kept.draw(request(rng=generator(1), count=4)) for kept in (start, *others)]
+        for kept in (start, *others):
             kept.store(request(count=4), torch.full((4, 3), 9.0))
-        assert torch.equal(start.state_dict()["buffer"], other.state_dict()["buffer"])
+        assert torch.equal(drawn[0], drawn[1])
+        assert torch.equal(drawn[0], drawn[2])
+        assert torch.equal(start.state_dict()["buffer"], others[0].state_dict()["buffer"])
+
+    @pytest.mark.parametrize("order", ["own", "fifo"])
+    def test_the_host_does_not_wait_for_the_buffer(self, order) -> None:
+        start, rng = ReplayStart(size=10, probability=0.5, order=order), generator()
+        with Operations():
+            for _ in range(3):
+                start.store(request(), start.draw(request(rng=rng)) + 1.0)
 
     def test_refuses_what_it_would_get_wrong(self, model) -> None:
         x = torch.zeros(6, 2, 2)

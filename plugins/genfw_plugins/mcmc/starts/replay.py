@@ -57,6 +57,7 @@ class ReplayStart(Start):
     _filled: Tensor | None = attrs.field(default=None, init=False)
     _slots: Tensor | None = attrs.field(default=None, init=False)
     _next: int = attrs.field(default=0, init=False)
+    _known: int = attrs.field(default=0, init=False)
 
     def probability_at(self, step: int) -> float:
         """:math:`p_t`."""
@@ -79,8 +80,9 @@ class ReplayStart(Start):
         generator = request.generator
         if self.order == "fifo":
             # Filled from the first slot on; any end may begin several chains.
-            known = max(int(filled.sum()), 1)
-            slots = torch.randint(known, (min(request.count, self.size),), generator=generator, device=fresh.device)
+            slots = torch.randint(
+                max(self._known, 1), (min(request.count, self.size),), generator=generator, device=fresh.device
+            )
         else:
             # Slots without repetition, so that no two chains write to one.
             slots = torch.randperm(self.size, generator=generator, device=fresh.device)[: request.count]
@@ -100,6 +102,7 @@ class ReplayStart(Start):
         if self.order == "fifo":
             slots = (self._next + torch.arange(len(slots), device=slots.device)) % self.size
             self._next = (self._next + len(slots)) % self.size
+            self._known = min(self._known + len(slots), self.size)  # counted here: a look at the device would wait
         self._buffer[slots] = position[: slots.numel(), columns].to(_STORAGE[self.storage])
         self._filled[slots] = True
         self._slots = None
@@ -137,7 +140,7 @@ class ReplayStart(Start):
 
     def state_dict(self) -> StateTree:
         """The buffer, which slots are filled, and the state of ``fresh``."""
-        state: StateTree = {"fresh": self.fresh.state_dict(), "next": self._next}
+        state: StateTree = {"fresh": self.fresh.state_dict(), "next": self._next, "known": self._known}
         if self._buffer is not None and self._filled is not None:
             state |= {"buffer": self._buffer, "filled": self._filled}
         return state
@@ -148,6 +151,7 @@ class ReplayStart(Start):
         self._next = state.get("next", 0)
         self._buffer = state["buffer"].clone() if "buffer" in state else None
         self._filled = state["filled"].clone() if "filled" in state else None
+        self._known = state["known"] if "known" in state else int(state.get("filled", torch.empty(0)).sum())
 
 
 def _belongs(name: str, wanted: str) -> bool:
