@@ -60,7 +60,7 @@ class WorkerProcesses:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Workers end with this process by themselves; after a failure they may wait for a message for ever.
         with _quiet_torch():
-            self._context.wait(timeout=30 if kind is None else 2)
+            self._context.wait(timeout=30 if kind is None else 2, period=0.1)
             self._context.close(getattr(signal, "SIGKILL", None))
         shutil.rmtree(self._logs, ignore_errors=True)
 

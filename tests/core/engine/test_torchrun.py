@@ -65,12 +65,12 @@ class Torchrun:
         ]
 
     def end(self):
-        said = [agent.communicate(timeout=120)[0].decode() for agent in self.agents]
+        said = [agent.communicate(timeout=600)[0].decode() for agent in self.agents]
         return [agent.returncode for agent in self.agents], "\n".join(said)
 
     def worker(self, rank):
         """Number of a worker, once the run has a checkpoint past its beginning."""
-        end = time.monotonic() + 90
+        end = time.monotonic() + 600
         while time.monotonic() < end:
             if any(checkpoint.step >= 100 for checkpoint in self.run.checkpoints.all()):
                 return int((self.notes / f"pid-{rank}").read_text())

@@ -21,6 +21,7 @@ from genfw.engine.devices import tuned
 from genfw.engine.finished import local_plugins, open_evaluation, prepare
 from genfw.engine.launching import WorkerProcesses, launched
 from genfw.errors import GenfwError, RunError
+from genfw.evaluation.measure import write_samples
 from genfw.evaluation.sharing import _pack
 from genfw.runs.directory import RunDirectory
 from genfw.training.settings import EngineSettings
@@ -213,46 +214,65 @@ def test_two_processes_measure_what_one_does(finished):
     }
 
 
-def test_two_processes_draw_what_one_does(finished, tmp_path):
+def test_two_processes_share_what_the_first_one_holds(finished, tmp_path, monkeypatch):
+    """Its weights and states, in whatever order and depth things are asked for; and a signal is heard meanwhile."""
     run, _ = finished
+    composition = trained.load_run(run.path)
+    for parameter in composition.model.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    composition.sample.starts[1].draws = 4
+    workers = []
+    wait = WorkerProcesses.wait_until_ready
+    monkeypatch.setattr(WorkerProcesses, "wait_until_ready", lambda self: workers.extend(self.pids()) or wait(self))
 
-    folders = [
-        trained.sample_run(run.path, out=tmp_path / str(processes), count=45, seed=1, processes=processes)
-        for processes in (1, 2)
-    ]
-    one, two = [load_file(folder / "samples.safetensors") for folder in folders]
+    def work():
+        with two_processes(composition, run) as evaluation:
+            same_samples(prepare(composition, run.path), evaluation, tmp_path)
+            same_tasks(prepare(composition, run.path), evaluation, [metric for _, metric in composition.metrics])
+            os.kill(workers[0], signal.SIGSTOP)
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+            evaluation.spread(composition.metrics[0][1].mean, [(0, torch.zeros(())), (1, torch.zeros(()))])
+
+    # Whoever starts the tests in the background may have them ignore this signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(workers[0], 0)
+    assert composition.sample.starts[1].draws == 4
+
+
+def same_samples(alone, shared, folder):
+    expected = alone.samples(30)
+    first = next(shared.sample_batches(30))  # the others are left where they are
+    assert torch.equal(first.x, expected.x[:8])
+    found = shared.samples()
+    for name in ("x", "position", "potential", "trace", "potentials", "kept", "acceptance"):
+        assert_same(getattr(found, name), getattr(expected, name))
+    share = torch.cat([batch.x for batch in shared.sample_batches(30, share=(1, 3))])
+    assert torch.equal(share, expected.x[8:16])
+    for name, evaluation in (("one", alone), ("two", shared)):
+        write_samples(evaluation, folder / name, count=45, seed=1)
+    one, two = [load_file(folder / name / "samples.safetensors") for name in ("one", "two")]
     assert len(one["x"]) == 45
     assert_same(one, two)
 
 
-def test_the_first_ones_weights_and_states_are_measured(finished):
-    """Whatever it holds, and in whatever order and depth things are asked for."""
-    run, _ = finished
-    composition = trained.load_run(run.path)
-    spread = composition.metrics[0][1]
-    for parameter in composition.model.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
-    composition.sample.starts[1].draws = 4
-    alone = prepare(composition, run.path)
-    expected = alone.samples(30)
-    with two_processes(composition, run) as evaluation:
-        first = next(evaluation.sample_batches(30))  # the others are left where they are
-        assert torch.equal(first.x, expected.x[:8])
-        for batch, known in zip(evaluation.sample_batches(30), alone.sample_batches(30), strict=True):
-            assert_same([batch.x, batch.position, batch.trace], [known.x, known.position, known.trace])
-            within = evaluation.spread(spread.mean, [(number, torch.zeros(())) for number in range(3)])
-            assert len({process for _, process in within}) == 2
-        found = evaluation.samples()
-        for name in ("x", "position", "potential", "trace", "potentials", "kept", "acceptance"):
-            assert_same(getattr(found, name), getattr(expected, name))
-        with pytest.raises(GenfwError, match="three is too many"):
-            evaluation.spread(composition.metrics[1][1].mean, [(number, torch.zeros(())) for number in range(5)])
-        share = torch.cat([batch.x for batch in evaluation.sample_batches(30, share=(1, 3))])
-        assert torch.equal(share, expected.x[8:16])
-        # A metric that the recipe does not know is this process's own.
-        own = evaluation.spread(type(spread)().mean, [(number, torch.zeros(())) for number in range(3)])
-        assert {process for _, process in own} == {os.getpid()}
-    assert composition.sample.starts[1].draws == 4
+def same_tasks(alone, shared, metrics):
+    for batch, known in zip(shared.sample_batches(30), alone.sample_batches(30), strict=True):
+        assert_same([batch.x, batch.position, batch.trace], [known.x, known.position, known.trace])
+        within = shared.spread(metrics[0].mean, [(number, torch.zeros(())) for number in range(3)])
+        assert len({process for _, process in within}) == 2
+    with pytest.raises(GenfwError, match="three is too many"):
+        shared.spread(metrics[1].mean, [(number, torch.zeros(())) for number in range(5)])
+    with pytest.raises(ZeroDivisionError, match="two"):
+        shared.spread(metrics[3].mean, [(number, torch.zeros(())) for number in range(5)])
+    # A metric that the recipe does not know is this process's own.
+    own = shared.spread(type(metrics[0])().mean, [(number, torch.zeros(())) for number in range(3)])
+    assert {process for _, process in own} == {os.getpid()}
 
 
 def test_a_part_of_a_tensor_travels_without_the_rest():
@@ -285,31 +305,6 @@ def test_a_process_that_can_not_begin_ends_the_evaluation(finished, tmp_path, ca
         pytest.fail("there is nobody to begin with")
     assert time.monotonic() - began < 120
     assert "nowhere" in capfd.readouterr().err
-
-
-def test_a_signal_is_heard_while_another_process_is_waited_for(finished, monkeypatch):
-    run, _ = finished
-    composition = trained.load_run(run.path)
-    spread = composition.metrics[0][1]
-    workers = []
-    wait = WorkerProcesses.wait_until_ready
-    monkeypatch.setattr(WorkerProcesses, "wait_until_ready", lambda self: workers.extend(self.pids()) or wait(self))
-
-    def wait_in_vain():
-        with two_processes(composition, run) as evaluation:
-            os.kill(workers[0], signal.SIGSTOP)
-            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
-            evaluation.spread(spread.mean, [(0, torch.zeros(())), (1, torch.zeros(()))])
-
-    # Whoever starts the tests in the background may have them ignore this signal.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            wait_in_vain()
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with pytest.raises(ProcessLookupError):
-        os.kill(workers[0], 0)
 
 
 def test_more_processes_than_devices_are_refused(tmp_path, monkeypatch):

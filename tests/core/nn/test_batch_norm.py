@@ -216,6 +216,7 @@ def test_a_run_of_two_processes_is_that_of_one_with_the_whole_batch(trained):
         torch.testing.assert_close(first["model"][name], value, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_recipe_may_leave_each_process_to_its_own_rows(trained):
     first, second = trained("engine.devices=2", "engine.sync_batch_norm=false")
     names = [name for name in first["model"] if "running" in name]

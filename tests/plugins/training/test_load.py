@@ -79,6 +79,7 @@ def test_what_was_loaded_stays_among_the_ends_of_stages(source, tmp_path):
     assert_equal(weights(begun), weights(load_run(source).model))
 
 
+@pytest.mark.slow
 def test_several_processes_begin_with_the_same_weights(source, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     recipe = {**MODEL, "engine": {"accelerator": "cpu", "devices": 2}, "train": [{"use": "load", "run": str(source)}]}

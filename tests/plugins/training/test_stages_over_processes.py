@@ -113,6 +113,7 @@ def test_all_processes_leave_a_stage_with_one_model(states):
         assert any(name.startswith(f"/{part}") and "running_mean" in name for name in moved)
 
 
+@pytest.mark.slow
 def test_a_discriminator_and_the_mean_style_are_the_same_in_all_processes(states):
     ((first, second),) = states(GAN)
     assert any("mapping.mean" in name for name in first["model"])
