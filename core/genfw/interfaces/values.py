@@ -19,8 +19,19 @@ from genfw.errors import ContractError
 #: Shape of one item, without the batch dimension.
 Size = tuple[int, ...]
 
-#: Nested dicts and lists of tensors and JSON scalars: what a checkpoint can hold.
+#: Nested dicts and lists of tensors and JSON scalars: what a checkpoint can hold. Of a :class:`Volatile` it holds none.
 StateTree = dict[str, Any]
+
+
+@attrs.frozen(eq=False)
+class Volatile:
+    """A part of a state that is put back after an evaluation, but written to no checkpoint: ``None`` is read there.
+
+    Arguments:
+        value: The part.
+    """
+
+    value: Any
 
 
 def _size(shape: Iterable[int]) -> Size:

@@ -1,7 +1,8 @@
 """Nested state of a run <-> named tensors and JSON: the two halves of a checkpoint, neither of which can hold code.
 
 A state tree consists of dicts (with str or int keys), lists, tuples, tensors, ``None``, booleans, integers, floats and
-strings. A round trip keeps values and types: tuples stay tuples, integer keys integers, and shared tensors shared.
+strings. A round trip keeps values and types: tuples stay tuples, integer keys integers, and shared tensors shared. What
+is :class:`~genfw.interfaces.values.Volatile` becomes ``None``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from genfw.errors import ContractError, RunError
+from genfw.interfaces.values import Volatile
 
 #: Key that marks a JSON object that is no plain dict.
 _MARK = "$"
@@ -36,11 +38,12 @@ _STORED = frozenset(
 _COMPLEX = frozenset({torch.complex64, torch.complex128})
 
 
-def split_tree(tree: Any) -> tuple[Any, dict[str, Tensor]]:
+def split_tree(tree: Any, *, copies: bool = True) -> tuple[Any, dict[str, Tensor]]:
     """Split a state tree into a part for JSON and a part for safetensors.
 
     Arguments:
         tree: The state.
+        copies: Copy the tensors as below; without it they are those of the tree, to see whether it can be saved.
 
     Returns:
         A JSON value that names tensors, and the tensors by name: contiguous, on the CPU, without shared memory. A
@@ -49,7 +52,7 @@ def split_tree(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     Raises:
         ContractError: The tree holds something of another type; the message says where.
     """
-    return (writer := _Writer()).encode(tree, ()), writer.tensors
+    return (writer := _Writer(copies)).encode(tree, ()), writer.tensors
 
 
 def join_tree(structure: Any, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> Any:
@@ -67,7 +70,8 @@ def join_tree(structure: Any, tensors: Mapping[str, Tensor], device: torch.devic
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, copies: bool) -> None:
+        self.copies = copies
         self.tensors: dict[str, Tensor] = {}
         # Tensors with the same memory and the same shape are one tensor (tied weights).
         self.names: dict[tuple[Any, ...], str] = {}
@@ -78,6 +82,8 @@ class _Writer:
         if isinstance(value, Tensor):
             return self._tensor(value, path)
         kind = type(value)
+        if kind is Volatile:
+            return None
         if value is None or kind in (bool, int, str):
             return value
         if isinstance(value, float):
@@ -125,14 +131,18 @@ class _Writer:
         while name in self.tensors:  # {"a/b": t} and {"a": {"b": t}} have the same path
             name, count = f"{base}~{count}", count + 1
         self.sources.append(value)
+        self.tensors[name] = self._copy(value) if self.copies else value
+        return name
+
+    @staticmethod
+    def _copy(value: Tensor) -> Tensor:
         stored = value.detach().resolve_conj().resolve_neg()
         if stored.dtype in _COMPLEX:
             stored = torch.view_as_real(stored)
         stored = stored.cpu().contiguous()
         if stored.data_ptr() == value.data_ptr():  # the run's own memory, which two names may share
             stored = stored.clone()
-        self.tensors[name] = stored
-        return name
+        return stored
 
 
 class _Reader:

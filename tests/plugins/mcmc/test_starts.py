@@ -16,9 +16,12 @@ from genfw.interfaces.target import Target
 from genfw.interfaces.values import Latent
 from genfw.models.chains import Chain
 from genfw.models.model import Model
+from genfw.models.sampling import preserved
 from genfw.models.targets import FunctionTarget, make_target
+from genfw.runs.state_tree import join_tree, split_tree
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mcmc.langevin import Langevin
+from genfw_plugins.mcmc.starts import replay
 from genfw_plugins.mcmc.starts.amortizer import AmortizerStart
 from genfw_plugins.mcmc.starts.data import DataStart
 from genfw_plugins.mcmc.starts.encoder import EncoderStart
@@ -212,6 +215,36 @@ class TestReplay:
         assert torch.equal(*draws)
         other.store(request(), draws[1] * 0.0)
         assert not torch.equal(start.state_dict()["buffer"], other.state_dict()["buffer"])
+
+    def test_a_large_buffer_lies_in_host_memory(self, monkeypatch) -> None:
+        device = torch.device("meta")
+        monkeypatch.setattr(replay, "_ON_DEVICE", 6 * 3 * 4)
+        assert {part.device for part in ReplayStart(size=6)._allocate(3, device)} == {device}
+        assert {part.device.type for part in ReplayStart(size=7)._allocate(3, device)} == {"cpu"}
+        assert {part.device for part in ReplayStart(size=12, storage="bfloat16")._allocate(3, device)} == {device}
+
+    def test_a_rebuilt_buffer_outlives_an_evaluation_but_not_a_checkpoint(self, caplog) -> None:
+        start, rng = ReplayStart(size=6, probability=1.0, keep="rebuilt", fresh=Marked(-1.0), order="fifo"), generator()
+        start.draw(request(rng=rng, count=4))
+        start.store(request(count=4), torch.arange(4.0)[:, None].expand(4, 3))
+        with preserved(start):
+            start.draw(request(rng=rng, count=4))
+            start.store(request(count=4), torch.full((4, 3), 9.0))
+        kept = start.state_dict()["rebuilt"].value
+        assert kept["buffer"][:, 0].tolist() == [0.0, 1.0, 2.0, 3.0, 0.0, 0.0]
+        assert kept["next"] == 4
+        assert not caplog.messages
+        structure, tensors = split_tree(start.state_dict())
+        assert tensors == {}
+        for resumed in (start, ReplayStart(size=6, probability=1.0, keep="rebuilt", fresh=Marked(-1.0), order="fifo")):
+            caplog.clear()
+            resumed.load_state_dict(join_tree(structure, tensors))
+            assert caplog.messages == [
+                "genfw: the replay buffer is not in the checkpoint (keep: rebuilt); chains begin fresh"
+            ]
+            assert (resumed.draw(request(rng=rng, count=4)) == -1.0).all()
+            resumed.store(request(count=4), torch.full((4, 3), 5.0))
+            assert (resumed.draw(request(rng=rng, count=4)) == 5.0).all()
 
     def test_first_in_is_first_out_and_ends_stay_where_chains_go_on(self) -> None:
         start, rng = ReplayStart(size=10, probability=1.0, fresh=Marked(-1.0), order="fifo"), generator()
