@@ -56,15 +56,18 @@ class SharedEvaluation(Evaluation):
         self._thread = ThreadPoolExecutor(1)
         first = distributed.get_rank() == 0
         try:
-            self._take_weights(first)
-            if not first:
-                with frozen(self.model), suppress(LostProcessError):  # the first process reports why it has ended
-                    while self._round():
-                        pass
-            yield first
             if first:
+                self._take_weights(first)
+                yield True
                 with suppress(LostProcessError):  # the measuring is over: nothing is lost
                     self._round([None] * distributed.get_world_size())
+            else:
+                with suppress(LostProcessError):  # the first process reports why it has ended
+                    self._take_weights(first)
+                    with frozen(self.model):
+                        while self._round():
+                            pass
+                yield False
         finally:
             self._thread.shutdown(wait=False)
 
