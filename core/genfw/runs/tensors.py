@@ -37,5 +37,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     try:
         with replacing(path) as part:
             save_file(plain, part, metadata)
+            # safetensors lets only the owner read; whoever may read the folder may read the weights.
+            part.chmod(path.parent.stat().st_mode & 0o666)
     except (SafetensorError, OSError) as error:  # safetensors tells a full disk by an exception of its own
         raise DiskError(f"{path} can't be written: {error}") from error

@@ -1,8 +1,10 @@
 """Models saved, exported, shipped and loaded: the same weights and draws, and nothing of a folder is executed."""
 
 import json
+import os
 import runpy
 import shutil
+import stat
 
 import pytest
 import torch
@@ -80,6 +82,12 @@ def test_half_of_the_bytes_is_nearly_the_same_model(trained, tmp_path):
     torch.testing.assert_close(model.sample(5, seed=3), genfw.load(whole).sample(5, seed=3), atol=1e-2, rtol=1e-2)
     assert "float16" in model.card.rounding
     assert not genfw.load(whole).card.rounding
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
+def test_whoever_may_read_the_folder_may_read_the_weights(trained, tmp_path):
+    folder = export_run(trained, tmp_path / "shared")
+    assert stat.S_IMODE((folder / "model.safetensors").stat().st_mode) == stat.S_IMODE(folder.stat().st_mode) & 0o666
 
 
 def test_a_part_that_only_training_needed_is_left_out(trained, tmp_path):
