@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 
 import pytest
 
@@ -53,7 +54,7 @@ MAY_WAIT = {
 }
 
 
-def call(module, *arguments, folder):
+def call(module, *arguments, folder, timeout=900):
     """Run a module of the pretended device in a process of its own, without data sets; its lines of JSON."""
     paths = [str(ROOT / part) for part in ("core", "plugins", "cli", "tests/helpers")]
     environment = {
@@ -63,7 +64,7 @@ def call(module, *arguments, folder):
         "HOME": str(folder),
     }
     command = [sys.executable, "-m", f"fake_cuda.{module}", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -89,14 +90,38 @@ def test_a_recipe_runs_without_a_wait_in_its_chains(recipe, tmp_path):
     check(outcome)
 
 
+ALL = [*CHEAP, *others()]
+PRECISIONS = ["32-true", "bf16-mixed"]
+
+
+@pytest.fixture(scope="module", params=PRECISIONS)
+def outcomes(request, tmp_path_factory):
+    """What was found in each recipe: all that are run alike in one process, since a start takes longer than most."""
+    common = ["--set", f"engine.precision={request.param}"]
+    if request.param != "32-true":  # metrics run outside of autocast, the same in either
+        common += ["--unset", "evaluate"]
+    alike = defaultdict(list)
+    for name in ALL:
+        alike[tuple(smaller(name))].append(name)
+    folder = tmp_path_factory.mktemp("runs")
+    lines = [
+        line
+        for settings, names in alike.items()
+        for line in call("recipes", folder / "runs", *names, *common, *settings, folder=folder, timeout=7200)
+    ]
+    return {line["recipe"]: line for line in lines}
+
+
+def smaller(recipe):
+    """Settings by which an NVAE has the same layers, fewer of them, on images of 64 pixels at most."""
+    plain = load_recipe(recipe, search=[FOLDER]).plain()
+    if plain.get("prior", {}).get("use") == "nvae":
+        yield from ("--set", "prior.groups=2")
+        if plain["data"].get("size", 0) > 64:
+            yield from ("--set", "data.size=64")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("recipe", [*CHEAP, *others()])
-def test_each_component_runs_in_either_precision(recipe, precision, tmp_path):
-    settings = ["--set", f"engine.precision={precision}"]
-    if load_recipe(recipe, search=[FOLDER]).plain().get("prior", {}).get("use") == "nvae":
-        settings += ["--set", "prior.groups=2"]  # the same layers, fewer of them
-    if precision != "32-true":  # metrics run outside of autocast, the same in either
-        settings += ["--unset", "evaluate"]
-    (outcome,) = call("recipes", tmp_path / "runs", recipe, *settings, folder=tmp_path)
-    check(outcome)
+@pytest.mark.parametrize("recipe", ALL)
+def test_each_component_runs_in_either_precision(recipe, outcomes):
+    check(outcomes[recipe])
