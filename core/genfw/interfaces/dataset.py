@@ -18,6 +18,8 @@ class Split(abc.ABC):
 
     #: False where ``get`` reads files or decodes images: the engine then reads ahead in a background thread.
     in_memory: bool = True
+    #: False where ``get`` leaves the generator alone, so that none need be made.
+    random: bool = True
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -42,6 +44,8 @@ class TensorSplit(Split):
     Arguments:
         x: Items, with shape :math:`(N, *)`, on the CPU.
     """
+
+    random = False
 
     def __init__(self, x: Tensor) -> None:
         self.x = x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
@@ -12,6 +12,9 @@ from genfw.errors import ContractError, DataError
 from genfw.interfaces.dataset import Split
 from genfw.interfaces.values import Batch
 from genfw.randomness import derive_seed
+
+#: Numbers in the batches that are read at once.
+_AT_ONCE = 1 << 13
 
 
 class Loader:
@@ -50,20 +53,25 @@ class Loader:
         self.split, self.batch, self.seed = split, batch, seed
         self.rank, self.world, self.prefetch = rank, world, prefetch
         self.readers, self.pinned = readers, pinned
+        # Whatever has the methods of a split is one.
+        self._random = getattr(split, "random", True)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.long))
 
     def rows(self, step: int) -> Tensor:
         """Row numbers of this process's share of batch ``step``."""
         share = self.batch // self.world
-        start = step * self.batch + self.rank * share
+        return self._stream(step * self.batch + self.rank * share, share)
+
+    def _stream(self, start: int, count: int) -> Tensor:
+        """Row numbers of a piece of the endless stream."""
         pieces: list[Tensor] = []
-        while share > 0:
+        while count > 0:
             epoch, offset = divmod(start, len(self.split))
-            piece = self._permutation(epoch)[offset : offset + share]
+            piece = self._permutation(epoch)[offset : offset + count]
             pieces.append(piece)
             start += len(piece)
-            share -= len(piece)
-        return torch.cat(pieces)
+            count -= len(piece)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._order[0] != epoch:
@@ -76,16 +84,33 @@ class Loader:
         return self._read(step, self.rows(step))
 
     def _read(self, step: int, rows: Tensor) -> Batch:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, "augment", step, self.rank))
+        generator = None
+        if self._random:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "augment", step, self.rank))
         x, label = self.split.get(rows, generator=generator)
         batch = Batch(x, rows, label)
         return batch.pinned() if self.pinned else batch
 
+    def _some(self, start: int, stop: int) -> Sequence[Batch]:
+        """Batch ``start``, and several after it where they are small: rows of few numbers cost more to ask for than
+        to read.
+        """
+        first = self.batch_at(start)
+        count = min(_AT_ONCE // max(first.x.numel(), 1), stop - start - 1)
+        if self._random or self.pinned or self.world > 1 or count < 1:
+            return [first]
+        rows = self._stream((start + 1) * self.batch, count * self.batch)
+        more = self._read(start, rows)
+        labels = [None] * count if more.label is None else more.label.split(self.batch)
+        return [first, *map(Batch, more.x.split(self.batch), rows.split(self.batch), labels)]
+
     def batches(self, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         """``(step, batch)`` for the steps from ``start`` to ``stop - 1``; reads ahead where ``prefetch`` says so."""
         if self.prefetch == 0:
-            for step in range(start, stop):
-                yield step, self.batch_at(step)
+            while start < stop:
+                for batch in self._some(start, stop):
+                    yield start, batch
+                    start += 1
             return
         with ThreadPoolExecutor(self.readers) as pool:
             waiting: list[tuple[int, Future[Batch]]] = []

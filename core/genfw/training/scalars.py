@@ -31,22 +31,21 @@ class RunningMeans:
         """Add the scalars of one step; does not wait for the device."""
         if not scalars:
             return
-        for name, value in scalars.items():
-            if isinstance(value, Tensor) and value.numel() != 1:
-                raise ContractError(
-                    f"a stage reports scalars, but '{name}' has shape {tuple(value.shape)}; take its mean"
-                )
-        dtype = torch.get_default_dtype()
-
-        def moved(value: Tensor) -> Tensor:
-            value = torch.as_tensor(value).detach()
-            if value.ndim == 0 and value.dtype == dtype and value.device == self.device:
-                return value
-            return value.reshape(()).to(self.device, dtype, non_blocking=True)
-
-        values = torch.stack([moved(value) for value in scalars.values()])
+        try:
+            values = torch.stack(tuple(scalars.values())).detach()
+        except (TypeError, RuntimeError):  # not tensors, or not alike
+            values = torch.empty(())
+        if values.shape != (len(scalars),) or values.dtype != torch.get_default_dtype() or values.device != self.device:
+            values = torch.stack([self._moved(name, value) for name, value in scalars.items()])
         total, count = self._sums.get(names := tuple(scalars), (None, 0))
         self._sums[names] = (values if total is None else total + values, count + 1)
+
+    def _moved(self, name: str, value: Tensor | float) -> Tensor:
+        """One scalar on the device, in the default precision."""
+        value = torch.as_tensor(value).detach()
+        if value.numel() != 1:
+            raise ContractError(f"a stage reports scalars, but '{name}' has shape {tuple(value.shape)}; take its mean")
+        return value.reshape(()).to(self.device, torch.get_default_dtype(), non_blocking=True)
 
     def take(self, fabric: Fabric, flag: bool = False) -> tuple[dict[str, float], bool]:
         """Means over the steps and over all processes; begins new ones.

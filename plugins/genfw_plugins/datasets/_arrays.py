@@ -67,6 +67,7 @@ class ArraySplit(Split):
         if labels is not None and len(labels) != len(items):
             raise DataError(f"{len(items)} items but {len(labels)} labels; the files do not belong together")
         self.items, self.labels, self.flip = items, labels, flip
+        self.random = flip > 0.0
 
     def __len__(self) -> int:
         return len(self.items)

@@ -5,6 +5,7 @@ import torch
 
 from genfw.errors import ContractError, DataError
 from genfw.interfaces import Split
+from genfw.training import loader as loader_module
 from genfw.training.loader import Loader
 
 
@@ -55,6 +56,46 @@ def test_reading_ahead_changes_nothing_and_can_be_left_early(readers):
     for step, _ in ahead.batches(0, 100):
         if step == 3:
             break
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_small_batches_read_together_are_those_read_one_by_one(labelled):
+    """Rows without randomness: several batches are one reading, over the ends of epochs too."""
+    asked = []
+
+    class Still(Rows):
+        random = False
+
+        def get(self, index, *, generator=None):
+            assert generator is None
+            asked.append(len(index))
+            x, label = super().get(index)
+            return x, label if labelled else None
+
+    loader = Loader(Still(10), 4, seed=1)
+    singly = [loader.batch_at(step) for step in range(3, 60)]
+    asked.clear()
+    together = list(loader.batches(3, 60))
+    assert [step for step, _ in together] == list(range(3, 60))
+    assert asked == [4, 56 * 4]
+    for (_, one), other in zip(together, singly, strict=True):
+        assert torch.equal(one.x, other.x)
+        assert torch.equal(one.index, other.index)
+        assert (one.label is None and other.label is None) or torch.equal(one.label, other.label)
+
+
+def test_large_batches_are_read_one_by_one(monkeypatch):
+    monkeypatch.setattr(Rows, "random", False)
+    monkeypatch.setattr(loader_module, "_AT_ONCE", 11)
+    asked = []
+    get = Rows.get
+    monkeypatch.setattr(Rows, "get", lambda self, index, **_: asked.append(len(index)) or get(self, index))
+    assert len(list(Loader(Rows(10), 4, seed=1).batches(0, 7))) == 7
+    assert asked == [4, 8, 4, 8, 4]  # a batch has four numbers, and two more have eight
+    asked.clear()
+    list(Loader(Rows(20), 12, seed=1).batches(0, 3))
+    list(Loader(Rows(10), 4, seed=1, world=2).batches(0, 3))
+    assert asked == [12, 12, 12, 2, 2, 2]
 
 
 def test_bad_sizes_are_said():
