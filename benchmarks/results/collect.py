@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from genfw.runs.directory import RunDirectory
+from genfw.runs.environment import overrides
 
 FOLDER = Path(__file__).parents[2] / "results"
 #: Of a protocol: what is the same in every number of a run, and stands in the file once.
@@ -30,7 +31,7 @@ def collect(directory: Path) -> dict[str, Any]:
     evaluation = json.loads(run.evaluation.read_text(encoding="utf-8"))
     rows, events = run.read_metrics(), run.read_events()
     ended = dt.datetime.fromtimestamp(events[-1]["time"], dt.UTC)
-    hardware, command = environment["hardware"], environment["command"]
+    hardware = environment["hardware"]
     numbers = {}
     common: dict[str, Any] = {}
     for record in evaluation["results"]:
@@ -52,8 +53,8 @@ def collect(directory: Path) -> dict[str, Any]:
         "hardware": f"{hardware['processor']}, {hardware['threads']} thread of {hardware['cores']} shared cores",
         "settings": [
             word.replace(str(directory.resolve().parent), "runs")
-            for word in command[2:]
-            if "=" in word and not word.startswith(("seed=", "engine.threads="))
+            for _, word in overrides(environment)
+            if not word.startswith(("seed=", "engine.threads="))
         ],
         "steps": {f"{row['stage']} {row['name']}": row["step"] for row in rows},
         "common": common,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import os
 import platform
 import subprocess
@@ -67,6 +68,18 @@ def describe_environment(registry: Registry | None = None, folder: Path | None =
         },
         "command": sys.argv,
     }
+
+
+def overrides(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the command line that began a run changed its recipe: ``("--set", "PATH=VALUE")``, ``("--unset", "PATH")``.
+
+    Arguments:
+        environment: The run's ``environment.json``.
+    """
+    first = [*read_records(environment.get("before")), environment][0]  # who resumes a run repeats no settings
+    words = first.get("command")
+    pairs = itertools.pairwise(map(str, words)) if isinstance(words, list) else ()
+    return [(word, value) for word, value in pairs if word in ("--set", "--unset")]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from genfw.recipes.compose import Composition
 from genfw.recipes.yaml_nodes import dump
 from genfw.runs.cards import LICENCE, Card, read_numbers
 from genfw.runs.directory import PICTURES, RunDirectory
+from genfw.runs.environment import overrides
 from genfw.runs.files import read_mapping, read_records, read_text, without_home, write_atomically
 from genfw.runs.tensors import save_tensors
 from genfw.weights.describe import describe
@@ -156,6 +158,8 @@ def card_of(
     """
     kept = [tensor for part, tensor in composition.model.named_parameters() if part.partition(".")[0] not in without]
     recipe, environment = composition.resolved.plain(), read_mapping(run_dir.environment)
+    own = [pair for pair in overrides(environment) if not pair[1].startswith(("seed=", "name=", "engine."))]
+    changed = [without_home(word) for pair in own for word in pair]
     rows = run_dir.read_metrics()
     ends = {row.get("stage"): row.get("step", 0) for row in rows}
     hardware = environment.get("hardware") or {}
@@ -169,7 +173,7 @@ def card_of(
         data_shape=tuple(composition.model.data_shape),
         parameters=sum(parameter.numel() for parameter in kept),
         licence=licence,
-        command=f"genfw run {composition.name} --set seed={composition.seed}",
+        command=shlex.join(["genfw", "run", composition.name, "--set", f"seed={composition.seed}", *changed]),
         steps=sum(ends.values()),
         minutes=round(float(rows[-1].get("time", 0.0)) / 60.0, 1) if rows else 0.0,
         hardware=", ".join(filter(None, [*where, f"{threads} thread{'s' * (threads != 1)}" if threads else ""])),

@@ -5,9 +5,11 @@ import os
 import runpy
 import shutil
 import stat
+import sys
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -69,6 +71,17 @@ def test_an_exported_run_draws_what_the_run_draws(trained, tmp_path):
     # An exported model is exported again as it is.
     again = export_run(folder, tmp_path / "again")
     assert (again / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+
+
+def test_the_card_says_which_settings_the_run_was_given(tmp_path, monkeypatch):
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(RECIPE | {"evaluate": []}))
+    words = ["run", str(tmp_path / "tiny.yaml"), "--dir", str(tmp_path / "run"), "--set", "train.0.steps=3"]
+    given = ["--set", "seed=7", "--set", "energy.hidden=[4, 5]", "--set", "engine.threads=1", "--unset", "evaluate"]
+    monkeypatch.setattr(sys, "argv", ["genfw", *words, *given])
+    assert main([*words, *given]) == 0
+    card = read_card(export_run(tmp_path / "run", tmp_path / "tiny") / "card.yaml")
+    expected = "genfw run tiny --set seed=7 --set train.0.steps=3 --set 'energy.hidden=[4, 5]' --unset evaluate"
+    assert card.command == expected
 
 
 def test_half_of_the_bytes_is_nearly_the_same_model(trained, tmp_path):
