@@ -132,12 +132,15 @@ def check_amortizer() -> float:
 @contextmanager
 def solver(amortizer: DDPM, name: str, steps: int) -> Iterator[None]:
     """The amortizer with another walk."""
-    before = amortizer.solver, amortizer.steps
-    amortizer.solver, amortizer.steps = name, steps  # type: ignore[assignment]
+    before = amortizer.solver, amortizer.steps, amortizer._log_snr
+    grid = amortizer.schedule.grid(steps, even=name != "ancestral")
+    amortizer.solver, amortizer.steps, amortizer._log_snr = name, steps, grid  # type: ignore[assignment]
+    amortizer._ratios = grid
     try:
         yield
     finally:
-        amortizer.solver, amortizer.steps = before
+        amortizer.solver, amortizer.steps, amortizer._log_snr = before
+        amortizer._ratios = amortizer._log_snr
 
 
 def prior(arguments: argparse.Namespace) -> list[Row]:

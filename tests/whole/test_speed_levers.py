@@ -326,7 +326,8 @@ def test_winograds_convolution_is_taken_where_it_saves() -> None:
     assert Winograd.saving(7, 7) == pytest.approx(4.0 * 49 / 64)
     energy = ResNetEnergy((3, 28, 28), blocks=["down 64", 64, "down 64", "down 64", 64])
     sizes = [energy_for_chain._convolution(torch.zeros(64, 64, 3, 3), None, (side, side)) for side in (28, 14, 7, 3)]
-    for images, expected in ((2, [True, True, True, False]), (1, [False] * 4)):
+    taken = {4: [True, True, True, False], 2: [True, True, False, False], 1: [False] * 4}
+    for images, expected in taken.items():
         pulls = [made(torch.zeros(images, 28, 28, 64))[1] for made in sizes]
         assert [isinstance(getattr(pull, "__self__", None), Winograd) for pull in pulls] == expected
     narrow = energy_for_chain._convolution(torch.zeros(64, 3, 3, 3), None, (28, 28))

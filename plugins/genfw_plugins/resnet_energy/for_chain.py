@@ -16,8 +16,8 @@ from genfw_plugins.resnet_energy.winograd import Winograd
 #: Least saving of multiplications for which Winograd's transforms are worth their passes over memory, least channels on
 #: both sides, and least pixels of a side: below them the plain sum is as fast on a processor with AVX2.
 SAVING, CHANNELS, SIDE = 2.0, 64, 7
-#: Least images of a batch for them: their matrices have a row for each tile of each image.
-IMAGES = 2
+#: Least images of a batch for them, and least tiles of all its images: their matrices have a row for each tile.
+IMAGES, TILES = 2, 16
 
 
 class StillEnergy:
@@ -113,7 +113,8 @@ def _convolution(kernel: Tensor, bias: Tensor | None, size: tuple[int, int]) -> 
     work = f"convolution of {kernel.shape[1]} to {kernel.shape[0]} channels, {kernel.shape[2]} pixels wide"
     if not wide or "winograd" not in ways:
         return chosen(work, ways, "plain")
-    return chosen(work, ways, lambda h: "winograd" if len(h) >= IMAGES else "plain")
+    least = max(IMAGES, -(-TILES // Winograd.tiles(*size)))
+    return chosen(work, ways, lambda h: "winograd" if len(h) >= least else "plain")
 
 
 def _halving(kernel: Tensor, bias: Tensor | None) -> ByHand:

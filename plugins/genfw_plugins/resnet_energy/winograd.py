@@ -64,7 +64,12 @@ class Winograd:
     @staticmethod
     def saving(height: int, width: int) -> float:
         """How many times fewer multiplications there are than in the plain sum, for maps of this size."""
-        return 9 * height * width / (_IN**2 * _tiles(height) * _tiles(width))
+        return 9 * height * width / (_IN**2 * Winograd.tiles(height, width))
+
+    @staticmethod
+    def tiles(height: int, width: int) -> int:
+        """Tiles of an image of this size."""
+        return _tiles(height) * _tiles(width)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Pullback]:
         r"""Convolve maps :math:`(B, H, W, C)`; the pull-back takes :math:`(B, H, W, O)`."""
