@@ -123,7 +123,7 @@ def run_chain(
     count = sampler.steps if steps is None else steps
     if position.ndim != 2 or position.shape[1] != target.layout.size:
         raise ContractError(f"chains need positions of shape (B, {target.layout.size}), got {tuple(position.shape)}")
-    recordings = None if is_frozen_for_chain() else recording.active()
+    recordings = None if is_frozen_for_chain() else recording.recorded.value
 
     def whole(target: Target, sampler: Sampler, position: Tensor, generator: torch.Generator) -> ChainResult:
         return _run(target, sampler, position.detach(), generator, count, keep_every)

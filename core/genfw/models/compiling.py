@@ -16,7 +16,6 @@ import logging
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import attrs
@@ -28,6 +27,7 @@ from genfw.errors import ContractError, one_line
 from genfw.interfaces.sampler import Sampler
 from genfw.interfaces.target import Target
 from genfw.models.recording import MOST, chain_key, map_tensors, structure, tensors_of, weights_of
+from genfw.nn.held import Held
 
 _log = logging.getLogger("genfw")
 
@@ -237,22 +237,12 @@ def _given(read: Sequence[Tensor | int], conditions: Sequence[Tensor]) -> list[T
     return [conditions[each] if isinstance(each, int) else each for each in read]
 
 
-_active: CompiledChains | None = None
-
-
-@contextmanager
-def compiled(chains: CompiledChains | None) -> Iterator[None]:
-    """Inside the block steps of chains are compiled by ``chains``; plain where that is ``None``."""
-    global _active
-    before, _active = _active, chains
-    try:
-        yield
-    finally:
-        _active = before
+#: Inside ``with compiled(chains)`` steps of chains are compiled by ``chains``; plain where that is ``None``.
+compiled: Held[CompiledChains] = Held()
 
 
 def moves(
     target: Target, sampler: Sampler, state: Any, generator: torch.Generator, count: int
 ) -> Iterator[tuple[Any, Tensor]]:
-    """See :meth:`CompiledChains.moves`; plain outside of a block of :func:`compiled`."""
-    return (plain_moves if _active is None else _active.moves)(target, sampler, state, generator, count)
+    """See :meth:`CompiledChains.moves`; plain outside of a block of ``compiled``."""
+    return (plain_moves if compiled.value is None else compiled.value.moves)(target, sampler, state, generator, count)

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -22,6 +21,7 @@ from torch import Tensor
 from genfw.interfaces.sampler import Sampler
 from genfw.interfaces.target import Target
 from genfw.interfaces.values import StateTree
+from genfw.nn.held import Held
 
 _log = logging.getLogger("genfw")
 T = TypeVar("T")
@@ -185,23 +185,8 @@ class Recordings:
         return attrs.evolve(recording.result, **{**fields, "start": position.detach()})
 
 
-_active: Recordings | None = None
-
-
-@contextmanager
-def recorded(recordings: Recordings | None) -> Iterator[None]:
-    """Inside the block chains are run by ``recordings``; step by step where that is ``None``."""
-    global _active
-    before, _active = _active, recordings
-    try:
-        yield
-    finally:
-        _active = before
-
-
-def active() -> Recordings | None:
-    """The recordings that chains of this process are run by."""
-    return _active
+#: Inside ``with recorded(recordings)`` chains are run by ``recordings``; step by step where that is ``None``.
+recorded: Held[Recordings] = Held()
 
 
 def weights_of(target: Target) -> list[Tensor]:

@@ -2,7 +2,7 @@ r"""Which of several ways to compute one thing: a fixed rule, or the way that wa
 
 A convolution of a chain can be done by torch's own, by Winograd's transforms, or as a product of matrices. Which is
 fastest depends on the processor, the shapes and the precision. The rules that plugins state were measured on one
-processor. Inside a block of :func:`choosing` the ways are timed instead, at the first call with each shape.
+processor. Inside a block of ``choosing`` the ways are timed instead, at the first call with each shape.
 
 The ways differ in their last digits, and the clock may decide otherwise the next time. So choices are a table that a
 run writes down and reads when it is resumed: what was timed once is never timed again.
@@ -11,12 +11,12 @@ run writes down and reads when it is resumed: what was timed once is never timed
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from genfw.nn.held import Held
 from genfw.nn.manual_grad import ByHand, Pullback
 
 #: Rounds in which the ways are timed, one after the other; the least time of each counts.
@@ -72,29 +72,19 @@ def _fastest(ways: Mapping[str, Callable[[], ByHand]], h: Tensor) -> str:
     return min(seconds, key=lambda name: seconds[name])
 
 
-_active: Choices | None = None
-
-
-@contextmanager
-def choosing(choices: Choices | None) -> Iterator[None]:
-    """Inside the block ways are chosen by ``choices``; by their fixed rules where that is ``None``."""
-    global _active
-    before, _active = _active, choices
-    try:
-        yield
-    finally:
-        _active = before
+#: Inside ``with choosing(choices)`` ways are chosen by ``choices``; by their fixed rules where that is ``None``.
+choosing: Held[Choices] = Held()
 
 
 def chosen(work: str, ways: Mapping[str, Callable[[], ByHand]], rule: str | Callable[[Tensor], str]) -> ByHand:
-    """The way that the fixed rule takes; inside :func:`choosing`, the one chosen for the shape of each input.
+    """The way that the fixed rule takes; inside ``choosing``, the one chosen for the shape of each input.
 
     Arguments:
         work: See :meth:`Choices.way`.
         ways: See there.
         rule: See there; it may depend on the input.
     """
-    choices = _active
+    choices = choosing.value
     if isinstance(rule, str) and (choices is None or len(ways) == 1):
         return ways[rule]()
     made: dict[str, ByHand] = {}

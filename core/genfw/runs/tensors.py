@@ -40,4 +40,4 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
             # safetensors lets only the owner read; whoever may read the folder may read the weights.
             part.chmod(path.parent.stat().st_mode & 0o666)
     except (SafetensorError, OSError) as error:  # safetensors tells a full disk by an exception of its own
-        raise DiskError(f"{path} can't be written: {error}") from error
+        raise DiskError(f"{path} can't be written: {getattr(error, 'strerror', None) or error}") from error

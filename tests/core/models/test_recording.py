@@ -99,14 +99,14 @@ def test_what_cannot_be_recorded_runs_step_by_step(caplog):
 
 
 def test_recordings_are_of_cuda_alone_and_end_with_their_block():
-    assert recording.active() is None
+    assert recording.recorded.value is None
     with recorded(Recordings()):
-        assert recording.active() is not None
+        assert recording.recorded.value is not None
         target, kernel = PriorTarget(lebm()), KERNELS["langevin"]()
         for _ in range(3):
             run_chain(target, kernel, target.draw_base(2, generator(0)), generator=generator(1))
-        assert recording.active().replays == 0
-    assert recording.active() is None
+        assert recording.recorded.value.replays == 0
+    assert recording.recorded.value is None
     assert CudaGraph.record
 
 

@@ -34,8 +34,9 @@ def test_a_disk_that_is_full_is_named_and_the_old_file_stays(tmp_path):
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        with pytest.raises(RunError, match=r"file\.safetensors can't be written: .*File too large"):
+        with pytest.raises(RunError, match=r"file\.safetensors can't be written: .*File too large") as error:
             save_tensors(path, {"t": torch.zeros(10_000)})
+        assert str(error.value).count("file.safetensors") == 1
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, previous)
