@@ -8,7 +8,9 @@ import pytest
 import yaml
 
 
-@pytest.mark.parametrize("source", ["quickstart", "damc-fashion", "vaebm-stacked-mnist"])
+@pytest.mark.parametrize(
+    "source", ["quickstart", "damc-fashion", pytest.param("vaebm-stacked-mnist", marks=pytest.mark.slow)]
+)
 def test_a_new_recipe_checks_and_says_nothing_of_its_source(call, tmp_path, monkeypatch, source):
     monkeypatch.chdir(tmp_path)
     said = call("init", "mine.yaml", "--from", source)

@@ -73,6 +73,7 @@ def test_control_characters_are_shown_and_not_obeyed(capsys, terminal):
 GENFW = "import sys; from genfw_cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["list"], ["show", "energy/mlp"], ["list", "--recipes"]])
 def test_a_stdout_without_these_characters_or_none_at_all(command, tmp_path):
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -84,6 +85,7 @@ def test_a_stdout_without_these_characters_or_none_at_all(command, tmp_path):
     assert (closed.returncode, closed.stderr) == (0, b"")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_nobody_reads_stderr(tiny, tmp_path):
     call = [sys.executable, "-c", GENFW, "run", str(tiny), "--dir", "r", "--json"]
     with subprocess.Popen(call, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:

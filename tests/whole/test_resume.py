@@ -59,6 +59,7 @@ def rows(path):
     return [{k: v for k, v in row.items() if k != "time"} for row in RunDirectory.open(path).read_metrics()]
 
 
+@pytest.mark.slow
 def test_kill_at_random_moments(tmp_path, straight):
     seed = int.from_bytes(os.urandom(4), "big")
     waits = (0.05 + 0.35 * torch.rand(4, generator=torch.Generator().manual_seed(seed))).tolist()

@@ -214,6 +214,7 @@ def test_two_processes_measure_what_one_does(finished):
     }
 
 
+@pytest.mark.slow
 def test_two_processes_share_what_the_first_one_holds(finished, tmp_path, monkeypatch):
     """Its weights and states, in whatever order and depth things are asked for; and a signal is heard meanwhile."""
     run, _ = finished
@@ -294,6 +295,7 @@ def test_a_process_that_is_gone_ends_the_evaluation(finished, tmp_path):
     assert sum(one["failed"] for one in records(copy)) == 2
 
 
+@pytest.mark.slow
 def test_a_process_that_can_not_begin_ends_the_evaluation(finished, tmp_path, capfd):
     run, _ = finished
     composition = trained.load_run(run.path)

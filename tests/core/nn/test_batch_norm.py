@@ -205,6 +205,7 @@ def trained(tmp_path_factory):
         yield train
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_that_of_one_with_the_whole_batch(trained):
     (one,) = trained()
     first, second = trained("engine.devices=2")

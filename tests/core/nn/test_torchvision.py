@@ -4,6 +4,8 @@ import importlib.machinery
 import subprocess
 import sys
 
+import pytest
+
 SUFFIX = importlib.machinery.EXTENSION_SUFFIXES[0]
 
 
@@ -34,6 +36,7 @@ print(datasets.FashionMNIST.__name__)
     assert python(code) == "FashionMNIST"
 
 
+@pytest.mark.slow
 def test_nothing_is_defined_where_the_operators_exist():
     """A torchvision that is whole: here its operator is a definition with a kernel, made before ours could be."""
     code = """
@@ -49,6 +52,7 @@ print(torch.ops.torchvision.nms(torch.zeros(1, 4), torch.zeros(1), 0.5).item())
     assert python(code) == "7.0"
 
 
+@pytest.mark.slow
 def test_nothing_is_defined_where_the_extension_loads(tmp_path):
     """An extension that loads and brings ``nms`` is left alone: torchvision's import will find it."""
     package = tmp_path / "torchvision"
@@ -72,6 +76,7 @@ print(len(loaded), loaded[0].endswith({SUFFIX!r}))
     assert python(code) == "1 True"
 
 
+@pytest.mark.slow
 def test_a_broken_extension_gets_schemas(tmp_path):
     package = tmp_path / "torchvision"
     package.mkdir()
@@ -85,9 +90,15 @@ print(import_torchvision().schema.name)
     assert python(code) == "torchvision::nms"
 
 
+@pytest.mark.slow
 def test_absent_torchvision_is_said():
     code = """
 import sys
+
+import pytest
+
+import pytest
+
 sys.modules["torchvision"] = None
 from genfw.errors import PluginError
 from genfw.nn.torchvision import import_torchvision

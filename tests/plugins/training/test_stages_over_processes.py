@@ -97,6 +97,7 @@ def differing(first, second):
     return {name for name, different in unlike.items() if different}
 
 
+@pytest.mark.slow
 def test_all_processes_leave_a_stage_with_one_model(states):
     ends = states(NVAE)
     assert len(ends) == 4
