@@ -67,7 +67,7 @@ def compare(name, mine, plain, tolerance, rounds=3):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("kernel", ["langevin", "mala", "hmc"])
+@pytest.mark.parametrize("kernel", ["langevin", "mala", pytest.param("hmc", marks=pytest.mark.slow)])
 def test_the_traced_steps_are_bitwise_the_plain_ones(traced, name, kernel):
     mine, plain = KERNELS[kernel](), KERNELS[kernel]()
     assert compare(name, mine, plain, tolerance=0.0).steps >= 2 * mine.steps
