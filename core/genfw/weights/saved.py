@@ -98,20 +98,22 @@ def export_run(
         The folder.
 
     Raises:
-        RunError: It is no run, or is already a saved model; the folder is not empty; or the model has no part that
-            ``without`` names, or can't be sampled without it.
+        RunError: It is no run; the folder is not empty; or ``without`` names a part that the model does not have, or
+            that sampling needs, or is given for a saved model, which is copied as it is.
     """
     run_dir = RunDirectory.open(directory)
+    recipe = read_mapping(run_dir.resolved)
+    if without and run_dir.weights.is_file():
+        raise RunError(f"{run_dir.path} is a saved model already; leave parts out of the run that it comes from")
+    for part in without:
+        if part not in _SPARED or recipe.get(part) is None:
+            raise RunError(f"there is no {part} to leave out; {' and '.join(_SPARED)} can be, where the model has one")
     folder = _empty(path)
     if run_dir.weights.is_file():
         shutil.copytree(run_dir.path, folder.path, dirs_exist_ok=True)
         return folder.path
     composition = load_run(directory, checkpoint=checkpoint, registry=registry)
-    recipe = composition.resolved.plain()
-    for part in without:
-        if part not in _SPARED or recipe.get(part) is None:
-            raise RunError(f"there is no {part} to leave out; {' and '.join(_SPARED)} can be, where the model has one")
-    _write(folder, composition.model, recipe, half=half, without=without)
+    _write(folder, composition.model, composition.resolved.plain(), half=half, without=without)
     if without:
         try:
             open_saved(folder, registry)

@@ -126,6 +126,10 @@ def test_a_part_that_is_needed_stays(tmp_path):
     for part in ("decoder", "amortizer"):
         with pytest.raises(RunError, match=f"there is no {part} to leave out; encoder and amortizer can be"):
             export_run(run, tmp_path / part, without=[part])
+        assert not (tmp_path / part).exists()
+    saved = export_run(run, tmp_path / "saved")
+    with pytest.raises(RunError, match="is a saved model already; leave parts out of the run"):
+        export_run(saved, tmp_path / "again", without=["encoder"])
 
 
 def test_a_number_that_is_too_large_for_half_stays(trained, tmp_path):
