@@ -133,9 +133,8 @@ def check_amortizer() -> float:
 def solver(amortizer: DDPM, name: str, steps: int) -> Iterator[None]:
     """The amortizer with another walk."""
     before = amortizer.solver, amortizer.steps, amortizer._log_snr
-    grid = amortizer.schedule.grid(steps, even=name != "ancestral")
-    amortizer.solver, amortizer.steps, amortizer._log_snr = name, steps, grid  # type: ignore[assignment]
-    amortizer._ratios = grid
+    amortizer.solver, amortizer.steps = name, steps  # type: ignore[assignment]
+    amortizer._log_snr = amortizer._ratios = amortizer.schedule.grid(steps, even=name != "ancestral")
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def run(
         if go_on and directory is not None:
             if composition.engine.mirror:
                 Mirror(composition.engine.mirror, Path(directory).absolute()).pull()
-            run_dir = RunDirectory.begin(directory, *texts, renew=lambda path: renewed(path, registry))
+            run_dir = RunDirectory.begin(directory, *texts, renew=partial(renewed, registry=registry))
             return run_dir.path, run_dir.status().state if run_dir.begun else "waiting"
         return RunDirectory.create(root, *texts, directory).path, "waiting"
 

@@ -92,9 +92,7 @@ class Loader:
         return batch.pinned() if self.pinned else batch
 
     def _some(self, start: int, stop: int) -> Sequence[Batch]:
-        """Batch ``start``, and several after it where they are small: rows of few numbers cost more to ask for than
-        to read.
-        """
+        """Batch ``start``, and where batches are small, several after it by one read, which costs hardly more."""
         first = self.batch_at(start)
         count = min(_AT_ONCE // max(first.x.numel(), 1), stop - start - 1)
         if self._random or self.pinned or self.world > 1 or count < 1:
