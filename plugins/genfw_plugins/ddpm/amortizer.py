@@ -45,8 +45,8 @@ class DDPM(Amortizer):
         log_snr: Range of the log signal-to-noise ratio, noise first.
         widths: Outputs of the network's blocks on the way down.
         time_features: Length of the time embedding.
-        draw_precision: What matrix products are computed in when drawing; positions stay in the model's. ``bf16`` pays
-            where the processor multiplies in it.
+        draw_precision: What matrix products and the encoder's layers are computed in when drawing; positions stay in
+            the model's. ``bf16`` pays where the processor multiplies in it.
     """
 
     smoke: ClassVar[Mapping[str, Any]] = {"steps": 4, "widths": (16, 16)}
@@ -94,7 +94,7 @@ class DDPM(Amortizer):
     def sample_given(self, x: Tensor, *, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
             hidden = self._hidden(len(x), generator) if self.guidance else None
-            return self._walk(len(x), self.encoder.embed(x), hidden, generator)
+            return self._walk(len(x), self._described(x), hidden, generator)
 
     def loss(
         self, position: Tensor, x: Tensor | None, *, generator: torch.Generator, hidden: Tensor | None = None
@@ -114,6 +114,15 @@ class DDPM(Amortizer):
         condition = self.network.of_time(log_snr) + self.network.of_context(context)
         error: Tensor = self.network(diffused, condition) - noise
         return 0.5 * error.square().sum(1)
+
+    def _described(self, x: Tensor) -> Tensor:
+        """Contexts of draws given x; in bfloat16 images lie channels last, as its convolutions want them."""
+        if self.precision == "model":
+            return self.encoder.embed(x)
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.encoder.embed(x).to(x.dtype)
 
     def _hidden(self, count: int, generator: torch.Generator) -> Tensor:
         """Contexts where x is hidden: a row each, or one for all."""

@@ -245,6 +245,28 @@ def test_bfloat16_keeps_the_phases_exact():
     assert float((half - whole).abs().max()) < 0.02 * float(whole.abs().max())
 
 
+@pytest.mark.parametrize("precision", ["model", "bf16"])
+def test_draws_describe_images_in_their_precision(precision):
+    torch.manual_seed(0)
+    encoder = DCGANEncoder((3, 16, 16), factors=(1, 2, 2), width=8, embedding=32)
+    amortizer = DDPM(
+        NoiseLayout.of(**{"z.0": (4,)}), (3, 16, 16), encoder, **{**SMALL, "widths": (64, 64)}, draw_precision=precision
+    )
+    x, seen = torch.randn(4, 3, 16, 16, generator=generator(1)), []
+    hook = encoder.net[0].register_forward_hook(lambda _, inputs, out: seen.append((inputs[0], out.dtype)))
+    with torch.no_grad():
+        drawn = amortizer.sample_given(x, generator=generator(2))
+        (image, dtype) = seen[0]
+        half = amortizer._described(x)
+        hook.remove()
+        whole = encoder.embed(x)
+    assert drawn.dtype == half.dtype == torch.float32
+    assert dtype == (torch.float32 if precision == "model" else torch.bfloat16)
+    assert image.is_contiguous(memory_format=torch.channels_last) == (precision == "bf16")
+    apart = float((half - whole).norm() / whole.norm())
+    assert apart < 0.02 if precision == "bf16" else apart == 0
+
+
 def test_token_made_of_noise_differs_between_draws_and_a_constant_does_not():
     contexts = {token: on_vectors(token=token)._hidden(3, generator()) for token in ("noise", "constant")}
     assert contexts["noise"].shape == (3, 2)
