@@ -17,11 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
-__all__ = ["HEAD", "Row", "agree", "interleaved", "machine", "peak", "peaks", "row", "table"]
+__all__ = ["HEAD", "Row", "agree", "interleaved", "machine", "peak", "peaks", "precisions", "row", "table"]
 
 
 #: Of the table that rows make.
@@ -123,6 +123,17 @@ def peaks(ways: Sequence[str]) -> None:
             [sys.executable, *sys.argv, "--peak", way], check=True, stdout=subprocess.PIPE, text=True
         ).stdout
         print(f"peak memory, {way}: {float(out):.0f} MiB", flush=True)
+
+
+def precisions() -> tuple[Literal["model", "bf16"], ...]:
+    """Precisions of chains and draws to time: bfloat16 where the processor multiplies in it, or ``GENFW_SPEED_BF16`` is
+    set. Elsewhere it is emulated, and would tell nothing.
+    """
+    if torch.cuda.is_available():
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        supported = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return ("model", "bf16") if supported or "GENFW_SPEED_BF16" in os.environ else ("model",)
 
 
 def machine() -> str:

@@ -24,6 +24,7 @@ SCRIPTS = (
     ("damc_speed.py", "prior amortizer", "prior amortizer --repeats 1"),
     ("damc_speed.py", "posterior --batch 8", "posterior --batch 2 --steps 5 --repeats 2"),
     ("damc_speed.py", "iteration --batch 4", "iteration --batch 1 --repeats 1"),
+    ("damc_speed.py", "lebm --batch 32", "lebm --batch 8 --repeats 2"),
     ("convolution_speed.py", "", "--batch 2 --repeats 3"),
     ("vaebm_speed.py", "--batch 4", "--batch 1 --steps 3 --repeats 2"),
     ("training_speed.py", "overhead nvae", "overhead nvae --batch 2 --repeats 2"),

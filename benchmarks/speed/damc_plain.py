@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Diffusion", "Iteration", "decoder", "energy", "posterior_chain", "prior_chain"]
+__all__ = ["LEBM", "Diffusion", "Iteration", "decoder", "energy", "posterior_chain", "prior_chain"]
 
 
 class Unflat(nn.Module):
@@ -34,12 +34,17 @@ def energy(size: int, hidden: int = 200) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(hidden, 1))
 
 
-def decoder(size: int, channels: int, width: int, start: int, factors: Sequence[int]) -> nn.Module:
-    """Table S2, CIFAR-10: every layer a transposed convolution, the first of a 1x1 map."""
+def decoder(
+    size: int, channels: int, width: int, start: int, factors: Sequence[int], doubles: bool = False
+) -> nn.Module:
+    """Table S2: every layer a transposed convolution, the first of a 1x1 map. The last one keeps the side as CIFAR-10's
+    does, or doubles it as SVHN's.
+    """
     layers: list[nn.Module] = [Unflat(), nn.ConvTranspose2d(size, width * factors[0], start), nn.LeakyReLU(0.2)]
     for before, after in pairwise(factors):
         layers += [nn.ConvTranspose2d(width * before, width * after, 4, 2, 1), nn.LeakyReLU(0.2)]
-    return nn.Sequential(*layers, nn.ConvTranspose2d(width * factors[-1], channels, 3, 1, 1), nn.Tanh())
+    kernel, stride = (4, 2) if doubles else (3, 1)
+    return nn.Sequential(*layers, nn.ConvTranspose2d(width * factors[-1], channels, kernel, stride, 1), nn.Tanh())
 
 
 def encoder(channels: int, side: int, width: int, factors: Sequence[int], embedding: int) -> nn.Module:
@@ -223,18 +228,35 @@ class Iteration:
         start = torch.cat([z0, torch.randn(z0.shape, generator=generator)])
         negative = prior_chain(self.E, start, 0.1, prior, generator)
         for _ in range(updates):
-            self._descend(self.q, self.Q.loss(x, positive, mask, generator))
-        self._descend(self.g, torch.sum((self.G(positive) - x) ** 2, dim=[1, 2, 3]).mean())
-        self._descend(self.e, self.E(positive).mean() - self.E(negative).mean())
+            descend(self.q, self.Q.loss(x, positive, mask, generator))
+        descend(self.g, torch.sum((self.G(positive) - x) ** 2, dim=[1, 2, 3]).mean())
+        descend(self.e, self.E(positive).mean() - self.E(negative).mean())
         self.count += 1
         if self.count % 10 == 0:
             with torch.no_grad():
                 for mine, theirs in zip(self.target.parameters(), self.Q.parameters(), strict=True):
                     mine.lerp_(theirs, 0.005)
 
-    @staticmethod
-    def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 100.0)
-        optimizer.step()
+
+class LEBM:
+    """The same without an amortizer: both chains begin in noise, the prior's with a step of its own."""
+
+    def __init__(self, net: nn.Module, generator_net: nn.Module, sigma: float) -> None:
+        self.E, self.G, self.sigma = net, generator_net, sigma
+        self.e = torch.optim.Adam(net.parameters(), lr=2e-5, betas=(0.5, 0.999))
+        self.g = torch.optim.Adam(generator_net.parameters(), lr=1e-4, betas=(0.5, 0.999))
+
+    def step(self, x: Tensor, size: int, posterior: int, prior: int, generator: torch.Generator) -> None:
+        first, second = torch.randn(2, len(x), size, generator=generator)
+        positive = posterior_chain(self.E, self.G, self.sigma, x, first, 0.1, posterior, generator)
+        negative = prior_chain(self.E, second, 0.4, prior, generator)
+        descend(self.g, torch.sum((self.G(positive) - x) ** 2, dim=[1, 2, 3]).mean())
+        descend(self.e, self.E(positive).mean() - self.E(negative).mean())
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One update, its gradients clipped."""
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 100.0)
+    optimizer.step()

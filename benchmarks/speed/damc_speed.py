@@ -3,9 +3,13 @@
     OMP_NUM_THREADS=1 python benchmarks/speed/damc_speed.py prior amortizer quality
     OMP_NUM_THREADS=1 python benchmarks/speed/damc_speed.py posterior --batch 8 --repeats 3
     OMP_NUM_THREADS=1 python benchmarks/speed/damc_speed.py iteration --batch 8 --repeats 2
+    OMP_NUM_THREADS=1 python benchmarks/speed/damc_speed.py lebm --batch 32
+    OMP_NUM_THREADS=1 python benchmarks/speed/damc_speed.py posterior --batch 16 --steps 3 --memory
 
-The networks are those of the paper on CIFAR-10 (latent of 128 numbers, decoder of width 128, encoder of width 64). Both
-ways get the same weights and the same noise, and must end in the same place before anything is timed.
+The networks are those of the paper on CIFAR-10 (latent of 128 numbers, decoder of width 128, encoder of width 64);
+``lebm`` has SVHN's (latent of 100 numbers, decoder of width 64). Both ways get the same weights and the same noise, and
+must end in the same place before anything is timed. Where the processor multiplies in bfloat16, genfw is timed in it
+too, against the plain way in fp32.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import damc_plain as plain
 import torch
-from _ratios import Row, agree, interleaved, row, table
+from _ratios import Row, agree, interleaved, peak, peaks, precisions, row, table
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
@@ -44,6 +49,10 @@ from genfw_plugins.training.optimizers import Adam, AdamW
 
 SIZE, SIGMA, STEP = 128, 0.1, 0.1
 FAST = 15  # evaluations of DPM-Solver++
+#: How far ends of chains may lie apart. In bfloat16 a gradient is off by some percent.
+TOLERANCE: dict[Precision, float] = {"model": 1e-4, "bf16": 0.1}
+
+Precision = Literal["model", "bf16"]
 
 
 def generator(seed: int = 1) -> torch.Generator:
@@ -87,12 +96,38 @@ def pair(batch: int, width: int = 128, embedding_width: int = 64, embedding: int
         torch.rand(batch, *shape, generator=generator(2)) * 2 - 1,
         torch.randn(batch, SIZE, generator=generator(3)),
     )
-    with torch.no_grad():
-        for ours, other in ((energy, theirs.energy), (decoder, theirs.decoder)):
-            for mine, his in zip(ours.parameters(), other.parameters(), strict=True):
-                mine.copy_(his)
+    copied(energy, theirs.energy)
+    copied(decoder, theirs.decoder)
     amortizer.load_state_dict(convert(theirs.amortizer.state_dict()))
     return theirs
+
+
+@torch.no_grad()
+def copied(ours: nn.Module, theirs: nn.Module) -> None:
+    """Give genfw's network the weights of the plain one."""
+    for mine, his in zip(ours.parameters(), theirs.parameters(), strict=True):
+        mine.copy_(his)
+
+
+@contextmanager
+def rounded(model: Model, precision: Precision) -> Iterator[None]:
+    """The decoder's chains and the amortizer's draws in that precision."""
+    decoder, amortizer = model.decoder, model.amortizer
+    assert isinstance(decoder, DCGANDecoder)
+    decoder.chain_precision = precision
+    if isinstance(amortizer, DDPM):
+        amortizer.precision = precision
+    try:
+        yield
+    finally:
+        decoder.chain_precision = "model"
+        if isinstance(amortizer, DDPM):
+            amortizer.precision = "model"
+
+
+def named(what: str, precision: str) -> str:
+    """A row's name."""
+    return what if precision == "model" else f"{what}, bf16"
 
 
 def prior_chains(both: Pair, steps: int) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
@@ -167,12 +202,15 @@ def posterior(arguments: argparse.Namespace) -> list[Row]:
     small = pair(4, width=8, embedding_width=4, embedding=32)
     ways = posterior_chains(small, 30)
     agree("posterior chain, 30 steps, width 8", ways[0](), ways[1](), 1e-4)
-    both = pair(arguments.batch)
-    ways = posterior_chains(both, 2)
-    apart = agree("posterior chain, 2 steps, width 128", ways[0](), ways[1](), 1e-4)
-    seconds = interleaved(posterior_chains(both, arguments.steps), arguments.repeats, warm=False)
-    sizes = f"batch {arguments.batch}, {arguments.steps} steps, width 128"
-    return [row("DAMC posterior chain", sizes, *seconds, apart)]
+    both, rows = pair(arguments.batch), []
+    for precision in precisions():
+        with rounded(both.model, precision):
+            short = posterior_chains(both, 2)
+            apart = agree("posterior chain, 2 steps, width 128", short[0](), short[1](), TOLERANCE[precision])
+            seconds = interleaved(posterior_chains(both, arguments.steps), arguments.repeats, warm=False)
+        sizes = f"batch {arguments.batch}, {arguments.steps} steps, width 128"
+        rows.append(row(named("DAMC posterior chain", precision), sizes, *seconds, apart))
+    return rows
 
 
 def amortizer(arguments: argparse.Namespace) -> list[Row]:
@@ -180,8 +218,10 @@ def amortizer(arguments: argparse.Namespace) -> list[Row]:
     apart = check_amortizer()
     both, rows = pair(64, width=2), []
     embedded = both.ours.encoder.embed(both.x).detach()
-    for name, steps in (("ancestral", 100), ("dpm-solver", FAST)):
-        with solver(both.ours, name, steps):
+    for name, steps, precision in (
+        (*walk, precision) for walk in (("ancestral", 100), ("dpm-solver", FAST)) for precision in precisions()
+    ):
+        with solver(both.ours, name, steps), rounded(both.model, precision):
             seconds = interleaved(
                 (
                     lambda: both.amortizer.sample(both.x, 100, generator()),
@@ -191,9 +231,10 @@ def amortizer(arguments: argparse.Namespace) -> list[Row]:
                 ),
                 arguments.repeats,
             )
-        sizes, same = f"batch 64; plain: 100 steps; genfw: {steps}", apart if name == "ancestral" else None
-        rows.append(row(f"DAMC amortizer, {name}", sizes, *seconds[:2], same))
-        rows.append(row(f"the same without embedding x, {name}", sizes, *seconds[2:], same))
+        sizes = f"batch 64; plain: 100 steps; genfw: {steps}"
+        same = apart if (name, precision) == ("ancestral", "model") else None
+        rows.append(row(named(f"DAMC amortizer, {name}", precision), sizes, *seconds[:2], same))
+        rows.append(row(named(f"the same without embedding x, {name}", precision), sizes, *seconds[2:], same))
     return rows
 
 
@@ -243,6 +284,10 @@ def _to(a: Sequence[Tensor], b: Sequence[Tensor], along: Tensor) -> str:
 
 def iteration(arguments: argparse.Namespace) -> list[Row]:
     """Listing 2 whole: draws, both chains, six updates of the amortizer, one of decoder and energy."""
+    return [_iteration(arguments, precision) for precision in precisions()]
+
+
+def _iteration(arguments: argparse.Namespace, precision: Precision) -> Row:
     both, batch = pair(arguments.batch), arguments.batch
     ours, optimizer = both.ours, {"lr": 2e-4, "betas": (0.5, 0.999)}
     stage = Alternating(
@@ -263,8 +308,48 @@ def iteration(arguments: argparse.Namespace) -> list[Row]:
     source, rows = generator(), Batch(both.x, torch.arange(batch))
     count = iter(range(1000))
     ways = (lambda: theirs.step(both.x, 100, 30, 60, source), lambda: stage.step(rows, next(count)))
-    seconds = interleaved(ways, arguments.repeats, warm=False)
-    return [row("DAMC whole iteration", f"batch {batch}, 100 + 30 + 60 steps, 6 updates", *seconds)]
+    with rounded(both.model, precision):
+        seconds = interleaved(ways, arguments.repeats, warm=False)
+    return row(named("DAMC whole iteration", precision), f"batch {batch}, 100 + 30 + 60 steps, 6 updates", *seconds)
+
+
+def lebm(arguments: argparse.Namespace) -> list[Row]:
+    """LEBM's update on SVHN: both chains from noise, one update of decoder and energy."""
+    return [_lebm(arguments, precision) for precision in precisions()]
+
+
+def _lebm(arguments: argparse.Namespace, precision: Precision) -> Row:
+    torch.manual_seed(0)
+    size, batch, shape = 100, arguments.batch, (3, 32, 32)
+    prior = StandardNormal(size)
+    layout = Model(prior).latent_layout
+    decoder = DCGANDecoder(shape, layout, architecture="svhn", width=64, sigma=SIGMA)
+    energy = MLPEnergy(latent_layout=layout, on="latent", activation="leaky-relu")
+    model = Model(prior, decoder, energy=energy)
+    theirs = plain.LEBM(plain.energy(size), plain.decoder(size, 3, 64, 4, (8, 4, 2), doubles=True), SIGMA)
+    copied(energy, theirs.E)
+    copied(decoder, theirs.G)
+    x, z = torch.rand(batch, *shape, generator=generator(2)) * 2 - 1, torch.randn(batch, size, generator=generator(3))
+    nets, langevin = (theirs.E, theirs.G, SIGMA), Langevin(step_size=STEP**2 / 2, steps=5)
+    ends = run_chain(PosteriorTarget(model, x), langevin, z, generator=generator()).position
+    agree("LEBM's posterior, 5 steps", plain.posterior_chain(*nets, x, z, STEP, 5, generator()), ends, 1e-4)
+    stage = Alternating(
+        model=model,
+        steps=1000,
+        batch=batch,
+        optimizer=Adam(lr=1e-4, betas=(0.5, 0.999)),
+        energy_optimizer=Adam(lr=2e-5, betas=(0.5, 0.999)),
+        clip=Clip(norm=100.0),
+        posterior=Chain(Langevin(step_size=STEP**2 / 2, steps=20), NoiseStart()),
+        prior=Chain(Langevin(step_size=0.4**2 / 2, steps=60), NoiseStart()),
+    )
+    stage.run = StageRun(Fabric(accelerator="cpu"), torch.device("cpu"), generator(), 1000)
+    stage.setup()
+    source, rows, count = generator(), Batch(x, torch.arange(batch)), iter(range(1000))
+    ways = (lambda: theirs.step(x, size, 20, 60, source), lambda: stage.step(rows, next(count)))
+    with rounded(model, precision):
+        seconds = interleaved(ways, arguments.repeats, warm=False)
+    return row(named("LEBM whole iteration, SVHN", precision), f"batch {batch}, 20 + 60 steps", *seconds)
 
 
 PARTS = {
@@ -273,6 +358,7 @@ PARTS = {
     "amortizer": amortizer,
     "quality": quality,
     "iteration": iteration,
+    "lebm": lebm,
 }
 
 
@@ -280,11 +366,20 @@ def main() -> None:
     """Time what is asked for, and print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="+", choices=PARTS)
-    parser.add_argument("--batch", type=int, default=8, help="of the posterior chain and the whole iteration")
+    parser.add_argument("--batch", type=int, default=8, help="of the posterior chain and the whole iterations")
     parser.add_argument("--steps", type=int, default=30, help="of the posterior chain")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--train", type=int, default=1500, help="steps of the small amortizer that quality looks at")
+    parser.add_argument("--memory", action="store_true", help="peak memory of the posterior chain instead of time")
+    parser.add_argument("--peak", choices=("plain", "genfw"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.peak is not None:
+        plainly, ours = posterior_chains(pair(arguments.batch), arguments.steps)
+        print(peak(plainly if arguments.peak == "plain" else ours))
+        return
+    if arguments.memory:
+        peaks(("plain", "genfw"))
+        return
     rows = [row for part in arguments.parts for row in PARTS[part](arguments)]
     if rows:
         table(rows)

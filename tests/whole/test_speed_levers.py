@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from unittest import mock
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from genfw.testing import DecoderSuite
 from genfw.testing.tiny import TinyDecoder, TinyEnergy, TinyPrior
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.dcgan import for_chain
+from genfw_plugins.dcgan import winograd as doubling
 from genfw_plugins.dcgan.decoder import DCGANDecoder
 from genfw_plugins.dcgan.for_chain import StillGenerator
 from genfw_plugins.dcgan.network import Gather
@@ -221,18 +223,44 @@ def test_winograds_doubling_keeps_single_precision() -> None:
     assert float((value.permute(0, 3, 1, 2) - expected).abs().max()) < 2e-5 * float(expected.std())
 
 
-def test_winograds_doubling_is_taken_where_it_saves() -> None:
-    assert WinogradDoubling.saving(8) == pytest.approx(16 / 9)
-    assert WinogradDoubling.saving(4) == pytest.approx(1.0)
-    wide = DCGANDecoder((1, 16, 16), LAYOUT, start=4, factors=(1, 1), last="up", width=64)
-    made = StillGenerator(wide.net, torch.float32)._layers
-    # Projection, activation, 4 -> 8 (nothing saved), activation, 8 -> 16 (one channel comes out).
-    assert not any(isinstance(layer, WinogradDoubling) for layer in made)
-    wide = DCGANDecoder((1, 16, 16), LAYOUT, start=8, factors=(1, 1), last="same", width=64)
-    kinds = [isinstance(layer, WinogradDoubling) for layer in StillGenerator(wide.net, torch.float32)._layers]
-    assert kinds == [False, False, True, False, False]
-    bf16 = StillGenerator(wide.net, torch.bfloat16)._layers
-    assert not any(isinstance(layer, WinogradDoubling) for layer in bf16)
+def test_winograds_doubling_takes_a_few_images_at_a_time(monkeypatch) -> None:
+    weight, bias = torch.randn(3, 5, 4, 4, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    x, way = torch.randn(7, 8, 8, 3, dtype=torch.float64), WinogradDoubling(weight, bias, 8)
+    whole, pullback = way(x)
+    gradient, seen = torch.randn_like(whole), []
+    slope = pullback(gradient)
+    monkeypatch.setattr(doubling, "_AT_ONCE", 3 * 8 * 8)
+    monkeypatch.setattr(way, "_convolve", lambda part: seen.append(len(part)) or WinogradDoubling._convolve(way, part))
+    parts, pull_parts = way(x)
+    assert seen == [3, 3, 1]
+    close(parts, whole)
+    close(pull_parts(gradient), slope)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "side", "dtype", "taken"),
+    [
+        (256, 128, 8, torch.float32, {1: "products", 3: "products", 4: "winograd", 64: "winograd"}),
+        (256, 128, 16, torch.float32, {1: "winograd"}),
+        (256, 64, 8, torch.float32, {1: "plain", 64: "plain"}),  # too few channels come out
+        (256, 128, 4, torch.float32, {16: "products", 17: "plain"}),  # Winograd saves nothing at a side of 4
+        (512, 256, 4, torch.float32, {1: "products", 64: "products"}),
+        (256, 128, 9, torch.float32, {1: "plain"}),
+        (256, 128, 8, torch.bfloat16, {1: "products", 64: "products"}),
+        (256, 128, 16, torch.bfloat16, {1: "plain"}),
+    ],
+)
+def test_each_way_of_doubling_is_taken_where_it_pays(inputs, outputs, side, dtype, taken, monkeypatch) -> None:
+    names = {"_plain": "plain", "Products": "products", "WinogradDoubling": "winograd"}
+    seen: list[str] = []
+    for made, name in names.items():
+        replaced = mock.Mock(side_effect=lambda *_, name=name: lambda h: seen.append(name))
+        replaced.saving = WinogradDoubling.saving
+        monkeypatch.setattr(for_chain, made, replaced)
+    layer = for_chain._convolve(torch.nn.ConvTranspose2d(inputs, outputs, 4, 2, 1), side, dtype)
+    for images, name in taken.items():
+        layer(torch.empty(images, side, side, inputs, dtype=dtype))
+        assert seen.pop() == name
 
 
 @pytest.mark.parametrize("channels", [1, 1000])
@@ -264,7 +292,7 @@ class TestDecoderInChains(DecoderSuite):
     latent_shapes = ((SIZE,),)
 
     def make(self):
-        return DCGANDecoder((1, 16, 16), LAYOUT, start=8, factors=(1, 1), last="same", width=64, sigma=0.5)
+        return DCGANDecoder((1, 16, 16), LAYOUT, start=8, factors=(1, 1), last="same", width=128, sigma=0.5)
 
 
 def test_bf16_in_chains_stays_near_and_keeps_images_in_full_precision() -> None:
@@ -324,14 +352,16 @@ def test_winograds_convolution_keeps_single_precision() -> None:
 def test_winograds_convolution_is_taken_where_it_saves() -> None:
     assert Winograd.saving(8, 16) == pytest.approx(4.0)
     assert Winograd.saving(7, 7) == pytest.approx(4.0 * 49 / 64)
-    energy = ResNetEnergy((3, 28, 28), blocks=["down 64", 64, "down 64", "down 64", 64])
-    sizes = [energy_for_chain._convolution(torch.zeros(64, 64, 3, 3), None, (side, side)) for side in (28, 14, 7, 3)]
+    energy = ResNetEnergy((3, 28, 28), blocks=["down 128", 128, "down 128"])
+    sizes = [energy_for_chain._convolution(torch.zeros(128, 64, 3, 3), None, (side, side)) for side in (28, 14, 7, 3)]
     taken = {4: [True, True, True, False], 2: [True, True, False, False], 1: [False] * 4}
     for images, expected in taken.items():
         pulls = [made(torch.zeros(images, 28, 28, 64))[1] for made in sizes]
         assert [isinstance(getattr(pull, "__self__", None), Winograd) for pull in pulls] == expected
-    narrow = energy_for_chain._convolution(torch.zeros(64, 3, 3, 3), None, (28, 28))
-    assert not isinstance(narrow, Winograd)
+    for outputs, inputs in ((128, 3), (64, 64)):
+        narrow = energy_for_chain._convolution(torch.zeros(outputs, inputs, 3, 3), None, (28, 28))
+        pull = narrow(torch.zeros(4, 28, 28, inputs))[1]
+        assert not isinstance(getattr(pull, "__self__", None), Winograd)
     x = torch.rand(2, 3, 28, 28) * 2 - 1
     energy.initialise(x)
     expected = energy.value_and_grad(x)
@@ -345,7 +375,7 @@ def test_winograds_convolution_is_taken_where_it_saves() -> None:
     [
         ((3, 16, 16), {"blocks": ["down 8", 8, "down 12", 12]}),
         ((3, 15, 13), {"blocks": [8, "down 8", 10]}),  # a last row and column that no mean takes
-        ((3, 16, 16), {"blocks": [8, "down 66", 66], "stem": 66}),  # wide enough for Winograd, alone and beside others
+        ((3, 16, 16), {"blocks": [8, "down 66", 128], "stem": 66}),  # wide enough for Winograd, alone and beside others
         ((2, 8, 8), {"blocks": ["down 8"], "norm": "spectral", "batch_norm": True, "activation": "leaky-relu"}),
     ],
 )

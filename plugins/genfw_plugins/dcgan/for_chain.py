@@ -15,17 +15,21 @@ from genfw_plugins.dcgan.network import Project
 from genfw_plugins.dcgan.products import Products
 from genfw_plugins.dcgan.winograd import WinogradDoubling
 
-#: Least saving of multiplications for which Winograd's transforms are worth their passes over memory, and least
-#: channels on both sides; below them the plain sum is as fast on a processor with AVX2.
-SAVING, CHANNELS = 1.3, 64
+#: Least channels that come out of a doubling layer for which anything but torch's own way is worth its passes over
+#: memory; measured with AVX2, as the others are.
+CHANNELS = 128
+#: Winograd's method wants this saving of multiplications, and as many pixels in the batch.
+SAVING, PIXELS = 1.3, 256
+#: Greatest side of a map that products of matrices pay for.
+SIDE = 8
 
 
 class StillGenerator:
     r"""What :func:`genfw_plugins.dcgan.network.generator` computes, with its pull-back, on the weights of now.
 
     Maps lie channels last. On a CPU, wide layers that double the side go through
-    :class:`~genfw_plugins.dcgan.winograd.WinogradDoubling` in full precision, or what
-    :mod:`genfw.nn.choices` finds faster.
+    :class:`~genfw_plugins.dcgan.winograd.WinogradDoubling` in full precision, small maps through
+    :class:`~genfw_plugins.dcgan.products.Products`, or either through what :mod:`genfw.nn.choices` finds faster.
 
     Arguments:
         layers: The generator.
@@ -79,13 +83,25 @@ def _convolve(layer: nn.ConvTranspose2d, side: int, dtype: torch.dtype) -> ByHan
     weight, bias = layer.weight.detach().to(dtype), layer.bias.detach().to(dtype)
     stride, padding = int(layer.stride[0]), int(layer.padding[0])
     ways: dict[str, Callable[[], ByHand]] = {"plain": lambda: _plain(weight, bias, stride, padding)}
-    if stride == 2 and weight.device.type == "cpu":
-        ways["products"] = lambda: Products(weight, bias, side)
-        if dtype in (torch.float32, torch.float64):
-            ways["winograd"] = lambda: WinogradDoubling(weight, bias, side)
-    wide = WinogradDoubling.saving(side) >= SAVING and min(weight.shape[:2]) >= CHANNELS
-    work = f"doubling of {weight.shape[0]} to {weight.shape[1]} channels"
-    return chosen(work, ways, "winograd" if wide and "winograd" in ways else "plain")
+    inputs, outputs = weight.shape[:2]
+    work = f"doubling of {inputs} to {outputs} channels"
+    if stride != 2 or weight.device.type != "cpu":
+        return chosen(work, ways, "plain")
+    ways["products"] = lambda: Products(weight, bias, side)
+    if dtype in (torch.float32, torch.float64):
+        ways["winograd"] = lambda: WinogradDoubling(weight, bias, side)
+    if outputs < CHANNELS:
+        return chosen(work, ways, "plain")
+    saves = "winograd" in ways and WinogradDoubling.saving(side) >= SAVING
+
+    def rule(h: Tensor) -> str:
+        pixels = len(h) * side**2
+        if saves and pixels >= PIXELS:
+            return "winograd"
+        few = pixels <= PIXELS or outputs >= 2 * CHANNELS or dtype == torch.bfloat16
+        return "products" if side <= SIDE and few else "plain"
+
+    return chosen(work, ways, rule)
 
 
 def _plain(weight: Tensor, bias: Tensor, stride: int, padding: int) -> ByHand:

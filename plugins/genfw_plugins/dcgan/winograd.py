@@ -24,6 +24,8 @@ from torch.nn import functional as F
 
 from genfw.nn.manual_grad import Pullback
 
+#: Pixels of a batch that are transformed at once: more of them leave the processor's cache.
+_AT_ONCE = 2048
 #: Kernel elements that each pixel parity takes of a window (x[j-1], x[j]).
 TAPS = ((3, 1), (2, 0))
 
@@ -57,6 +59,13 @@ class WinogradDoubling:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Pullback]:
         r"""Convolve maps :math:`(B, H, H, C)`, contiguous; the pull-back takes :math:`(B, 2H, 2H, O)`."""
+        images = max(1, _AT_ONCE // self.side**2)
+        if len(x) <= images:
+            return self._convolve(x), self._pull
+        made = torch.cat([self._convolve(part) for part in x.split(images)])
+        return made, lambda g: torch.cat([self._pull(part) for part in g.split(images)])
+
+    def _convolve(self, x: Tensor) -> Tensor:
         batch, side, tiles = len(x), self.side, self.tiles
         across = 3 * tiles + 1
         padding = across - 1 - side
@@ -76,7 +85,7 @@ class WinogradDoubling:
         for a in (0, 1):
             for c in (0, 1):
                 torch.add(windows[:, a : a + side, c : c + side, a, c], self.bias, out=pixels[:, :, a, :, c])
-        return pixels.view(batch, 2 * side, 2 * side, self.outputs), self._pull
+        return pixels.view(batch, 2 * side, 2 * side, self.outputs)
 
     def _pull(self, gradient: Tensor) -> Tensor:
         """Every step of the way there, transposed, in reverse order."""

@@ -14,8 +14,9 @@ from genfw_plugins.resnet_energy.network import SLOPE, SWISH, Activation, Normed
 from genfw_plugins.resnet_energy.winograd import Winograd
 
 #: Least saving of multiplications for which Winograd's transforms are worth their passes over memory, least channels on
-#: both sides, and least pixels of a side: below them the plain sum is as fast on a processor with AVX2.
-SAVING, CHANNELS, SIDE = 2.0, 64, 7
+#: both sides and on the wider one, and least pixels of a side: below them the plain sum is as fast on a processor with
+#: AVX2.
+SAVING, CHANNELS, WIDER, SIDE = 2.0, 64, 128, 7
 #: Least images of a batch for them, and least tiles of all its images: their matrices have a row for each tile.
 IMAGES, TILES = 2, 16
 
@@ -109,7 +110,8 @@ def _convolution(kernel: Tensor, bias: Tensor | None, size: tuple[int, int]) -> 
     ways: dict[str, Callable[[], ByHand]] = {"plain": lambda: _strided(kernel, bias, 1)}
     if kernel.device.type == "cpu" and kernel.shape[2] == 3 and kernel.dtype in (torch.float32, torch.float64):
         ways["winograd"] = lambda: Winograd(kernel, bias)
-    wide = min(kernel.shape[:2]) >= CHANNELS and min(size) >= SIDE and Winograd.saving(*size) >= SAVING
+    wide = min(kernel.shape[:2]) >= CHANNELS and max(kernel.shape[:2]) >= WIDER
+    wide = wide and min(size) >= SIDE and Winograd.saving(*size) >= SAVING
     work = f"convolution of {kernel.shape[1]} to {kernel.shape[0]} channels, {kernel.shape[2]} pixels wide"
     if not wide or "winograd" not in ways:
         return chosen(work, ways, "plain")
