@@ -330,9 +330,9 @@ def _lebm(arguments: argparse.Namespace, precision: Precision) -> Row:
     copied(energy, theirs.E)
     copied(decoder, theirs.G)
     x, z = torch.rand(batch, *shape, generator=generator(2)) * 2 - 1, torch.randn(batch, size, generator=generator(3))
-    nets, langevin = (theirs.E, theirs.G, SIGMA), Langevin(step_size=STEP**2 / 2, steps=5)
+    nets, langevin = (theirs.E, theirs.G, SIGMA), Langevin(step_size=STEP**2 / 2, steps=2)
     ends = run_chain(PosteriorTarget(model, x), langevin, z, generator=generator()).position
-    agree("LEBM's posterior, 5 steps", plain.posterior_chain(*nets, x, z, STEP, 5, generator()), ends, 1e-4)
+    agree("LEBM's posterior, 2 steps", plain.posterior_chain(*nets, x, z, STEP, 2, generator()), ends, 1e-4)
     stage = Alternating(
         model=model,
         steps=1000,
