@@ -17,9 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
+
+from genfw.nn.precision import ChainPrecision
 
 __all__ = ["HEAD", "Row", "agree", "interleaved", "machine", "peak", "peaks", "precisions", "row", "table"]
 
@@ -125,7 +127,7 @@ def peaks(ways: Sequence[str]) -> None:
         print(f"peak memory, {way}: {float(out):.0f} MiB", flush=True)
 
 
-def precisions() -> tuple[Literal["model", "bf16"], ...]:
+def precisions() -> tuple[ChainPrecision, ...]:
     """Precisions of chains and draws to time: bfloat16 where the processor multiplies in it, or ``GENFW_SPEED_BF16`` is
     set. Elsewhere it is emulated, and would tell nothing.
     """

@@ -18,12 +18,11 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import damc_plain as plain
 import torch
+from _models import ready, rounded
 from _ratios import Row, agree, interleaved, peak, peaks, precisions, row, table
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from genfw.interfaces.values import Batch
@@ -32,7 +31,7 @@ from genfw.models.compiling import CompiledChains, compiled
 from genfw.models.distances import directions, sliced_wasserstein
 from genfw.models.model import Model
 from genfw.models.targets import PosteriorTarget, PriorTarget
-from genfw.training.stage import StageRun
+from genfw.nn.precision import ChainPrecision
 from genfw.training.updater import Clip
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
@@ -50,9 +49,7 @@ from genfw_plugins.training.optimizers import Adam, AdamW
 SIZE, SIGMA, STEP = 128, 0.1, 0.1
 FAST = 15  # evaluations of DPM-Solver++
 #: How far ends of chains may lie apart. In bfloat16 a gradient is off by some percent.
-TOLERANCE: dict[Precision, float] = {"model": 1e-4, "bf16": 0.1}
-
-Precision = Literal["model", "bf16"]
+TOLERANCE: dict[ChainPrecision, float] = {"model": 1e-4, "bf16": 0.1}
 
 
 def generator(seed: int = 1) -> torch.Generator:
@@ -107,22 +104,6 @@ def copied(ours: nn.Module, theirs: nn.Module) -> None:
     """Give genfw's network the weights of the plain one."""
     for mine, his in zip(ours.parameters(), theirs.parameters(), strict=True):
         mine.copy_(his)
-
-
-@contextmanager
-def rounded(model: Model, precision: Precision) -> Iterator[None]:
-    """The decoder's chains and the amortizer's draws in that precision."""
-    decoder, amortizer = model.decoder, model.amortizer
-    assert isinstance(decoder, DCGANDecoder)
-    decoder.chain_precision = precision
-    if isinstance(amortizer, DDPM):
-        amortizer.precision = precision
-    try:
-        yield
-    finally:
-        decoder.chain_precision = "model"
-        if isinstance(amortizer, DDPM):
-            amortizer.precision = "model"
 
 
 def named(what: str, precision: str) -> str:
@@ -204,7 +185,7 @@ def posterior(arguments: argparse.Namespace) -> list[Row]:
     agree("posterior chain, 30 steps, width 8", ways[0](), ways[1](), 1e-4)
     both, rows = pair(arguments.batch), []
     for precision in precisions():
-        with rounded(both.model, precision):
+        with rounded(precision, both.model.decoder, both.ours):
             short = posterior_chains(both, 2)
             apart = agree("posterior chain, 2 steps, width 128", short[0](), short[1](), TOLERANCE[precision])
             seconds = interleaved(posterior_chains(both, arguments.steps), arguments.repeats, warm=False)
@@ -221,7 +202,7 @@ def amortizer(arguments: argparse.Namespace) -> list[Row]:
     for name, steps, precision in (
         (*walk, precision) for walk in (("ancestral", 100), ("dpm-solver", FAST)) for precision in precisions()
     ):
-        with solver(both.ours, name, steps), rounded(both.model, precision):
+        with solver(both.ours, name, steps), rounded(precision, both.model.decoder, both.ours):
             seconds = interleaved(
                 (
                     lambda: both.amortizer.sample(both.x, 100, generator()),
@@ -287,7 +268,7 @@ def iteration(arguments: argparse.Namespace) -> list[Row]:
     return [_iteration(arguments, precision) for precision in precisions()]
 
 
-def _iteration(arguments: argparse.Namespace, precision: Precision) -> Row:
+def _iteration(arguments: argparse.Namespace, precision: ChainPrecision) -> Row:
     both, batch = pair(arguments.batch), arguments.batch
     ours, optimizer = both.ours, {"lr": 2e-4, "betas": (0.5, 0.999)}
     stage = Alternating(
@@ -302,13 +283,12 @@ def _iteration(arguments: argparse.Namespace, precision: Precision) -> Row:
         share_start=True,
         amortize=Amortize(optimizer=AdamW(**optimizer, weight_decay=1e-4), updates=6, clip=Clip(norm=100.0)),
     )
-    stage.run = StageRun(Fabric(accelerator="cpu"), torch.device("cpu"), generator(), 1000)
-    stage.setup()
+    ready(stage)
     theirs = plain.Iteration(both.energy, both.decoder, both.amortizer, SIGMA)
     source, rows = generator(), Batch(both.x, torch.arange(batch))
     count = iter(range(1000))
     ways = (lambda: theirs.step(both.x, 100, 30, 60, source), lambda: stage.step(rows, next(count)))
-    with rounded(both.model, precision):
+    with rounded(precision, both.model.decoder, both.ours):
         seconds = interleaved(ways, arguments.repeats, warm=False)
     return row(named("DAMC whole iteration", precision), f"batch {batch}, 100 + 30 + 60 steps, 6 updates", *seconds)
 
@@ -318,7 +298,7 @@ def lebm(arguments: argparse.Namespace) -> list[Row]:
     return [_lebm(arguments, precision) for precision in precisions()]
 
 
-def _lebm(arguments: argparse.Namespace, precision: Precision) -> Row:
+def _lebm(arguments: argparse.Namespace, precision: ChainPrecision) -> Row:
     torch.manual_seed(0)
     size, batch, shape = 100, arguments.batch, (3, 32, 32)
     prior = StandardNormal(size)
@@ -343,11 +323,10 @@ def _lebm(arguments: argparse.Namespace, precision: Precision) -> Row:
         posterior=Chain(Langevin(step_size=STEP**2 / 2, steps=20), NoiseStart()),
         prior=Chain(Langevin(step_size=0.4**2 / 2, steps=60), NoiseStart()),
     )
-    stage.run = StageRun(Fabric(accelerator="cpu"), torch.device("cpu"), generator(), 1000)
-    stage.setup()
+    ready(stage)
     source, rows, count = generator(), Batch(x, torch.arange(batch)), iter(range(1000))
     ways = (lambda: theirs.step(x, size, 20, 60, source), lambda: stage.step(rows, next(count)))
-    with rounded(model, precision):
+    with rounded(precision, decoder):
         seconds = interleaved(ways, arguments.repeats, warm=False)
     return row(named("LEBM whole iteration, SVHN", precision), f"batch {batch}, 20 + 60 steps", *seconds)
 

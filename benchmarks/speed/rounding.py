@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from _models import rounded
 from torch import Tensor
 
 import genfw
@@ -30,14 +31,8 @@ HEAD = "| model | rounded | gradient off by | potential, mean (nats) | its scatt
 
 def in_a_chain(target: Target, position: Tensor, parts: Sequence[Any]) -> tuple[Tensor, Tensor]:
     """Value and gradient as a chain sees them, with these parts in bfloat16."""
-    for part in parts:
-        part.chain_precision = "bf16"
-    try:
-        with frozen_for_chain(*target.modules()):
-            return target.tilt_and_grad(position)
-    finally:
-        for part in parts:
-            part.chain_precision = "model"
+    with rounded("bf16", *parts), frozen_for_chain(*target.modules()):
+        return target.tilt_and_grad(position)
 
 
 def chained(model: Model, count: int) -> tuple[Target, Tensor]:
@@ -65,8 +60,8 @@ def main() -> None:
         parts = {what: part for what, part in named.items() if hasattr(part, "chain_precision")}
         value, gradient = in_a_chain(target, position, ())
         whole = {"all": list(parts.values())} if len(parts) > 1 else {}
-        for what, rounded in {**{what: [part] for what, part in parts.items()}, **whole}.items():
-            half, bent = in_a_chain(target, position, rounded)
+        for what, low in {**{what: [part] for what, part in parts.items()}, **whole}.items():
+            half, bent = in_a_chain(target, position, low)
             off, apart = float((bent - gradient).norm() / gradient.norm()), half - value
             print(f"| {name} | {what} | {off:.1%} | {apart.mean():.2f} | {apart.std():.2f} | {value.std():.2f} |")
 

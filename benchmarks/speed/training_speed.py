@@ -17,14 +17,13 @@ import tempfile
 from collections.abc import Callable
 
 import torch
+from _models import ready
 from _ratios import Row, interleaved, row, table
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from genfw import run
 from genfw.interfaces.values import Batch
 from genfw.models.model import Model
-from genfw.training.stage import Stage, StageRun
 from genfw_plugins.basics.decoder import MLPDecoder
 from genfw_plugins.basics.encoder import MLPEncoder
 from genfw_plugins.basics.prior import StandardNormal
@@ -62,14 +61,6 @@ def bare() -> Callable[[], None]:
         optimizer.step()
 
     return step
-
-
-def ready(stage: Stage, precision: str = "32-true") -> Stage:
-    """The stage set up as a run sets it up, without an engine."""
-    fabric = Fabric(accelerator="cpu", precision=precision)  # type: ignore[arg-type]
-    stage.run = StageRun(fabric, torch.device("cpu"), torch.Generator().manual_seed(1), stage.steps)
-    stage.setup()
-    return stage
 
 
 def staged() -> Callable[[], None]:

@@ -17,8 +17,8 @@ import copy
 import math
 
 import torch
+from _models import ready, rounded
 from _ratios import agree, interleaved, peak, peaks, precisions, row, table
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from genfw.interfaces.values import Batch
@@ -27,7 +27,6 @@ from genfw.models.freezing import frozen, frozen_for_chain
 from genfw.models.model import Model
 from genfw.models.sampling import SampleSettings, draw_samples
 from genfw.models.targets import NoiseTarget
-from genfw.training.stage import StageRun
 from genfw_plugins.mcmc.langevin import Langevin
 from genfw_plugins.mcmc.starts.noise import NoiseStart
 from genfw_plugins.nvae.decoder import NVAEDecoder
@@ -119,18 +118,21 @@ def main() -> None:
     what = f"batch {arguments.batch}, {arguments.steps} steps, NVAE {arguments.channels} x {arguments.groups}"
     batch, rows = f"batch {arguments.batch}", []
     for precision in precisions():
-        for part in (model.prior, model.decoder, *model.energies):
-            part.chain_precision = precision  # type: ignore[union-attr]
-        exact = precision == "model"
-        apart = agree("VAEBM chain of long steps", plain(False, LONG_STEP), ours(LONG_STEP), 1e-4 if exact else 0.1)
-        first, second, third = interleaved((lambda: plain(False), lambda: plain(True), ours), arguments.repeats)
-        half = "" if exact else ", bf16"
-        rows += [
-            row(f"VAEBM chain{half}", what, first, third, apart),
-            row(f"VAEBM chain{half}, plain with weight gradients", what, second, third, apart),
-            row(f"VAEBM whole iteration{half}, plain with weight gradients", what, *iteration(model, start, arguments)),
-            row(f"value and gradient of VAEBM's energy{half}", batch, *energy_alone(model, arguments)),
-        ]
+        with rounded(precision, model.prior, model.decoder, *model.energies):
+            exact = precision == "model"
+            apart = agree("VAEBM chain of long steps", plain(False, LONG_STEP), ours(LONG_STEP), 1e-4 if exact else 0.1)
+            first, second, third = interleaved((lambda: plain(False), lambda: plain(True), ours), arguments.repeats)
+            half = "" if exact else ", bf16"
+            rows += [
+                row(f"VAEBM chain{half}", what, first, third, apart),
+                row(f"VAEBM chain{half}, plain with weight gradients", what, second, third, apart),
+                row(
+                    f"VAEBM whole iteration{half}, plain with weight gradients",
+                    what,
+                    *iteration(model, start, arguments),
+                ),
+                row(f"value and gradient of VAEBM's energy{half}", batch, *energy_alone(model, arguments)),
+            ]
     table([*rows, row("samples of its NVAE", batch, *sampling(model, arguments))])
 
 
@@ -157,8 +159,7 @@ def iteration(model: Model, start: Tensor, arguments: argparse.Namespace) -> lis
         optimizer=Adam(lr=4e-5, weight_decay=3e-5),
         negatives=Chain(Langevin(step_size=STEP, steps=arguments.steps), NoiseStart()),
     )
-    stage.run = StageRun(Fabric(accelerator="cpu"), torch.device("cpu"), torch.Generator().manual_seed(4), 1_000)
-    stage.setup()
+    ready(stage, seed=4)
     rows, count = Batch(x, torch.arange(len(x))), iter(range(1_000))
     return interleaved((plain, lambda: stage.step(rows, next(count))), arguments.repeats)
 

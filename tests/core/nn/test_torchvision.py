@@ -94,11 +94,6 @@ print(import_torchvision().schema.name)
 def test_absent_torchvision_is_said():
     code = """
 import sys
-
-import pytest
-
-import pytest
-
 sys.modules["torchvision"] = None
 from genfw.errors import PluginError
 from genfw.nn.torchvision import import_torchvision
