@@ -1,15 +1,17 @@
-"""What genfw's training costs beside a bare loop, and NVAE's training step in bf16-mixed beside fp32.
+"""What genfw's training costs beside a bare loop, and NVAE's training step beside the same step written down.
 
     OMP_NUM_THREADS=1 python benchmarks/speed/training_speed.py overhead nvae
 
 ``overhead`` trains a VAE of two layers with 32 units on 2-d points, where nearly all time is Python's: a loop written
-down, the stage alone, and a run with its engine. ``nvae`` has genfw's NVAE in both columns: in fp32 as the plain way,
-in bf16-mixed as the other, which pays only where the processor multiplies in bfloat16.
+down, the stage alone, and a run with its engine. ``nvae`` trains VAEBM's NVAE, which ``nvae_plain.py`` writes down; it
+stops if the two find another loss or gradient. Where the processor multiplies in bfloat16, genfw trains in bf16-mixed
+too.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import itertools
 import logging
 import math
@@ -18,7 +20,8 @@ from collections.abc import Callable
 
 import torch
 from _models import ready
-from _ratios import Row, interleaved, row, table
+from _ratios import Row, agree, interleaved, precisions, row, table
+from nvae_plain import Iteration
 from torch import Tensor, nn
 
 from genfw import run
@@ -33,6 +36,9 @@ from genfw_plugins.nvae.prior import NVAEPrior
 from genfw_plugins.training.elbo import ELBO
 from genfw_plugins.training.optimizers import Adam, Adamax
 
+#: NVAE's optimiser and the weights of its bound.
+ADAMAX = {"lr": 1e-2, "eps": 1e-3, "weight_decay": 3e-4}
+BOUND = {"kl_start": 1e-4, "kl_warmup": 10**5, "penalty": 1e-2}
 BATCH, HIDDEN, SIGMA = 64, (32, 32), 0.1
 X = torch.randn(4096, 2, generator=torch.Generator().manual_seed(2))
 
@@ -113,21 +119,47 @@ def overhead(arguments: argparse.Namespace) -> list[Row]:
     ]
 
 
+def nvae_stage(model: Model, batch: int, precision: str = "32-true") -> ELBO:
+    """The stage that trains an NVAE."""
+    optimizer = Adamax(**ADAMAX, warmup=0)
+    settings = {**BOUND, "balance": True}
+    return ready(ELBO(model=model, steps=10**6, batch=batch, optimizer=optimizer, **settings), precision)
+
+
+def nvae_pair(batch: int, channels: int = 32, groups: int = 8, side: int = 32) -> tuple[Iteration, ELBO, Tensor]:
+    """The step written down and genfw's stage, from the same weights, with the same noise; and images."""
+    torch.manual_seed(0)
+    prior = NVAEPrior((3, side, side), channels=channels, scales=1, groups=groups)
+    model = Model(prior, NVAEDecoder(prior), encoder=NVAEEncoder(prior, channels=channels, flows=1))
+    for part in (model.prior, model.decoder, model.encoder):
+        assert part is not None  # all three were just given
+        part.penalty()  # its power iterations begin with more of them
+    twin = copy.deepcopy(model)
+    plain = Iteration(twin, torch.Generator().manual_seed(1), ADAMAX, **BOUND)
+    x = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    return plain, nvae_stage(model, batch), x
+
+
 def nvae(arguments: argparse.Namespace) -> list[Row]:
-    """NVAE's step in two precisions."""
-    shape, ways = (3, 32, 32), []
-    for precision in ("32-true", "bf16-mixed"):
-        torch.manual_seed(0)
-        prior = NVAEPrior(shape, channels=32, scales=1, groups=8)
-        model = Model(prior, NVAEDecoder(prior), encoder=NVAEEncoder(prior, channels=32, flows=1))
-        adamax = Adamax(lr=1e-2, eps=1e-3, weight_decay=3e-4, warmup=100)
-        settings = {"kl_start": 1e-4, "kl_warmup": 10**5, "balance": True, "penalty": 1e-2}
-        stage = ready(ELBO(model=model, steps=10**6, batch=arguments.batch, optimizer=adamax, **settings), precision)
-        x = torch.rand(arguments.batch, *shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
-        rows, count = Batch(x, torch.arange(arguments.batch)), itertools.count()
-        ways.append(lambda stage=stage, rows=rows, count=count: stage.step(rows, next(count)))
-    sizes = f"batch {arguments.batch}, 32 channels x 8 groups, one flow"
-    return [row("NVAE training: bf16-mixed, plain is fp32", sizes, *interleaved(ways, arguments.repeats))]
+    """NVAE's step beside the same step written down, and in bf16-mixed where the processor multiplies in bfloat16."""
+    plain, stage, x = nvae_pair(arguments.batch)
+    rows, count = Batch(x, torch.arange(len(x))), itertools.count()
+    listed, report = torch.stack(plain(x, 0)), stage.step(rows, next(count))
+    ours = torch.stack([report["loss"], report["gradient"]])
+    apart = agree("NVAE's loss and the norm of its gradient, over those", ours / listed, torch.ones(2), 1e-4)
+    ways = [lambda: plain(x, 1), lambda: stage.step(rows, next(count))]
+    if "bf16" in precisions():
+        mixed = nvae_stage(copy.deepcopy(stage.model), len(x), "bf16-mixed")
+        ways.append(lambda: mixed.step(rows, next(count)))
+    written, *times = interleaved(ways, arguments.repeats)
+    sizes = f"batch {len(x)}, 32 channels x 8 groups, one flow"
+    made = [row("NVAE training", sizes, written, times[0], apart)]
+    if len(times) > 1:
+        made += [
+            row("NVAE training in bf16-mixed, plain is fp32", sizes, written, times[1]),
+            row("the same, plain is genfw in fp32", sizes, times[0], times[1]),
+        ]
+    return made
 
 
 PARTS = {"overhead": overhead, "nvae": nvae}

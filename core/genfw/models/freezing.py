@@ -28,7 +28,8 @@ def frozen(*modules: nn.Module | None) -> Iterator[None]:
         yield
     finally:
         for part, mode in training:
-            part.training = mode
+            if part.training != mode:  # a module takes long to set an attribute
+                part.training = mode
         for parameter, flag in requires:
             parameter.requires_grad_(flag)
 

@@ -76,10 +76,11 @@ class SpectralPenalty(nn.Module):
             u, v = getattr(self, f"u_{index}"), getattr(self, f"v_{index}")
             with torch.no_grad():
                 for _ in range(iterations):
-                    _follow(v, torch.einsum("loi,lo->li", weights, u))
-                    _follow(u, torch.einsum("loi,li->lo", weights, v))
+                    # Not einsum, which takes twice as long for them on the CPU.
+                    _follow(v, (u[:, None] @ weights).squeeze(1))
+                    _follow(u, (weights @ v[:, :, None]).squeeze(2))
             # Clones: the next call's iterations must not change what this call's backward reads.
-            sigma = torch.einsum("lo,loi,li->", u.clone(), weights, v.clone())
+            sigma = (u.clone()[:, None] @ weights @ v.clone()[:, :, None]).sum()
             total = sigma if total is None else total + sigma
         with torch.no_grad():
             self.started.fill_(True)

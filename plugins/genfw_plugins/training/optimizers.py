@@ -56,6 +56,8 @@ class Adam(OptimizerFactory):
         }
         if self.fused and all(parameter.device.type in _FUSED for parameter in parameters):
             settings["fused"] = True
+        elif not self.fused:
+            settings["foreach"] = True  # torch loops over the parameters on the CPU otherwise
         return type(self).rule(parameters, **settings)
 
 
