@@ -24,11 +24,12 @@ _ROLES = {"prior", "decoder", "encoder", "energy", "amortizer", "sampler", "star
 
 
 def _smoke_cases() -> list[Any]:
-    """All recipes; those that run no component which an earlier one does not run are left to ``-m slow``."""
+    """All recipes, small images first; one that brings no component which those before it lack is left to ``-m slow``."""
     seen: set[str] = set()
     cases = []
-    for name in RECIPES:
-        named = named_components(load_recipe(name, search=[FOLDER]).plain())
+    recipes = {name: load_recipe(name, search=[FOLDER]).plain() for name in RECIPES}
+    for name in sorted(RECIPES, key=lambda name: recipes[name]["data"].get("size") or 0):
+        named = named_components(recipes[name])
         new = {one for one in named if one.partition("/")[0] in _ROLES} - seen
         seen |= new
         cases.append(pytest.param(name, marks=() if new else pytest.mark.slow))

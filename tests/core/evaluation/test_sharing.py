@@ -283,6 +283,7 @@ def test_a_part_of_a_tensor_travels_without_the_rest():
     assert_same(pickle.loads(packed), {"part": part})
 
 
+@pytest.mark.slow
 def test_a_process_that_is_gone_ends_the_evaluation(finished, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(finished[0].path, copy)

@@ -17,6 +17,7 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_torchvision_and_fidelity_import_and_decode():
     code = """
 import warnings
