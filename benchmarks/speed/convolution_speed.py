@@ -20,7 +20,7 @@ from genfw_plugins.dcgan import for_chain as decoder
 from genfw_plugins.resnet_energy import for_chain as energy
 
 #: Channels in, channels out and side of the decoder's doubling layers, and of the energy's convolutions.
-DOUBLING = ((1024, 512, 8), (512, 256, 16), (512, 256, 4), (256, 128, 8))
+DOUBLING = ((1024, 512, 8), (512, 256, 16), (512, 256, 4), (256, 128, 8), (128, 3, 16))
 SAME = ((128, 128, 32), (128, 128, 16), (256, 256, 8))
 
 

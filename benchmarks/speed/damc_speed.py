@@ -116,7 +116,7 @@ def prior_chains(both: Pair, steps: int) -> tuple[Callable[[], Tensor], Callable
     target, sampler = PriorTarget(both.model), Langevin(step_size=STEP**2 / 2, steps=steps)
     return (
         lambda: plain.prior_chain(both.energy, both.z, STEP, steps, generator()),
-        lambda: run_chain(target, sampler, both.z, generator=generator()).position,
+        lambda: run_chain(target, sampler, both.z, generator=generator(), end_potential=False).position,
     )
 
 
@@ -126,7 +126,7 @@ def posterior_chains(both: Pair, steps: int) -> tuple[Callable[[], Tensor], Call
     nets = both.energy, both.decoder, SIGMA
     return (
         lambda: plain.posterior_chain(*nets, both.x, both.z, STEP, steps, generator()),
-        lambda: run_chain(target, sampler, both.z, generator=generator()).position,
+        lambda: run_chain(target, sampler, both.z, generator=generator(), end_potential=False).position,
     )
 
 

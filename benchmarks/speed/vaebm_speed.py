@@ -104,7 +104,7 @@ def main() -> None:
 
     def ours(step: float = STEP) -> Tensor:
         sampler, source = Langevin(step_size=step, steps=arguments.steps), torch.Generator().manual_seed(3)
-        return run_chain(target, sampler, start, generator=source).position
+        return run_chain(target, sampler, start, generator=source, end_potential=False).position
 
     if arguments.peak is not None:
         print(

@@ -24,7 +24,7 @@ _ROLES = {"prior", "decoder", "encoder", "energy", "amortizer", "sampler", "star
 
 
 def _smoke_cases() -> list[Any]:
-    """All recipes, small images first; one that brings no component which those before it lack is left to ``-m slow``."""
+    """All recipes, small images first; any whose components were all run before it is left to ``-m slow``."""
     seen: set[str] = set()
     cases = []
     recipes = {name: load_recipe(name, search=[FOLDER]).plain() for name in RECIPES}

@@ -33,6 +33,7 @@ from genfw_plugins.ddpm import walk
 from genfw_plugins.ddpm.network import MLPUNet
 from genfw_plugins.ddpm.walk import Walk
 from genfw_plugins.mcmc.langevin import Langevin
+from genfw_plugins.mcmc.mala import MALA
 from genfw_plugins.mlp_energy.energy import MLPEnergy
 from genfw_plugins.resnet_energy import for_chain as energy_for_chain
 from genfw_plugins.resnet_energy import winograd
@@ -142,20 +143,40 @@ def test_a_chain_walks_where_autograd_through_the_plain_networks_leads(space: st
     assert float((ends[0].position - start).abs().max()) > 0.1
 
 
-@pytest.mark.parametrize(("keep_every", "kept"), [(0, 0), (1, 10), (5, 2)])
-def test_ten_moves_of_langevin_cost_ten_gradients(keep_every: int, kept: int, monkeypatch) -> None:
-    target = PriorTarget(Model(StandardNormal(SIZE), energy=MLPEnergy(latent_layout=LAYOUT, on="latent")))
+def counted(target, monkeypatch) -> list[str]:
+    """Names of a target's methods, as they are called."""
     calls: list[str] = []
     for name in ("potential", "potential_and_grad"):
         measured = getattr(target, name)
         monkeypatch.setattr(target, name, lambda position, n=name, m=measured: calls.append(n) or m(position))
-    source = torch.Generator().manual_seed(1)
+    return calls
+
+
+@pytest.mark.parametrize(("keep_every", "kept"), [(0, 0), (1, 10), (5, 2)])
+def test_ten_moves_of_langevin_cost_ten_gradients(keep_every: int, kept: int, monkeypatch) -> None:
+    target = PriorTarget(Model(StandardNormal(SIZE), energy=MLPEnergy(latent_layout=LAYOUT, on="latent")))
+    calls, source = counted(target, monkeypatch), torch.Generator().manual_seed(1)
     sampler, start = Langevin(step_size=0.1, steps=10), torch.ones(3, SIZE)
     result = run_chain(target, sampler, start, generator=source, keep_every=keep_every)
     assert calls.count("potential_and_grad") == 10
     # One where the chain ends, and one where a position is kept; the last position is kept, and counted once.
     assert calls.count("potential") == kept + 1
     assert torch.equal(result.potential, target.potential(result.position))
+
+
+@pytest.mark.parametrize("sampler", [Langevin(step_size=0.1, steps=10), MALA(step_size=0.1, steps=10, adapt=False)])
+def test_a_chain_without_its_last_potential_is_the_same_chain(sampler, monkeypatch) -> None:
+    target = PriorTarget(Model(StandardNormal(SIZE), energy=MLPEnergy(latent_layout=LAYOUT, on="latent")))
+    start, sources = torch.ones(3, SIZE), [torch.Generator().manual_seed(1) for _ in range(2)]
+    whole = run_chain(target, sampler, start, generator=sources[0])
+    calls = counted(target, monkeypatch)
+    without = run_chain(target, sampler, start, generator=sources[1], end_potential=False)
+    assert calls.count("potential") == 0
+    assert torch.equal(without.position, whole.position)
+    assert torch.equal(without.acceptance, whole.acceptance)
+    assert torch.equal(sources[0].get_state(), sources[1].get_state())
+    assert without.potential.shape == (0,)
+    assert "potential" not in repr(without)
 
 
 def test_a_prior_that_maps_its_noise_is_differentiated_through() -> None:
@@ -216,6 +237,21 @@ def test_every_way_of_doubling_is_the_transposed_convolution(
     close(pullback(gradient.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2), slope)
 
 
+@pytest.mark.parametrize("side", [1, 2, 5])
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (3, 1)])
+def test_shares_of_every_pixel_add_up_to_the_transposed_convolution(kernel: int, stride: int, side: int) -> None:
+    layer = torch.nn.ConvTranspose2d(7, 3, kernel, stride, 1, dtype=torch.float64)
+    x = torch.randn(2, 7, side, side, dtype=torch.float64, requires_grad=True)
+    expected = layer(x)
+    gradient = torch.randn_like(expected)
+    (slope,) = torch.autograd.grad(expected, x, gradient)
+    with torch.no_grad():
+        way = for_chain._shares(layer.weight, layer.bias, stride, 1)
+        value, pullback = way(x.permute(0, 2, 3, 1).contiguous())
+        close(value.permute(0, 3, 1, 2), expected.detach())
+        close(pullback(gradient.permute(0, 2, 3, 1).contiguous()).permute(0, 3, 1, 2), slope)
+
+
 def test_winograds_doubling_keeps_single_precision() -> None:
     weight, x = torch.randn(64, 32, 4, 4) / 32, torch.randn(2, 64, 8, 8)
     expected = F.conv_transpose2d(x, weight, None, 2, 1)
@@ -248,10 +284,12 @@ def test_winograds_doubling_takes_a_few_images_at_a_time(monkeypatch) -> None:
         (256, 128, 9, torch.float32, {1: "plain"}),
         (256, 128, 8, torch.bfloat16, {1: "products", 64: "products"}),
         (256, 128, 16, torch.bfloat16, {1: "plain"}),
+        (128, 3, 16, torch.float32, {1: "shares", 64: "shares"}),
+        (128, 3, 16, torch.bfloat16, {1: "plain"}),
     ],
 )
 def test_each_way_of_doubling_is_taken_where_it_pays(inputs, outputs, side, dtype, taken, monkeypatch) -> None:
-    names = {"_plain": "plain", "Products": "products", "WinogradDoubling": "winograd"}
+    names = {"_plain": "plain", "_shares": "shares", "Products": "products", "WinogradDoubling": "winograd"}
     seen: list[str] = []
     for made, name in names.items():
         replaced = mock.Mock(side_effect=lambda *_, name=name: lambda h: seen.append(name))

@@ -33,7 +33,7 @@ class ChainResult:
 
     Arguments:
         position: Last positions, with shape :math:`(B, D)`.
-        potential: Potential there in nats, with shape :math:`(B,)`.
+        potential: Potential there in nats, with shape :math:`(B,)`; empty without ``end_potential``.
         acceptance: Mean acceptance probability of each chain, with shape :math:`(B,)`.
         start: First positions, with shape :math:`(B, D)`.
         trace: Recorded positions, from the first one on, with shape :math:`(K, B, D)`; K = 0 without ``keep_every``.
@@ -82,8 +82,9 @@ class ChainResult:
     def _facts(self) -> dict[str, str]:
         chains, size = self.position.shape
         facts = {"chains": str(chains), "numbers in a position": str(size)}
-        if chains:
+        if len(self.potential):
             facts["potential"] = f"{float(self.potential.mean()):.4g} nats on average"
+        if chains:
             facts["acceptance"] = f"{float(self.acceptance.mean()):.3g}"
         facts["recorded"] = f"{len(self.kept)} positions, steps 0 to {self.kept[-1]}" if self.kept else "nothing"
         return facts
@@ -103,6 +104,7 @@ def run_chain(
     generator: torch.Generator,
     steps: int | None = None,
     keep_every: int = 0,
+    end_potential: bool = True,
 ) -> ChainResult:
     r"""Run chains from ``position``, one per row.
 
@@ -113,6 +115,7 @@ def run_chain(
         generator: Source of all randomness, on the position's device.
         steps: Moves; the sampler's own ``steps`` by default.
         keep_every: Record the first position and then one every so many steps; 0 records none.
+        end_potential: Compute the potential of the last positions, which for some kernels takes a third of a step.
 
     Returns:
         The last positions, and the recorded ones.
@@ -126,15 +129,21 @@ def run_chain(
     recordings = None if is_frozen_for_chain() else recording.recorded.value
 
     def whole(target: Target, sampler: Sampler, position: Tensor, generator: torch.Generator) -> ChainResult:
-        return _run(target, sampler, position.detach(), generator, count, keep_every)
+        return _run(target, sampler, position.detach(), generator, count, keep_every, end_potential)
 
     if recordings is None:
         return whole(target, sampler, position, generator)
-    return recordings.run(whole, target, sampler, position, generator, count, keep_every)
+    return recordings.run(whole, target, sampler, position, generator, count, keep_every, end_potential)
 
 
 def _run(
-    target: Target, sampler: Sampler, start: Tensor, generator: torch.Generator, count: int, keep_every: int
+    target: Target,
+    sampler: Sampler,
+    start: Tensor,
+    generator: torch.Generator,
+    count: int,
+    keep_every: int,
+    end_potential: bool,
 ) -> ChainResult:
     trace: list[Tensor] = []
     potentials: list[Tensor] = []
@@ -150,7 +159,7 @@ def _run(
                 trace.append(state.position)
                 potentials.append(state.potential)
                 kept.append(step)
-        potential = state.potential.detach()
+        potential = state.potential.detach() if end_potential else start.new_empty(0)
         sampler.finish(state)
     return ChainResult(
         position=state.position.detach(),
@@ -277,6 +286,7 @@ class Chain(Settings):
         steps: int | None = None,
         keep_every: int = 0,
         first: Tensor | None = None,
+        end_potential: bool = True,
     ) -> ChainResult:
         r"""Draw starts, run the chains, and give the starts the last positions to store.
 
@@ -290,6 +300,7 @@ class Chain(Settings):
             steps: Moves; the sampler's own by default.
             keep_every: See :func:`run_chain`.
             first: First positions of the first N chains, with shape :math:`(N, D)`; the starts draw the others.
+            end_potential: See :func:`run_chain`.
         """
         count = self.count or count
         begun = [] if first is None else [first[:count]]
@@ -298,7 +309,15 @@ class Chain(Settings):
         # A start may call networks at random in one process only: nothing here may wait for other processes.
         with single_process_statistics(*target.modules()):
             position = torch.cat([*begun, *(start.draw(request) for start, request in requests)])
-            result = run_chain(target, self.sampler, position, generator=generator, steps=steps, keep_every=keep_every)
+            result = run_chain(
+                target,
+                self.sampler,
+                position,
+                generator=generator,
+                steps=steps,
+                keep_every=keep_every,
+                end_potential=end_potential,
+            )
         row = given
         for start, request in requests:
             start.store(request, result.position[row : row + request.count])

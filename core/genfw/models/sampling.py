@@ -286,7 +286,7 @@ def reconstruct(
         return model.likelihood(model.encoder(x, generator=generator, temperature=temperature).latent).mean
     target = PosteriorTarget(model, x)
     with preserved(chain):
-        ends = chain.run(target, len(x), generator=generator, x=x, index=index)
+        ends = chain.run(target, len(x), generator=generator, x=x, index=index, end_potential=False)
     return target.to_data(ends.position[: len(x)], mean=True)
 
 

@@ -173,7 +173,7 @@ class Trained:
             position = self._inferred(x, generator)
         else:
             with preserved(chain):
-                ends = chain.run(target, len(x), generator=generator, x=x, index=index)
+                ends = chain.run(target, len(x), generator=generator, x=x, index=index, end_potential=False)
             position = ends.position[: len(x)]
         return -target.potential(position)
 

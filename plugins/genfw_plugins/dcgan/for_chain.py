@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -22,6 +23,8 @@ CHANNELS = 128
 SAVING, PIXELS = 1.3, 256
 #: Greatest side of a map that products of matrices pay for.
 SIDE = 8
+#: Most channels out, an image's, that are summed from every pixel's share of the result.
+FEW = 4
 
 
 class StillGenerator:
@@ -29,7 +32,8 @@ class StillGenerator:
 
     Maps lie channels last. On a CPU, wide layers that double the side go through
     :class:`~genfw_plugins.dcgan.winograd.WinogradDoubling` in full precision, small maps through
-    :class:`~genfw_plugins.dcgan.products.Products`, or either through what :mod:`genfw.nn.choices` finds faster.
+    :class:`~genfw_plugins.dcgan.products.Products`, the image's few channels are summed from every pixel's share, or
+    any of them goes through what :mod:`genfw.nn.choices` finds faster.
 
     Arguments:
         layers: The generator.
@@ -84,11 +88,17 @@ def _convolve(layer: nn.ConvTranspose2d, side: int, dtype: torch.dtype) -> ByHan
     stride, padding = int(layer.stride[0]), int(layer.padding[0])
     ways: dict[str, Callable[[], ByHand]] = {"plain": lambda: _plain(weight, bias, stride, padding)}
     inputs, outputs = weight.shape[:2]
-    work = f"doubling of {inputs} to {outputs} channels"
-    if stride != 2 or weight.device.type != "cpu":
+    exact = dtype in (torch.float32, torch.float64)
+    work = f"doubling of {inputs} to {outputs} channels" if stride == 2 else f"{inputs} to {outputs} channels"
+    if weight.device.type != "cpu":
+        return chosen(work, ways, "plain")
+    if outputs <= FEW and exact:
+        ways["shares"] = lambda: _shares(weight, bias, stride, padding)
+        return chosen(work, ways, "shares")
+    if stride != 2:
         return chosen(work, ways, "plain")
     ways["products"] = lambda: Products(weight, bias, side)
-    if dtype in (torch.float32, torch.float64):
+    if exact:
         ways["winograd"] = lambda: WinogradDoubling(weight, bias, side)
     if outputs < CHANNELS:
         return chosen(work, ways, "plain")
@@ -109,10 +119,29 @@ def _plain(weight: Tensor, bias: Tensor, stride: int, padding: int) -> ByHand:
 
     def forward(h: Tensor) -> tuple[Tensor, Pullback]:
         maps = F.conv_transpose2d(_first(h), weight, bias, stride, padding)
-        # The transpose of a transposed convolution is the convolution with the same weights.
-        return _last(maps), lambda g: _last(F.conv2d(_first(g), weight, None, stride, padding))
+        return _last(maps), partial(_gathered, weight=weight, stride=stride, padding=padding)
 
     return forward
+
+
+def _shares(weight: Tensor, bias: Tensor, stride: int, padding: int) -> ByHand:
+    """For few channels out: what each pixel adds to the image around it, as one product of matrices, then their sum."""
+    inputs, _, kernel, _ = weight.shape
+    matrix = weight.permute(1, 2, 3, 0).reshape(-1, inputs)
+    weight = weight.contiguous(memory_format=torch.channels_last)
+
+    def forward(h: Tensor) -> tuple[Tensor, Pullback]:
+        side = h.shape[1]
+        shares = matrix @ h.flatten(1, 2).transpose(1, 2)
+        maps = F.fold(shares, (side - 1) * stride - 2 * padding + kernel, kernel, 1, padding, stride)
+        return _last(maps.add_(bias.view(-1, 1, 1))), partial(_gathered, weight=weight, stride=stride, padding=padding)
+
+    return forward
+
+
+def _gathered(gradient: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """The transpose of a transposed convolution: the convolution with the same weights."""
+    return _last(F.conv2d(_first(gradient), weight, None, stride, padding))
 
 
 def _first(h: Tensor) -> Tensor:

@@ -53,9 +53,20 @@ def noisy(x: Tensor, std: float, generator: torch.Generator) -> Tensor:
 def run_chain(
     stage: Stage, chain: Chain, target: Target, batch: Batch, step: int, first: Tensor | None = None
 ) -> ChainResult:
-    """Chains of a training step, one for each row of its batch; see :meth:`~genfw.models.chains.Chain.run`."""
-    generator = stage.run.generator
-    return chain.run(target, len(batch), generator=generator, x=batch.x, index=batch.index, step=step, first=first)
+    """Chains of a training step, one for each row of its batch, without the potential where they end.
+
+    See :meth:`~genfw.models.chains.Chain.run`.
+    """
+    return chain.run(
+        target,
+        len(batch),
+        generator=stage.run.generator,
+        x=batch.x,
+        index=batch.index,
+        step=step,
+        first=first,
+        end_potential=False,
+    )
 
 
 def chain_health(result: ChainResult, group: str = "chain") -> dict[str, Tensor]:

@@ -100,7 +100,7 @@ def test_every_way_of_the_decoder_and_the_energy_gives_the_same(monkeypatch, tak
     made = Choices()
     with choosing(made), frozen_for_chain(*posterior.modules(), model), torch.no_grad():
         found = [*posterior.potential_and_grad(position), *model.energies[0].value_and_grad(x)]
-    assert set(made.table.values()) <= {"plain", "winograd", "products"}
+    assert set(made.table.values()) <= {"plain", "winograd", "products", "shares"}
     assert len(made.table) >= 3
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

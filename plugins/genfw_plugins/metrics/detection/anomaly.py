@@ -160,7 +160,8 @@ class Anomaly(Metric):
             assert drawn is not None  # refused in compute
             position = drawn.noise
         else:
-            position = self.chain.run(target, len(x), generator=generator, x=x, index=index).position[: len(x)]
+            ends = self.chain.run(target, len(x), generator=generator, x=x, index=index, end_potential=False)
+            position = ends.position[: len(x)]
         latent = model.latent(position)
         likelihood = model.likelihood(latent)
         error = (x - likelihood.mean).flatten(1).square().sum(1)

@@ -88,7 +88,8 @@ class SamplingSpeed(Metric):
                 generator = evaluation.generator(f"posterior-speed-{number}")
                 synchronise(evaluation.device)
                 began = time.perf_counter()
-                chain.run(PosteriorTarget(evaluation.model, x), len(x), generator=generator, x=x, index=index)
+                target = PosteriorTarget(evaluation.model, x)
+                chain.run(target, len(x), generator=generator, x=x, index=index, end_potential=False)
                 synchronise(evaluation.device)
                 times.append(time.perf_counter() - began)
         note = f"Posterior chains of {len(x)} items, their starts included."
