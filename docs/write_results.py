@@ -66,19 +66,28 @@ def text() -> str:
 def _table(table: dict[str, Any], known: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
     columns = table["columns"]
     arrows = {"lower": " ↓", "higher": " ↑", "": ""}
-    lines = ["| | " + " | ".join(column["number"] + arrows[column["better"]] for column in columns) + " |"]
+    lines = ["| | " + " | ".join(_name(column) + arrows[column["better"]] for column in columns) + " |"]
     lines.append("| --- |" + " --- |" * len(columns))
     for row in table["rows"]:
-        seeds = known.get(row.get("recipe", ""), {})
-        cells = [_cell(column, seeds) for column in columns]
+        cells = [_cell(column, known.get(_recipe(row, column), {})) for column in columns]
         if not any(cells):
             cells = [row.get("why", "not run"), *[""] * (len(columns) - 1)]
         lines.append(f"| {row['label']} | " + " | ".join(cell or "–" for cell in cells) + " |")
         paper = _paper(row.get("paper"))
-        if any(paper.get(column["number"]) is not None for column in columns):
-            quoted = [paper.get(column["number"]) for column in columns]
+        quoted = [paper.get(_name(column)) for column in columns]
+        if any(each is not None for each in quoted):
             lines.append("| *paper* | " + " | ".join("" if each is None else f"*{each:g}*" for each in quoted) + " |")
     return lines
+
+
+def _name(column: dict[str, Any]) -> str:
+    """What a column is called: its number, unless it says otherwise."""
+    return str(column.get("name", column["number"]))
+
+
+def _recipe(row: dict[str, Any], column: dict[str, Any]) -> str:
+    """The recipe of a cell: the row's, or one of several whose names end as the column says."""
+    return str(row.get("recipe", "")) + str(column.get("of", ""))
 
 
 def _cell(column: dict[str, Any], seeds: dict[int, dict[str, Any]]) -> str:
@@ -102,6 +111,8 @@ def _paper(paper: str | dict[str, float] | None) -> dict[str, Any]:
 
 
 def _sources(table: dict[str, Any], known: dict[str, dict[int, dict[str, Any]]]) -> str:
+    if any("of" in column for column in table["columns"]):  # its runs are those of other tables, where they are listed
+        return ""
     used = [run for row in table["rows"] for run in known.get(row.get("recipe", ""), {}).values()]
     if not used:
         return ""

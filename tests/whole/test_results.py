@@ -33,3 +33,18 @@ def test_a_cell_is_the_mean_over_seeds_with_its_deviation():
     assert cell({"number": "fid", "digits": 1}, seeds) == "12.0 ± 2.8 (2)"
     assert cell({"number": "mse", "digits": 2}, seeds) == "1.00 (1)"
     assert cell({"number": "auroc", "digits": 2}, seeds) == ""
+
+
+def test_a_column_may_show_a_number_of_other_recipes():
+    columns = [
+        {"number": "auprc", "name": f"digit-{n}", "of": f"-d{n}", "better": "higher", "digits": 2} for n in (1, 4)
+    ]
+    table = {"columns": columns, "rows": [{"label": "DAMC", "recipe": "damc", "paper": {"digit-4": 0.9}}]}
+    known = {f"damc-d{n}": {0: {"numbers": {"auprc": n / 10}}} for n in (1, 4)}
+    assert SCRIPT["_table"](table, known) == [
+        "| | digit-1 ↑ | digit-4 ↑ |",
+        "| --- | --- | --- |",
+        "| DAMC | 0.10 (1) | 0.40 (1) |",
+        "| *paper* |  | *0.9* |",
+    ]
+    assert SCRIPT["_sources"](table, known) == ""
