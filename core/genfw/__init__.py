@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         make_target,
     )
     from genfw.models.wrap import as_decoder, as_energy, as_prior
+    from genfw.nn.normal_encoder import NormalEncoder
     from genfw.plugins.component import Component, Settings
     from genfw.plugins.hookspecs import RunInfo, hookimpl
     from genfw.plugins.loading import load_plugins
@@ -96,6 +97,7 @@ _MODULES = {
         "PriorTarget",
         "make_target",
     ),
+    "nn.normal_encoder": ("NormalEncoder",),
     "models.wrap": ("as_decoder", "as_energy", "as_prior"),
     "plugins.component": ("Component", "Settings"),
     "plugins.hookspecs": ("RunInfo", "hookimpl"),
@@ -142,6 +144,7 @@ __all__ = [
     "Model",
     "NoiseLayout",
     "NoiseTarget",
+    "NormalEncoder",
     "OptimizerFactory",
     "Posterior",
     "PosteriorTarget",

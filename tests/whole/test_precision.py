@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from genfw import Gaussian
-from genfw.nn.layers import normal_posterior
+from genfw import Gaussian, NormalEncoder
 from genfw.nn.precision import apply_in_full, constants
 from genfw_plugins.basics.prior import StandardNormal
 from genfw_plugins.mlp_energy.energy import MLPEnergy
@@ -18,6 +17,16 @@ ENERGIES = {
     ),
     "resnet": (lambda: ResNetEnergy((3, 8, 8), blocks=["down 8", 8], norm="none"), lambda energy: energy.head),
 }
+
+
+class Given(NormalEncoder):
+    """Its data are means and log scales."""
+
+    def __init__(self):
+        super().__init__(StandardNormal(3))
+
+    def read(self, x):
+        return x
 
 
 def half():
@@ -59,9 +68,8 @@ def test_scales_and_posteriors_are_kept_in_full_precision():
         assert likelihood.scale.item() == torch.tensor(0.1).item()  # 0.1001 in bfloat16
         assert likelihood.log_prob(torch.zeros(4, 3)).dtype == likelihood.sample().dtype == torch.float32
     log_scale = 0.1 * torch.randn(4, 3).bfloat16()
-    posterior = normal_posterior(StandardNormal(3), mean, log_scale, generator=torch.Generator().manual_seed(0))
-    plain = normal_posterior(StandardNormal(3), mean.float(), log_scale.float(), noise=None,
-                             generator=torch.Generator().manual_seed(0))  # fmt: skip
+    both = torch.cat([mean, log_scale], dim=1)
+    posterior, plain = (Given()(each, generator=torch.Generator().manual_seed(0)) for each in (both, both.float()))
     for name in ("log_q", "log_p", "kl", "noise"):
         assert torch.equal(getattr(posterior, name), getattr(plain, name))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.interfaces import Amortizer, Decoder, Encoder, Energy, Posterior, Prior
 from genfw.interfaces.values import Latent, NoiseLayout, Size
+from genfw.nn.normal_encoder import NormalEncoder
 from genfw.testing.suite import ComponentSuite, ModuleSuite, generator_of, stored
 
 #: Largest event for a full Jacobian.
@@ -208,7 +209,7 @@ def _with_global(seed: int, call: Any) -> Any:
 
 
 class EncoderSuite(ModuleSuite):
-    """The laws of an encoder. Fill in :attr:`shape` and :meth:`make`, and :meth:`prior` where there is one."""
+    """The laws of an encoder. Fill in :attr:`shape` and :meth:`make`, and :meth:`prior` where nothing else tells it."""
 
     #: Shape of one item of data, without batch.
     shape: Size
@@ -218,8 +219,8 @@ class EncoderSuite(ModuleSuite):
         """See :meth:`ModuleSuite.make`."""
 
     def prior(self, encoder: Encoder) -> Prior | None:
-        """The prior of the encoder's noise, where a test has it."""
-        return None
+        """The prior of the encoder's noise, where a test has it; that of a ``NormalEncoder`` is its own."""
+        return encoder.prior if isinstance(encoder, NormalEncoder) else None
 
     def item_shape(self, module: Encoder) -> Size:
         return self.shape

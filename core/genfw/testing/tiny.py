@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from genfw.errors import DataError
-from genfw.interfaces import Dataset, Decoder, Encoder, Energy, Posterior, Prior, Split, TensorSplit
+from genfw.interfaces import Dataset, Decoder, Energy, Prior, Split, TensorSplit
 from genfw.interfaces.likelihood import Gaussian
 from genfw.interfaces.values import Latent, Size
 from genfw.models.model import Model
+from genfw.nn.normal_encoder import NormalEncoder
 from genfw.nn.precision import apply_in_full
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class TinyDecoder(Decoder):
         return Gaussian(self.linear(latent.flat()), 0.5)
 
 
-class TinyEncoder(Encoder):
+class TinyEncoder(NormalEncoder):
     r""":math:`q(\epsilon \mid x) = N(W x + b, e^{2s})`, transformed by a :class:`TinyPrior`.
 
     Arguments:
@@ -76,28 +77,12 @@ class TinyEncoder(Encoder):
     """
 
     def __init__(self, prior: TinyPrior, size: int = 2) -> None:
-        super().__init__()
+        super().__init__(prior)
         self.linear, self.log_scale = nn.Linear(size, prior.dim), nn.Parameter(torch.zeros(prior.dim))
-        # In a tuple, so that the prior's weights do not become the encoder's.
-        self.prior = (prior,)
 
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-    ) -> Posterior:
+    def read(self, x: Tensor) -> Tensor:
         mean = self.linear(x)
-        if noise is None:
-            noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
-        noise = temperature * noise
-        eps = mean + self.log_scale.exp() * noise
-        kl = 0.5 * (mean.square() + (2 * self.log_scale).exp() - 1) - self.log_scale
-        log_q = -(0.5 * noise.square() + self.log_scale).sum(1)
-        log_p = -0.5 * eps.square().sum(1)
-        return Posterior(self.prior[0].transform([eps]), eps, log_q, log_p, kl.sum(1, keepdim=True))
+        return torch.cat([mean, self.log_scale.expand_as(mean)], dim=1)
 
 
 class TinyEnergy(Energy):

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from genfw import ContractError, Encoder, Posterior, Prior, Size
-from genfw.nn.layers import normal_posterior
+from genfw import ContractError, NormalEncoder, Prior, Size
 from genfw_plugins.dcgan.network import inspector
 from genfw_plugins.dcgan.presets import PRESETS, Architecture
 
 
-class DCGANEncoder(Encoder):
+class DCGANEncoder(NormalEncoder):
     r"""Convolutions down to one vector :math:`f(x)`.
 
     As the encoder of a model the vector holds mean and log scale of the posterior in noise space,
@@ -47,43 +45,18 @@ class DCGANEncoder(Encoder):
         embedding: int | None = None,
         normalise: bool = True,
     ) -> None:
-        super().__init__()
         if factors is None:
             if architecture is None:
                 raise ContractError(f"give architecture (one of {', '.join(PRESETS)}), or factors")
             factors = PRESETS[architecture].encoder
         if len(data_shape) != 3:
             raise ContractError(f"encoder 'dcgan' reads images (C, H, W); an item of the data has shape {data_shape}")
-        if embedding is not None:
-            outputs, prior = embedding, None
-        elif prior is not None:
-            outputs = 2 * sum(torch.Size(shape).numel() for shape in prior.noise_shapes)
-        else:
+        if prior is None and embedding is None:
             raise ContractError("encoder 'dcgan' needs a prior to be a posterior, or embedding to be a description")
-        # Kept out of the module's children: the prior's weights belong to the model, not to its encoder.
-        object.__setattr__(self, "_prior", prior)
+        super().__init__(prior if embedding is None else None)
+        outputs = 2 * self.noise_size if embedding is None else embedding
         channels, height, side = data_shape
         self.net = inspector((channels, height, side), width, factors, outputs, normalise)
 
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-    ) -> Posterior:
-        """See :meth:`Encoder.forward`.
-
-        Raises:
-            ContractError: The encoder was made with ``embedding``.
-        """
-        prior: Prior | None = self.__dict__["_prior"]
-        if prior is None:
-            raise ContractError("this encoder describes x (embedding) and has no posterior; leave embedding out")
-        mean, log_scale = self.net(x).chunk(2, dim=1)
-        return normal_posterior(prior, mean, log_scale, noise=noise, generator=generator, temperature=temperature)
-
-    def embed(self, x: Tensor) -> Tensor:
-        vector: Tensor = self.net(x)
-        return vector if self.__dict__["_prior"] is None else vector.chunk(2, dim=1)[0]
+    def read(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from genfw import ContractError, Encoder, Posterior, Prior, Size
-from genfw.nn.layers import normal_posterior
+from genfw import ContractError, NormalEncoder, Prior, Size
 from genfw.plugins.validators import at_least, positive
 from genfw.weights.load import load_into
 from genfw_plugins.stylegan.inspector import Inspector
 from genfw_plugins.stylegan.prior import StyleGANPrior
 
 
-class StyleGANEncoder(Encoder):
+class StyleGANEncoder(NormalEncoder):
     r"""Styles of an image, :math:`w = f(x)`, and a normal around them in the prior's noise.
 
     The posterior is :math:`q(\epsilon_z \mid x) = N(T_z^{-1}(f(x)), s^2)` with one learned scale :math:`s` for every
@@ -54,7 +53,6 @@ class StyleGANEncoder(Encoder):
         weights: Path | None = None,
         frozen: bool = False,
     ) -> None:
-        super().__init__()
         if len(data_shape) != 3 or data_shape[1] != data_shape[2]:
             raise ContractError(f"encoder 'stylegan' reads square images (C, H, H), not {tuple(data_shape)}")
         at_least(1).check(channels_base=channels_base, channels_max=channels_max)
@@ -68,8 +66,7 @@ class StyleGANEncoder(Encoder):
                 "encoder 'stylegan' gives styles of prior 'stylegan', or with embedding a description; the prior is "
                 f"{'absent' if prior is None else f'a {type(prior).__name__}'}"
             )
-        # Kept out of the module's children: the prior's statistics belong to the model, not to its encoder.
-        object.__setattr__(self, "_prior", prior)
+        super().__init__(prior)
         channels, side, _ = data_shape
         self.net = Inspector(side, channels, channels_base, channels_max, outputs)
         self.log_scale = None if prior is None else nn.Parameter(torch.full((outputs,), math.log(scale)))
@@ -84,42 +81,20 @@ class StyleGANEncoder(Encoder):
         super().train(mode and not self.frozen)
         return self
 
+    def read(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
     def styles(self, x: Tensor) -> Tensor:
         """Styles of images, shaped like the prior's.
 
         Raises:
             ContractError: The encoder was made with ``embedding``.
         """
-        return self.net(x).reshape(len(x), *self._posterior_of().noise_shapes[0])  # type: ignore[no-any-return]
+        return self.read(x).reshape(len(x), *self.prior.noise_shapes[0])
 
-    def _posterior_of(self) -> StyleGANPrior:
-        prior: StyleGANPrior | None = self.__dict__["_prior"]
-        if prior is None:
-            raise ContractError("this encoder describes x (embedding) and has no posterior; leave embedding out")
-        return prior
-
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        noise: Tensor | None = None,
-        generator: torch.Generator | None = None,
-        temperature: float = 1.0,
-    ) -> Posterior:
-        """See :meth:`Encoder.forward`.
-
-        Raises:
-            ContractError: The encoder was made with ``embedding``.
-        """
-        prior = self._posterior_of()
-        mean = prior.inverse(self.styles(x))
+    def law(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        assert isinstance(self.prior, StyleGANPrior)  # no other is accepted
+        mean = self.prior.inverse(self.styles(x))
         assert self.log_scale is not None  # there is one wherever there is a prior
         # Of the generator's noise, where it is in the latent, x says nothing here: it stays standard normal.
-        log_scale = functional.pad(self.log_scale, (0, mean.shape[1] - len(self.log_scale))).expand_as(mean)
-        return normal_posterior(prior, mean, log_scale, noise=noise, generator=generator, temperature=temperature)
-
-    def embed(self, x: Tensor) -> Tensor:
-        if self.__dict__["_prior"] is None:
-            vector: Tensor = self.net(x)
-            return vector
-        return self._posterior_of().inverse(self.styles(x))
+        return mean, functional.pad(self.log_scale, (0, mean.shape[1] - len(self.log_scale))).expand_as(mean)

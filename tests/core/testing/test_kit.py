@@ -32,13 +32,10 @@ class TestDecoder(DecoderSuite):
 
 class TestEncoder(EncoderSuite):
     shape = (2,)
-    borrowed = ("prior",)
+    borrowed = ("_prior",)
 
     def make(self):
         return TinyEncoder(TinyPrior())
-
-    def prior(self, encoder):
-        return encoder.prior[0]
 
 
 class TestEnergy(EnergySuite):
@@ -372,8 +369,7 @@ class GlobalNoise(TinyEncoder):
     ],
 )
 def test_wrong_encoder_is_caught(cls, law):
-    members = {"shape": (2,), "borrowed": ("prior",), "make": lambda self: cls(TinyPrior())}
-    members["prior"] = lambda self, encoder: encoder.prior[0]
+    members = {"shape": (2,), "borrowed": ("_prior",), "make": lambda self: cls(TinyPrior())}
     assert law in failures(type("Suite", (EncoderSuite,), members))
 
 

@@ -82,9 +82,6 @@ class TestEncoder(EncoderSuite):
     def make(self):
         return StyleGANEncoder(SHAPE, styled(noise=True), channels_base=2, channels_max=4)
 
-    def prior(self, encoder):
-        return encoder._prior
-
 
 # -- against plain formulas -------------------------------------------------------------------------------------------
 
