@@ -21,6 +21,7 @@ ROOMS = {
     "recipes": "Recipes",
     "models": "Models, targets and chains",
     "interfaces": "Interfaces of a model's parts and of its sampling",
+    "nn": "Parts of networks",
     "training": "Interfaces of training",
     "evaluation": "Interfaces of evaluation",
     "plugins": "Plugins",
@@ -41,6 +42,8 @@ def text() -> str:
         "You import all of these from `genfw`, unless the name says more. `import genfw` imports no torch; a name is\n"
         "imported when you first use it.\n",
     ]
+    if lost := {_room(name) for name in public()} - ROOMS.keys():
+        raise SystemExit(f"give these rooms a heading: {', '.join(sorted(lost))}")
     for room, heading in ROOMS.items():
         names = [f"genfw.{name}" for name in sorted(public()) if _room(name) == room]
         names += [name for name in sorted(_only_in_modules()) if name.split(".")[1] == room]
