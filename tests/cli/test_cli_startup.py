@@ -77,7 +77,7 @@ def test_a_text_that_is_no_recipe_is_refused_before_torch(tmp_path):
 
 def test_a_recipe_is_checked_without_what_only_a_run_needs(tmp_path):
     # Of each kind of model and of metrics; a check tries a recipe's networks, and these are small.
-    recipes = ["quickstart", "damc-digits", "damc-mnist-anomaly-small", "lebm-digits", "vae-svhn", "vaebm-fashion"]
+    recipes = ["quickstart", "damc-mnist-anomaly-small", "vae-svhn", "vaebm-fashion"]
     checked = ask([({}, ["check", name]) for name in recipes], tmp_path, HEAVY.replace("torch numpy", "torchvision"))
     assert [imported for _, imported in checked] == [[]] * len(recipes)
     assert all(printed for printed, _ in checked)

@@ -144,6 +144,7 @@ def test_light_parts_import_no_torch(code):
     assert torch_after(code) == ["False", "False"]
 
 
+@pytest.mark.slow
 def test_using_the_library_imports_no_pytest():
     assert torch_after("import genfw.testing\nfrom genfw import Model, compose, run") == ["True", "False"]
 

@@ -45,6 +45,7 @@ def states(path):
     return [store.load(last, rank=rank) for rank in range(world)]
 
 
+@pytest.mark.slow
 def test_two_processes_that_fail_and_go_on_agree_with_each_other_and_with_one(recipe, tmp_path, capfd):
     with pytest.raises(RunError, match="one of 2 processes, failed"):
         engine.run(recipe, directory=tmp_path / "two", sets=["engine.devices=2", "train.0.die_at=8"])
