@@ -144,7 +144,7 @@ class AmortizationGap(Metric):
         target, x, count = self._target(evaluation, ending)
         generator = evaluation.generator(f"amortization-gap{ending}.{number}")
         with preserved(self.reference):
-            return self.reference.run(target, count, generator=generator, x=x).position.cpu()
+            return self.reference.run(target, count, generator=generator, x=x, end_potential=False).position.cpu()
 
     def _view(
         self,
@@ -162,7 +162,8 @@ class AmortizationGap(Metric):
         if self.refine is not None:
             short = target.draw_base(count, generator)
             for name, start in (("refined", contenders["amortizer"]), ("short-run", short)):
-                contenders[name] = run_chain(target, self.refine, start, generator=generator).position
+                chain = run_chain(target, self.refine, start, generator=generator, end_potential=False)
+                contenders[name] = chain.position
         if fresh is not None:
             contenders["untrained"] = _draw(fresh, x, count, generator)
         return View(target, references, contenders, self.draws if ending else count, one_law=bool(ending) or x is None)

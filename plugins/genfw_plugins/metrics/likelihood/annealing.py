@@ -84,7 +84,8 @@ def anneal(
             log_weight += (before - after) * target.tilt(position).double()
             # Forward the last move would serve nobody, in reverse the last is at the base: the weight is complete.
             if after not in (0.0, 1.0):
-                position = run_chain(target.tempered(after), sampler, position, generator=generator).position
+                bridge = target.tempered(after)
+                position = run_chain(bridge, sampler, position, generator=generator, end_potential=False).position
     return log_weight, position
 
 

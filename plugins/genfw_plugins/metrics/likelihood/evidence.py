@@ -133,7 +133,8 @@ def bracket(
                 continue
             chosen = torch.multinomial(torch.softmax(log_weight, 0).T, 1, generator=generator)  # shape: (B, 1)
             begin = position[chosen[:, 0], torch.arange(len(items), device=chosen.device)]
-            end = run_chain(target, sampler, begin, generator=generator, steps=refine).position[None]
+            refined = run_chain(target, sampler, begin, generator=generator, steps=refine, end_potential=False)
+            end = refined.position[None]
             # The posterior's draw takes the place of one proposal.
             weights = torch.cat([_log_joint(target, end) - law.log_prob(end), log_weight[1:]])
             upper.append(weights.logsumexp(0) - math.log(draws))
@@ -156,7 +157,7 @@ def _propose(
 ) -> tuple[Tensor, Tensor, Normal | None]:
     """Positions ``(K, B, D)``, their log densities ``(K, B)``, and the law they are of where it is known."""
     if chain is not None:
-        ends = chain.run(target, fits * len(x), generator=generator, x=x).position
+        ends = chain.run(target, fits * len(x), generator=generator, x=x, end_potential=False).position
         law = Normal.fit(ends.unflatten(0, (fits, len(x))), widen)
     else:
         encoder = target.model.encoder

@@ -151,7 +151,10 @@ class LogLikelihood(Metric):
             base = target.draw_base(self.chains, generator).to(evaluation.model.anchor.dtype)
             forward, end = anneal(target, self.sampler, base, self.temperatures, generator=generator)
             chosen = torch.multinomial(torch.softmax(forward, 0), self.chains, replacement=True, generator=generator)
-            exact = run_chain(target, self.sampler, end[chosen], generator=generator, steps=self.settle).position
+            settled = run_chain(
+                target, self.sampler, end[chosen], generator=generator, steps=self.settle, end_potential=False
+            )
+            exact = settled.position
             backward, _ = anneal(target, self.sampler, exact, self.temperatures, generator=generator, reverse=True)
         low, high = log_mean(forward), log_mean(backward)
         return low, Bound(-high.value, high.error)
