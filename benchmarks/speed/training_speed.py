@@ -121,9 +121,8 @@ def overhead(arguments: argparse.Namespace) -> list[Row]:
 
 def nvae_stage(model: Model, batch: int, precision: str = "32-true") -> ELBO:
     """The stage that trains an NVAE."""
-    optimizer = Adamax(**ADAMAX, warmup=0)
-    settings = {**BOUND, "balance": True}
-    return ready(ELBO(model=model, steps=10**6, batch=batch, optimizer=optimizer, **settings), precision)
+    stage = ELBO(model=model, steps=10**6, batch=batch, optimizer=Adamax(**ADAMAX), balance=True, **BOUND)
+    return ready(stage, precision)
 
 
 def nvae_pair(batch: int, channels: int = 32, groups: int = 8, side: int = 32) -> tuple[Iteration, ELBO, Tensor]:

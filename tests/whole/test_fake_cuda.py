@@ -32,7 +32,7 @@ CHOSEN = [
 ]  # fmt: skip
 
 
-def others():
+def every_component():
     """Those chosen, and any shipped recipe that names a component which none before it names."""
     seen = set().union(*(named_components(load_recipe(name, search=[FOLDER]).plain()) for name in CHOSEN))
     found = list(CHOSEN)
@@ -83,7 +83,7 @@ def test_every_planted_fault_is_found_and_nothing_else(tmp_path):
     assert found == FAULTS
 
 
-ALL = others()
+ALL = every_component()
 PRECISIONS = ["32-true", "bf16-mixed"]
 
 

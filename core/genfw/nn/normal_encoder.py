@@ -11,6 +11,7 @@ from torch import Tensor
 from genfw.errors import ContractError
 from genfw.interfaces.encoder import Encoder, Posterior
 from genfw.interfaces.prior import Prior
+from genfw.interfaces.values import NoiseLayout
 from genfw.nn.precision import full
 
 
@@ -30,8 +31,8 @@ class NormalEncoder(Encoder):
         super().__init__()
         # Kept out of the module's children: the prior's weights belong to the model, not to its encoder.
         object.__setattr__(self, "_prior", prior)
-        #: :math:`D_z`, count of numbers in the prior's noise; 0 without a prior.
-        self.noise_size = 0 if prior is None else sum(math.prod(shape) for shape in prior.noise_shapes)
+        #: The prior's noise, of :math:`D_z` numbers; nothing without a prior.
+        self.noise_layout = NoiseLayout.of_latents(() if prior is None else prior.noise_shapes)
 
     @property
     def prior(self) -> Prior:
@@ -75,23 +76,20 @@ class NormalEncoder(Encoder):
         Raises:
             ContractError: The encoder was made without a prior.
         """
-        prior = self.prior
+        prior, layout = self.prior, self.noise_layout
         mean, log_scale = map(full, self.law(x))
         if noise is None:
             noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
         noise = temperature * noise
         eps = mean + log_scale.exp() * noise
-        shapes = prior.noise_shapes
-        sizes = [math.prod(shape) for shape in shapes]
-        blocks = [block.unflatten(1, shape) for block, shape in zip(eps.split(sizes, 1), shapes, strict=True)]
-        constant = 0.5 * math.log(2 * math.pi) * self.noise_size
+        constant = 0.5 * math.log(2 * math.pi) * layout.size
         kl = 0.5 * (mean.square() + (2 * log_scale).exp() - 1) - log_scale
         return Posterior(
-            latent=prior.transform(blocks),
+            latent=prior.transform(list(layout.split(eps).values())),
             noise=eps,
             log_q=-(0.5 * noise.square() + log_scale).sum(1) - constant,
             log_p=-0.5 * eps.square().sum(1) - constant,
-            kl=torch.stack([part.sum(1) for part in kl.split(sizes, 1)], dim=1),
+            kl=torch.stack([kl[:, where].sum(1) for _, where in layout.slices()], dim=1),
         )
 
     def embed(self, x: Tensor) -> Tensor:

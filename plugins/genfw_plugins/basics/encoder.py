@@ -36,7 +36,7 @@ class MLPEncoder(NormalEncoder):
         embedding: int | None = None,
     ) -> None:
         super().__init__(prior if embedding is None else None)
-        outputs = 2 * self.noise_size if embedding is None else embedding
+        outputs = 2 * self.noise_layout.size if embedding is None else embedding
         self.net = mlp(math.prod(data_shape), hidden, outputs, activation)
 
     def read(self, x: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class DCGANEncoder(NormalEncoder):
         if prior is None and embedding is None:
             raise ContractError("encoder 'dcgan' needs a prior to be a posterior, or embedding to be a description")
         super().__init__(prior if embedding is None else None)
-        outputs = 2 * self.noise_size if embedding is None else embedding
+        outputs = 2 * self.noise_layout.size if embedding is None else embedding
         channels, height, side = data_shape
         self.net = inspector((channels, height, side), width, factors, outputs, normalise)
 
